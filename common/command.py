@@ -1,0 +1,51 @@
+"""The command line of a stage: one dataclass is the flags; a wrong value is one line and exit status 2."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from common.distributed import Runtime
+
+Config = TypeVar("Config")
+
+
+def run_command(config_class: type[Config], run: Callable[[Config, Runtime], object]) -> None:
+    """Parse `sys.argv` into `config_class` and call `run(config, runtime)` on every process.
+
+    `ValueError` and `OSError` are what the user can mend: they end the program with one line and status 2.
+    Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
+    """
+    try:
+        config = parse(config_class)
+        with Runtime.start() as runtime:
+            run(config, runtime)
+    except (ValueError, OSError) as error:
+        if os.environ.get("ENDOGEN_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+
+
+def parse(config_class: type[Config]) -> Config:
+    """`sys.argv` as a `config_class`; what tyro draws as a box becomes one `ValueError`."""
+    import tyro
+
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return tyro.cli(config_class)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        boxed = [line.strip("│ ") for line in stderr.getvalue().splitlines() if line.startswith("│")]
+        rules = [i for i, line in enumerate(boxed) if line.startswith("──")]
+        words = " ".join(boxed[: rules[0]] if rules else boxed)
+        raise ValueError(re.sub(r"\s+", " ", words) + " (see --help)") from None

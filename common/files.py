@@ -1,0 +1,88 @@
+"""Files that appear whole or not at all, and JSON that names its file when it is wrong."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
+    """Yield a hidden temporary path beside `path`, renamed to `path` on success and removed on failure.
+
+    The temporary name keeps the suffix, by which image and video writers choose the format, and is hidden,
+    so that no listing takes it for a result. With `folder=True` the temporary path is an empty folder, and
+    a folder that is already there is replaced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        if folder:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        yield temporary
+        if folder and path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder; nothing happens if it is not there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; a missing or broken one is a `ValueError` that names it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+
+
+def append_jsonl(path: Path, record: dict) -> None:
+    """Append one record as one line."""
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def write_jsonl(path: Path, records: list[dict]) -> None:
+    """Write `records`, one a line, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The whole records of a jsonl file; a last line cut short by a kill is left out. No file, no records."""
+    if not Path(path).exists():
+        return []
+    lines = Path(path).read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

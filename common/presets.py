@@ -1,0 +1,55 @@
+"""The named experiments: one table of plain data that the stages take their defaults from.
+
+The HyperKvasir and SurgVisDom releases fix class names, grid and frame size but state no frame rate. "43 long
+videos, 100 clips each" of 16 frames fits consecutive frames of recordings of 1,600 frames and more, so these
+presets take every frame; the 25 fps are nominal, HyperKvasir's commonest rate.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What an experiment fixes; a flag that is given explicitly goes before it."""
+
+    class_names: tuple[str, ...]
+    """Alphabetical: the position is the class id in released checkpoints."""
+    rows: int = 4
+    cols: int = 4
+    frame_size: int = 128
+    """Pixels of a frame's side."""
+    fps: float = 25.0
+    """Frames per second of the clips; recordings are resampled to it if `frame_stride` is None."""
+    frame_stride: int | None = 1
+    """Every n-th frame of a recording is taken, whatever its rate."""
+    clip_stride: int = 16
+    """Sampled frames from the start of one clip to the start of the next."""
+    clips_per_recording: int = 100
+    cfg_scale: float = 1.0
+    top_k: int = 2000
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def facts(self) -> dict[str, Any]:
+        """What a data set of this experiment would pass on to later stages, JSON-able."""
+        return {"class_names": list(self.class_names), "rows": self.rows, "cols": self.cols,
+                "frame_size": self.frame_size, "fps": self.fps, "frame_stride": self.frame_stride}
+
+
+HYPERKVASIR = ("barretts", "cancer", "esophagitis", "gastric-antral-vascular-ectasia",
+               "gastric-banding-perforated", "polyps", "ulcer", "varices")
+SURGVISDOM = ("Dissection", "Knot_Tying", "Needle_Driving")
+
+PRESETS = {
+    "hyperkvasir16": Preset(HYPERKVASIR),
+    "hyperkvasir64": Preset(HYPERKVASIR, rows=8, cols=8),
+    "surgvisdom16": Preset(SURGVISDOM),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The experiment called `name`; `ValueError` lists the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"--preset {name}: unknown, choose from {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,48 @@
+"""The log of a run: one jsonl file always, one readable line on the terminal, wandb when asked."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.files import append_jsonl, read_jsonl, write_jsonl
+
+
+class RunLog:
+    """Where a training run writes its scalars; silent on every process but the main one."""
+
+    def __init__(self, folder: Path, enabled: bool, step: int, wandb_project: str | None = None):
+        """Open `folder/log.jsonl`; what a killed run logged after `step`, where this one starts, goes."""
+        self.path = Path(folder) / "log.jsonl"
+        self.enabled = enabled
+        self.wandb = None
+        if not enabled:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(self.path, [record for record in read_jsonl(self.path) if record.get("step", 0) <= step])
+        if wandb_project:
+            os.environ.setdefault("WANDB_MODE", "offline")
+            import wandb
+
+            self.wandb = wandb.init(project=wandb_project, name=self.path.parent.name, dir=self.path.parent,
+                                    id=self.path.parent.name, resume="allow")
+
+    def line(self, text: str) -> None:
+        """Print a line that does not break a progress bar."""
+        if self.enabled:
+            tqdm.write(text)
+
+    def record(self, step: int, **scalars: Any) -> None:
+        """Log the scalars of one step."""
+        if not self.enabled:
+            return
+        append_jsonl(self.path, {"step": step, **scalars})
+        self.line(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()))
+        if self.wandb:
+            self.wandb.log(scalars, step=step)
+
+    def close(self) -> None:
+        """Finish the wandb run, if there is one."""
+        if self.wandb:
+            self.wandb.finish()

@@ -1,0 +1,85 @@
+"""Weight files: loaded without ever running code from them, and strictly."""
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from common.files import atomic_path
+
+# Where the weights are in the layouts in use: averaged weights first, then DDP, DeepSpeed and Lightning.
+STATE_KEYS = ("ema", "model", "module", "state_dict")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a `.safetensors` or a torch checkpoint onto the CPU.
+
+    A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain Python values
+    and `argparse.Namespace` (in which the released checkpoints keep their arguments) are accepted.
+
+    Raises: `ValueError` naming the file if it is missing, broken, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+                return {"model": {key: file.get_tensor(key) for key in file.keys()}, **facts}  # noqa: SIM118
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if code := re.search(r"(?:GLOBAL|class|type) (\S+)", str(error)):
+            raise ValueError(f"{path}: refused, loading it would run code ({code[1]})") from None
+        raise ValueError(f"{path}: not a readable checkpoint") from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: not a checkpoint (holds a {type(checkpoint).__name__})")
+    return checkpoint
+
+
+def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of any known layout, without the prefixes of DDP and torch.compile."""
+    state = next((checkpoint[key] for key in STATE_KEYS if isinstance(checkpoint.get(key), dict)), checkpoint)
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
+
+
+def load_strict(
+    model: nn.Module, state: dict[str, torch.Tensor], name: str, reinit: Iterable[str] = ()
+) -> list[str]:
+    """Load `state` into `model`; every key and shape must agree, except keys that start with one of `reinit`.
+
+    Of those, what does not fit keeps the model's own initialisation. Returns the keys that did so. `name` is
+    the file, for the error message.
+    """
+    reinit = tuple(reinit)
+    own = model.state_dict()
+    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    fresh = [key for key in own if key not in fits]
+    unfit = [*fresh, *(key for key in state if key not in own)]
+    wrong = [key for key in unfit if not key.startswith(reinit)]
+    if wrong:
+        key = wrong[0]
+        shapes = [tuple(side[key].shape) if key in side else "absent" for side in (state, own)]
+        raise ValueError(f"{name}: {len(wrong)} tensors do not fit the model, first {key}: "
+                         f"{shapes[0]} in the file, {shapes[1]} in the model")
+    model.load_state_dict(fits, strict=not fresh)
+    return fresh
+
+
+def save_safetensors(path: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write weights and their facts (JSON-able) as one safetensors file that `load_checkpoint` reads back."""
+    with atomic_path(path) as temporary:
+        tensors = {key: value.contiguous() for key, value in state.items()}
+        save_file(tensors, temporary, {"facts": json.dumps(facts)})
