@@ -1,0 +1,114 @@
+"""Clips as tokens: what `tokenizer.extract_codes` writes and GPT training reads.
+
+Shapes: A variants of each clip (the clip as it is; with flips, the mirrored one too), h x w tokens per
+grid picture, N = h*w tokens in raster order. Own layout: `codes.npy` (clips, A, h, w) and `codes.json`.
+The reference's layout (`<name>_codes/<i>.npy` of shape (1, A, N) beside `<name>_labels/<i>.npy` of shape
+(1,)) is read too.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.files import atomic_path, read_json, write_json
+from common.presets import PRESETS, find_preset
+
+
+@dataclass(frozen=True)
+class Codes:
+    """All codes of a data set with the facts that go with them."""
+
+    codes_CAhw: np.ndarray  # unsigned integers; C clips
+    labels: list[int]
+    splits: list[str]  # "train" or "val", per clip
+    names: list[str]  # of the clips' pictures
+    dataset: dict[str, Any]  # the facts of dataset.json
+    tokenizer: dict[str, Any]  # name, path, hash, downsample, codebook_size
+
+    def write(self, folder: Path) -> None:
+        """Write the own layout; `codes.json` comes last, so that it stands for the whole."""
+        with atomic_path(Path(folder) / "codes.npy") as temporary:
+            np.save(temporary, self.codes_CAhw)
+        clips = [list(clip) for clip in zip(self.names, self.labels, self.splits, strict=True)]
+        facts = {"version": 1, "dataset": self.dataset, "tokenizer": self.tokenizer, "clips": clips}
+        write_json(Path(folder) / "codes.json", facts)
+
+    @classmethod
+    def read(cls, folder: Path, preset: str | None = None) -> "Codes":
+        """Read either layout. `preset` names the experiment behind codes in the reference's layout."""
+        folder = Path(folder)
+        if not (folder / "codes.json").exists():
+            return read_reference(folder, preset)
+        facts = read_json(folder / "codes.json")
+        names, labels, splits = (list(column) for column in zip(*facts["clips"], strict=True))
+        codes_CAhw = np.load(folder / "codes.npy", mmap_mode="r")
+        if len(codes_CAhw) != len(names):
+            raise ValueError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")
+        return cls(codes_CAhw, labels, splits, names, facts["dataset"], facts["tokenizer"])
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """(h, w) tokens of a grid picture."""
+        return self.codes_CAhw.shape[-2], self.codes_CAhw.shape[-1]
+
+
+class CodesDataset(Dataset):
+    """(tokens (N,) int64, label) of every variant of the clips of one split, held in memory."""
+
+    def __init__(self, codes: Codes, split: str, variants: int | None = None):
+        chosen = [i for i, s in enumerate(codes.splits) if s == split]
+        codes_CAhw = np.asarray(codes.codes_CAhw[chosen])[:, :variants]
+        self.variants = codes_CAhw.shape[1]
+        self.tokens_SN = codes_CAhw.reshape(len(chosen) * self.variants, -1)
+        self.labels_S = np.repeat(np.array(codes.labels, np.int64)[chosen], self.variants)
+
+    def __len__(self) -> int:
+        return len(self.tokens_SN)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.from_numpy(self.tokens_SN[index].astype(np.int64)), int(self.labels_S[index])
+
+
+def read_reference(folder: Path, name: str | None) -> Codes:
+    """Codes extracted by LlamaGen's or EndoGen's own script.
+
+    They hold no class names, recordings or geometry: those come from the preset, and every clip is a
+    training clip.
+    """
+    found = sorted(folder.glob("*_codes")) if folder.is_dir() else []
+    if len(found) != 1:
+        raise ValueError(f"{folder}: neither codes.json nor one folder *_codes in the reference's layout")
+    labels_folder = folder / found[0].name.replace("_codes", "_labels")
+    if name is None:
+        raise ValueError(f"{folder}: codes in the reference's layout name no classes: "
+                         f"give --preset ({', '.join(PRESETS)})")
+    preset = find_preset(name)
+    files = sorted(found[0].glob("*.npy"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
+    if not files:
+        raise ValueError(f"{found[0]}: holds no .npy files")
+    codes_CAN = np.concatenate([load_array(path) for path in files])
+    labels = [int(load_array(labels_folder / path.name)[0]) for path in files]
+    if max(labels) >= len(preset.class_names):
+        raise ValueError(f"{labels_folder}: label {max(labels)} is no class of {name}")
+    per_frame = codes_CAN.shape[-1] / (preset.rows * preset.cols)
+    side = round(per_frame**0.5)
+    if side * side != per_frame:
+        raise ValueError(f"{found[0]}: {codes_CAN.shape[-1]} tokens, no {preset.rows} x {preset.cols} grid")
+    codes_CAhw = codes_CAN.reshape(*codes_CAN.shape[:2], preset.rows * side, preset.cols * side)
+    tokenizer = {"name": "vq_ds16_c2i.pt", "downsample": preset.frame_size // side, "codebook_size": 16384}
+    names = [path.name for path in files]
+    return Codes(codes_CAhw, labels, ["train"] * len(files), names, preset.facts(), tokenizer)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """An .npy file; one that is missing or broken is a `ValueError` that names it."""
+    try:
+        return np.load(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable array ({error})") from None

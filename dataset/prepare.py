@@ -1,0 +1,233 @@
+"""STAGE: videos/<class>/... -> grid pictures, dataset.json and report.json.
+
+Every recording is planned (field of view, screening, choice of clips), then the clips of every class are
+split into train and val, then the grid pictures are written, dataset.json last. A rerun keeps what is there.
+"""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import tyro
+
+from common.command import run_command
+from common.distributed import Runtime
+from common.files import read_json
+from common.presets import Preset, find_preset
+from dataset import manifest as manifests
+from dataset import report as reports
+from dataset.cutting import Job, Plan, Settings, cut, plan
+from dataset.manifest import Clip, Manifest
+from dataset.parallel import map_everywhere
+from dataset.recordings import Source, find_sources
+from dataset.screening import Thresholds
+from dataset.split import Piece, split_class
+
+POSITIVE = ("rows", "cols", "frame_size", "fps", "frame_stride", "clip_stride", "clips_per_recording",
+            "workers")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    video_path: Path
+    """Folder of class folders of recordings: videos, or folders of numbered pictures, at any depth. Class
+    folders of grid PNGs alone, as released, count as prepared and get a dataset.json in place."""
+    data_path: Path
+    """Folder for the grid pictures; for released grid pictures the same as --video-path."""
+    preset: str | None = None
+    """A named experiment of common/presets.py: gives the class folders and the defaults of the flags."""
+    rows: int | None = None
+    """Frames in a column of the grid (default 4)."""
+    cols: int | None = None
+    """Frames in a row of the grid (default 4)."""
+    frame_size: int | None = None
+    """Pixels of a frame's side (default 128)."""
+    fps: float | None = None
+    """Resample to this many frames per second by time stamps; not together with --frame-stride."""
+    frame_stride: int | None = None
+    """Take every n-th frame (default 1)."""
+    clip_stride: int | None = None
+    """Sampled frames from one clip's start to the next one's (default: a clip's length, so no overlap)."""
+    clips_per_recording: int | None = None
+    """At most so many clips of each file, evenly spread over its good ones (default 100)."""
+    recording_pattern: str | None = None
+    """Regular expression whose first group, found in a file's path below its class folder without the suffix,
+    names the recording that the file is a piece of, as "^(.*)_[^_]+$" (default: each file is its own)."""
+    val_fraction: float = manifests.DEFAULT_VAL_FRACTION
+    """Part of the clips for validation, 0 to 0.5: whole recordings, or the end of a class's only one."""
+    crop: str = "auto"
+    """auto (the field of view), none (the middle square) or x,y,side in pixels."""
+    crop_file: Path | None = None
+    """JSON file {"<class>/<path of the recording>": crop, ...} that goes before --crop."""
+    workers: int | None = None
+    """Processes per rank (default: the cores, shared among the ranks of the machine)."""
+    thresholds: Annotated[Thresholds, tyro.conf.arg(name="")] = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
+        if self.fps is not None and self.frame_stride is not None:
+            raise ValueError("--fps and --frame-stride exclude each other")
+        if not 0 <= self.val_fraction <= 0.5:
+            raise ValueError(f"--val-fraction {self.val_fraction}: must be 0 to 0.5")
+        check_crop(self.crop, "--crop")
+
+
+def check_crop(crop: object, origin: str) -> str:
+    """`crop` if it is one, else a `ValueError` that names where it comes from."""
+    if not isinstance(crop, str) or not re.fullmatch(r"auto|none|\d+,\d+,[1-9]\d*", crop):
+        raise ValueError(f"{origin} {crop}: must be auto, none or x,y,side in pixels")
+    return crop
+
+
+def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
+    """Prepare a data set and return its manifest; `ValueError` if nothing usable comes out."""
+    preset = find_preset(config.preset) if config.preset else None
+    if config.video_path.is_dir() and manifests.grid_pictures(config.video_path):
+        return accept_released(config, preset, runtime)
+    check_data_path(config)
+    class_names = preset.class_names if preset else None
+    sources, others = find_sources(config.video_path, class_names, config.recording_pattern)
+    jobs = list_jobs(config, preset, sources)
+    made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
+    plans = [Plan(problem="reading it kills the process") if isinstance(one, BrokenProcessPool) else one
+             for one in made]
+    manifest = merge(jobs, plans, class_names, config.val_fraction)
+    report = reports.make_report(manifest, jobs, plans, others)
+    if not manifest.clips:
+        if runtime.is_main:
+            reports.write_report(report, config.data_path)
+        first = next((f", such as {entry['file']}: {entry['reason']}" for entry in report["unusable"]), "")
+        raise ValueError(f"--video-path {config.video_path}: no usable clip in {len(jobs)} recordings{first} "
+                         f"(all in {config.data_path / reports.FILE_NAME})")
+    if runtime.is_main:
+        remove_stale(config.data_path, {job.plan_path for job in jobs}, manifest)
+    runtime.gather(None)
+    write_grids(jobs, plans, manifest, config, runtime)
+    if runtime.is_main:
+        finish(manifest, report, config.data_path)
+    return manifest
+
+
+def finish(manifest: Manifest, report: dict[str, Any], folder: Path) -> None:
+    """Write report.json and dataset.json, and print the report."""
+    reports.write_report(report, folder)
+    manifest.write(folder)
+    print(reports.report_text(report, folder))
+
+
+def check_data_path(config: PrepareConfig) -> None:
+    """Refuse a data folder among the videos, and one that holds a data set of other origin."""
+    data, videos = config.data_path.resolve(), config.video_path.resolve()
+    if data == videos or videos in data.parents:
+        raise ValueError(f"--data-path {config.data_path}: lies in --video-path, give a folder outside it")
+    if (data / manifests.FILE_NAME).exists() and not (data / manifests.WORK_FOLDER).is_dir():
+        raise ValueError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
+
+
+def list_jobs(config: PrepareConfig, preset: Preset | None, sources: Sequence[Source]) -> list[Job]:
+    """One job per recording: its crop, and the flags, where not given the preset's values or the defaults."""
+    def choose(name: str, default: Any) -> Any:
+        given = getattr(config, name)
+        return given if given is not None else getattr(preset, name) if preset else default
+
+    rows, cols, stride = choose("rows", 4), choose("cols", 4), choose("frame_stride", 1)
+    resampled = config.fps is not None or stride is None
+    settings = Settings(rows, cols, choose("frame_size", 128), choose("fps", None) if resampled else None,
+                        None if resampled else stride, choose("clip_stride", rows * cols),
+                        choose("clips_per_recording", 100), config.thresholds)
+    crops = read_crops(config, sources)
+    return [Job(source, config.video_path, config.data_path, settings, crops.get(source.path, config.crop))
+            for source in sources]
+
+
+def read_crops(config: PrepareConfig, sources: Sequence[Source]) -> dict[str, str]:
+    """The crops that --crop-file gives: recording's path -> crop."""
+    crops = read_json(config.crop_file) if config.crop_file else {}
+    if not isinstance(crops, dict):
+        raise ValueError(f"--crop-file {config.crop_file}: must hold one object")
+    for path, crop in crops.items():
+        check_crop(crop, f"--crop-file {config.crop_file}: {path}:")
+        if path not in {source.path for source in sources}:
+            raise ValueError(f"--crop-file {config.crop_file}: {path} is none of the recordings")
+    return crops
+
+
+def merge(
+    jobs: Sequence[Job], plans: Sequence[Plan], class_names: Sequence[str] | None, val_fraction: float
+) -> Manifest:
+    """The manifest of all planned clips. If no class names are given, classes without a clip are left out."""
+    planned = [(job, made) for job, made in zip(jobs, plans, strict=True) if made.starts]
+    class_names = tuple(class_names or sorted({job.source.class_name for job, _ in planned}))
+    clips, split_by = [], {}
+    for label, class_name in enumerate(class_names):
+        pieces, times = [], []
+        for job, made in planned:
+            if job.source.class_name == class_name:
+                pieces += [Piece(name, job.source.recording, job.source.path, start,
+                                 start + job.settings.clip_length)
+                           for name, start in zip(made.names, made.starts, strict=True)]
+                times += made.times
+        splits, split_by[class_name] = split_class(pieces, val_fraction)
+        clips += [Clip(piece.name, label, piece.recording, split, time)
+                  for piece, split, time in zip(pieces, splits, times, strict=True) if split]
+    fps = median([made.fps for _, made in planned] or [0.0]) or manifests.DEFAULT_FPS
+    first = jobs[0].settings
+    return Manifest(class_names, first.rows, first.cols, first.frame_size, fps, first.frame_stride, split_by,
+                    tuple(clips))
+
+
+def remove_stale(data_path: Path, current: set[Path], manifest: Manifest) -> None:
+    """Delete the grid pictures that other settings or other files have led to, and what a kill left behind.
+
+    dataset.json goes before them, so that at no time it speaks of pictures that are gone.
+    """
+    wanted = {clip.name for clip in manifest.clips}
+    pictures, plans = [], []
+    for path in sorted((data_path / manifests.WORK_FOLDER).glob("[!.]*.json")):
+        names = read_json(path)["names"]
+        pictures += [data_path / name for name in names if path not in current or name not in wanted]
+        plans += [path] if path not in current else []
+    if any(picture.exists() for picture in pictures):
+        (data_path / manifests.FILE_NAME).unlink(missing_ok=True)
+    for path in [*pictures, *plans, *data_path.glob("*/.*.tmp.*")]:
+        path.unlink(missing_ok=True)
+
+
+def write_grids(
+    jobs: Sequence[Job], plans: Sequence[Plan], manifest: Manifest, config: PrepareConfig, runtime: Runtime
+) -> None:
+    """Write the grid pictures of the manifest that are not there yet."""
+    wanted = {clip.name for clip in manifest.clips}
+    calls = [(job, [start for start, name in zip(made.starts, made.names, strict=True) if name in wanted])
+             for job, made in zip(jobs, plans, strict=True)]
+    for call, result in zip(calls, map_everywhere(cut, calls, runtime, config.workers, "write"), strict=True):
+        if isinstance(result, BrokenProcessPool):
+            raise ValueError(f"{call[0].path}: reading it kills the process")
+
+
+def accept_released(config: PrepareConfig, preset: Preset | None, runtime: Runtime) -> Manifest:
+    """Write the dataset.json of class folders of grid PNGs, in place."""
+    if config.data_path.resolve() != config.video_path.resolve():
+        raise ValueError(f"--data-path {config.data_path}: {config.video_path} holds grid pictures already, "
+                         "which get their dataset.json in place; give the same folder twice")
+    facts = {name: getattr(config, name) or (getattr(preset, name) if preset else None)
+             for name in ("rows", "cols", "frame_size", "fps")}
+    facts["fps"] = facts["fps"] or manifests.DEFAULT_FPS
+    manifest = manifests.read_released(config.video_path, **facts, val_fraction=config.val_fraction)
+    if preset and manifest.class_names != preset.class_names:
+        raise ValueError(f"--preset {config.preset}: its classes are {', '.join(preset.class_names)}; "
+                         f"{config.video_path} has {', '.join(manifest.class_names)}")
+    if runtime.is_main:
+        finish(manifest, reports.make_report(manifest, [], [], []), config.data_path)
+    return manifest
+
+
+if __name__ == "__main__":
+    run_command(PrepareConfig, run)

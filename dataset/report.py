@@ -1,0 +1,72 @@
+"""What became of the recordings: report.json, and the same in a few lines for people."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.files import write_json
+from dataset.cutting import Job, Plan
+from dataset.manifest import Manifest
+
+FILE_NAME = "report.json"
+SHOWN = 10  # files listed under one heading of the text; the JSON lists all
+
+
+def make_report(
+    manifest: Manifest, jobs: Sequence[Job], plans: Sequence[Plan], others: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """The report, JSON-able; `others` are (path, reason) of what is no recording."""
+    recordings = [(job.source.path, plan) for job, plan in zip(jobs, plans, strict=True)]
+    classes = {}
+    for label, name in enumerate(manifest.class_names):
+        clips = [clip for clip in manifest.clips if clip.label == label]
+        splits = Counter(clip.split for clip in clips)
+        classes[name] = {"train": splits["train"], "val": splits["val"], "split_by": manifest.split_by[name],
+                         "recordings": len({clip.recording for clip in clips})}
+    rejected = sum((Counter(plan.rejected) for plan in plans), Counter())
+    planned = sum(len(plan.starts) for plan in plans)
+    unusable = sorted([*others, *((path, plan.problem) for path, plan in recordings if plan.problem)])
+    return {
+        "clips": len(manifest.clips),
+        "classes": classes,
+        "rejected_clips": dict(sorted(rejected.items())),
+        "thresholds": asdict(jobs[0].settings.thresholds) if jobs else {},
+        "clips_over_maximum": sum(plan.surplus for plan in plans),
+        "clips_between_train_and_val": planned - len(manifest.clips) if jobs else 0,
+        "unusable": [{"file": path, "reason": reason} for path, reason in unusable],
+        "notes": [{"file": path, "reason": note} for path, plan in recordings if not plan.problem
+                  for note in plan.notes],
+        "recordings": {path: {"clips": len(plan.starts), "frames": plan.frames, "fps": plan.fps,
+                              "crop": plan.crop, "rejected_clips": plan.rejected}
+                       for path, plan in recordings},
+    }
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """Write report.json into `folder`, atomically."""
+    write_json(folder / FILE_NAME, report)
+
+
+def report_text(report: dict[str, Any], folder: Path) -> str:
+    """The report in a few lines."""
+    width = max(map(len, report["classes"]), default=0)
+    lines = [f"{folder}: {report['clips']} clips"]
+    for name, row in report["classes"].items():
+        lines.append(f"  {name:<{width}}  train {row['train']:5d}  val {row['val']:5d}  "
+                     f"from {row['recordings']} recordings, split by {row['split_by']}")
+    if report["recordings"]:
+        rejected = ", ".join(f"{count} {reason}" for reason, count in report["rejected_clips"].items())
+        lines.append(f"rejected clips: {rejected or 'none'}")
+        lines.append(f"left out: {report['clips_over_maximum']} over the maximum per recording, "
+                     f"{report['clips_between_train_and_val']} that overlap both splits")
+    rates = sorted({row["fps"] for row in report["recordings"].values() if row["clips"]})
+    if len(rates) > 1:
+        lines.append(f"frame rates of the clips: {rates[0]:g} to {rates[-1]:g} fps; --fps makes them equal")
+    for key in ("unusable", "notes"):
+        if report[key]:
+            lines.append(f"{key}: {len(report[key])}")
+            lines += [f"  {entry['file']}: {entry['reason']}" for entry in report[key][:SHOWN]]
+            lines += [f"  ... all in {folder / FILE_NAME}"] if len(report[key]) > SHOWN else []
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""Contact sheets: clips side by side with their titles, to see at a glance what a set of clips looks like."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+TITLE_SIZE = 14  # pixels of the letters; a title line is 1.5 times as high
+GAP = 2  # pixels between frames
+PAPER, INK = (255, 255, 255), (0, 0, 0)
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: int = 8) -> Image.Image:
+    """One titled row per clip, of at most `max_frames` frames evenly spread from its first to its last.
+
+    A row is (title, frames); frames are uint8 RGB, (T, H, W, 3) or a list of (H, W, 3), and may differ in
+    size between rows. Raises: `ValueError` if there are no rows or a row has no frames.
+    """
+    if not rows or any(len(frames) == 0 for _, frames in rows):
+        raise ValueError("a contact sheet needs clips with frames")
+    font = ImageFont.load_default(TITLE_SIZE)
+    line = TITLE_SIZE * 3 // 2
+    strips = [_strip(frames, max_frames) for _, frames in rows]
+    width = max(max(strip.width, int(font.getlength(title)) + GAP)
+                for strip, (title, _) in zip(strips, rows, strict=True))
+    sheet = Image.new("RGB", (width, sum(line + strip.height + GAP for strip in strips)), PAPER)
+    pen, top = ImageDraw.Draw(sheet), 0
+    for strip, (title, _) in zip(strips, rows, strict=True):
+        pen.text((GAP, top), title, fill=INK, font=font)
+        sheet.paste(strip, (0, top + line))
+        top += line + strip.height + GAP
+    return sheet
+
+
+def _strip(frames: Sequence[np.ndarray], max_frames: int) -> Image.Image:
+    """Evenly spread frames side by side."""
+    places = np.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().astype(int)
+    picked = [frames[i] for i in places]
+    height, width = picked[0].shape[:2]
+    strip = Image.new("RGB", (len(picked) * (width + GAP) - GAP, height), PAPER)
+    for place, frame in enumerate(picked):
+        strip.paste(Image.fromarray(np.asarray(frame)), (place * (width + GAP), 0))
+    return strip

@@ -1,0 +1,66 @@
+"""Which clips are for training and which for validation: by recording, never by frame."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Piece(NamedTuple):
+    """Where a clip comes from, as far as the split needs to know."""
+
+    name: str
+    recording: str
+    file: str
+    """Pieces of different files share no frame; files follow each other in the order of their names."""
+    start: int
+    """First sampled frame of the file."""
+    end: int
+    """One past the last."""
+
+
+def split_class(pieces: Sequence[Piece], val_fraction: float) -> tuple[list[str | None], str]:
+    """Split one class; returns "train", "val" or None (left out) per clip, and "recording" or "time".
+
+    With several recordings whole ones go to "val": the one whose number of clips is nearest to `val_fraction`
+    of all, then, in the order of a hash of their names, every one that brings the sum nearer to it; one at
+    least stays in "train". A single recording is cut in time: its last clips are "val", and clips that share
+    a frame with those are left out. No "val" comes of `val_fraction` 0 or of a single clip.
+    """
+    owners = [piece.recording for piece in pieces]
+    if len(set(owners)) == 1:
+        return _split_by_time(pieces, val_fraction), "time"
+    held_out = _held_out(owners, val_fraction)
+    return ["val" if owner in held_out else "train" for owner in owners], "recording"
+
+
+def _held_out(owners: list[str], val_fraction: float) -> set[str]:
+    """The recordings for validation, given the recording of every clip."""
+    target = val_fraction * len(owners)
+    sizes = Counter(owners)
+    order = sorted(sizes, key=lambda recording: hashlib.sha256(recording.encode()).digest())
+    if target == 0:
+        return set()
+    chosen = {min(order, key=lambda recording: abs(sizes[recording] - target))}
+    for recording in order:
+        total = sum(sizes[name] for name in chosen)
+        nearer = abs(total + sizes[recording] - target) < abs(total - target)
+        if nearer and recording not in chosen and len(chosen) < len(order) - 1:
+            chosen.add(recording)
+    return chosen
+
+
+def _split_by_time(pieces: Sequence[Piece], val_fraction: float) -> list[str | None]:
+    """The last `val_fraction` of one recording's clips to "val", those that overlap it left out."""
+    order = sorted(range(len(pieces)), key=lambda i: (pieces[i].file, pieces[i].start))
+    splits: list[str | None] = ["train"] * len(pieces)
+    if len(pieces) < 2 or val_fraction == 0:
+        return splits
+    cut = len(pieces) - max(round(val_fraction * len(pieces)), 1)
+    first = pieces[order[cut]]
+    for place, i in enumerate(order):
+        if place >= cut:
+            splits[i] = "val"
+        elif pieces[i].file == first.file and pieces[i].end > first.start:
+            splits[i] = None
+    return splits if "train" in splits else ["train"] * len(pieces)

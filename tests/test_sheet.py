@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from dataset.sheet import contact_sheet
+
+
+def test_sheet_shows_evenly_spread_frames_of_every_clip_in_its_row():
+    ramp = np.stack([np.full((20, 30, 3), 10 * t, np.uint8) for t in range(16)])
+    sheet = np.asarray(contact_sheet([("first", ramp), ("second", list(ramp[:3]))], max_frames=4))
+    shades = [[row for row in np.unique(sheet[:, x, 0])] for x in range(0, 4 * 32, 32)]
+    assert {0, 50, 100, 150} <= {shade for column in shades for shade in column}
+    assert all(10 * t in shades[t] for t in range(3))  # the short clip is shown whole
+    assert sheet.shape[0] >= 2 * 20
+    assert sheet.shape[1] >= 4 * 30
+
+
+def test_sheet_of_nothing_is_refused():
+    for rows in ([], [("empty", [])]):
+        with pytest.raises(ValueError, match="needs clips"):
+            contact_sheet(rows)
+
+
+def test_long_title_is_not_cut_off():
+    frame = np.zeros((1, 8, 8, 3), np.uint8)
+    assert contact_sheet([("a very long title of a clip", frame)]).width > 100

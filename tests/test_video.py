@@ -1,0 +1,258 @@
+import struct
+import tracemalloc
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import moving_texture
+
+from dataset.video import is_frame_folder, read_frames, write_frames, write_gif, write_mp4
+
+
+def pixels_of(path, **options) -> np.ndarray:
+    return np.stack([frame.pixels for frame in read_frames(path, **options)])
+
+
+def times_of(path, **options) -> list[float]:
+    return [round(frame.time, 3) for frame in read_frames(path, **options)]
+
+
+def encode(path, codec, pixel_format, pictures, source_format, stamps=None, aspect=None):
+    """Write pictures with any codec; `stamps` are milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], pixel_format
+        if stamps:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=source_format)
+            if stamps:
+                frame.pts, frame.time_base = stamps[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def quadrants(height=64, width=96) -> np.ndarray:
+    """A picture whose corners are red, green, blue and white, clockwise from the upper left."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2] = (250, 0, 0)
+    picture[: height // 2, width // 2 :] = (0, 250, 0)
+    picture[height // 2 :, width // 2 :] = (0, 0, 250)
+    picture[height // 2 :, : width // 2] = (250, 250, 250)
+    return picture
+
+
+def corners(pixels) -> list[str]:
+    names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 1): "white", (0, 0, 0): "black"}
+    places = [(4, 4), (4, -5), (-5, -5), (-5, 4)]
+    return [names[tuple(int(value > 128) for value in pixels[place])] for place in places]
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return moving_texture(0, 24, 64, 96)
+
+
+@pytest.fixture
+def video(tmp_path, clip) -> Path:
+    write_mp4(tmp_path / "clip.mp4", clip, 10)
+    return tmp_path / "clip.mp4"
+
+
+def test_mp4_is_what_browsers_play_and_looks_like_the_frames(video, clip):
+    with av.open(str(video)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 10
+    data = video.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    again = pixels_of(video)
+    assert again.shape == clip.shape
+    assert np.abs(again.astype(int) - clip).mean() < 3
+    assert np.abs((again.astype(int) - clip).mean(axis=(0, 1, 2))).max() < 0.3  # no colour cast
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path, clip):
+    for write, suffix in ((write_mp4, "mp4"), (write_gif, "gif")):
+        files = [tmp_path / f"{name}.{suffix}" for name in ("first", "second")]
+        for file in files:
+            write(file, clip, 8.0)
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("fps", [0.5, 8, 29.97, 60.0])
+def test_mp4_keeps_fractional_rates(tmp_path, clip, fps):
+    write_mp4(tmp_path / "clip.mp4", clip[:6], fps)
+    assert times_of(tmp_path / "clip.mp4") == pytest.approx([t / fps for t in range(6)], abs=2e-3)
+
+
+def test_mp4_of_odd_size_is_padded_with_its_edge(tmp_path, clip):
+    write_mp4(tmp_path / "odd.mp4", clip[:2, :63, :95], 10)
+    again = pixels_of(tmp_path / "odd.mp4")
+    assert again.shape == (2, 64, 96, 3)
+    assert np.abs(again[:, 63].astype(int) - again[:, 62]).mean() < 12  # no black line
+
+
+def test_gif_loops_and_keeps_length_and_colours(tmp_path, clip):
+    write_gif(tmp_path / "clip.gif", clip, 12)
+    with Image.open(tmp_path / "clip.gif") as picture:
+        durations = [picture.seek(t) or picture.info["duration"] for t in range(picture.n_frames)]
+        assert picture.info["loop"] == 0
+    assert len(durations) == len(clip)
+    assert sum(durations) == pytest.approx(1000 * len(clip) / 12, abs=10)
+    assert np.abs(pixels_of(tmp_path / "clip.gif").astype(int) - clip).mean() < 8
+
+
+def test_numbered_frames_are_exact_and_replace_the_folder(tmp_path, clip):
+    write_frames(tmp_path / "frames", clip)
+    write_frames(tmp_path / "frames", clip[:3])
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == ["00000.png", "00001.png", "00002.png"]
+    assert np.array_equal(pixels_of(tmp_path / "frames"), clip[:3])
+
+
+@pytest.mark.parametrize("frames", [np.zeros((2, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8),
+                                    np.zeros((0, 4, 4, 3), np.uint8), np.zeros((2, 3, 4, 4), np.uint8)])
+def test_writers_refuse_what_are_no_frames(tmp_path, frames):
+    for write in (write_mp4, write_gif):
+        with pytest.raises(ValueError, match="frames must be uint8"):
+            write(tmp_path / "clip", frames, 8)
+    with pytest.raises(ValueError, match="frames must be uint8"):
+        write_frames(tmp_path / "clip", frames)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_of_pictures_is_read_in_natural_order(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (1, 2, 10, 9):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"frame{number}.png")
+    (folder / "notes.txt").write_text("no picture")
+    assert is_frame_folder(folder)
+    assert pixels_of(folder)[:, 0, 0, 0].tolist() == [1, 2, 9, 10]
+    assert times_of(folder) == [0.0, 0.04, 0.08, 0.12]
+
+
+def test_broken_picture_ends_a_folder_and_is_named(tmp_path, clip):
+    write_frames(tmp_path / "frames", clip[:5])
+    (tmp_path / "frames" / "00003.png").write_bytes(b"no picture")
+    frames = read_frames(tmp_path / "frames")
+    assert len(list(islice(frames, 3))) == 3
+    with pytest.raises(ValueError, match=r"00003\.png"):
+        next(frames)
+
+
+@pytest.mark.parametrize(("turns", "matrix"), [
+    (1, (0, 65536, 0, -65536, 0, 0)), (2, (-65536, 0, 0, 0, -65536, 0)), (3, (0, -65536, 0, 65536, 0, 0)),
+])
+def test_rotation_flag_turns_the_frames_clockwise(tmp_path, turns, matrix):
+    path = tmp_path / "turned.mp4"
+    write_mp4(path, np.stack([quadrants()] * 2), 10)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix stands 40 bytes into the box
+    assert struct.unpack(">9i", data[at : at + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    data[at : at + 24] = struct.pack(">6i", *matrix)
+    path.write_bytes(data)
+    pixels = pixels_of(path)[0]
+    clockwise = ["red", "green", "blue", "white"]
+    assert corners(pixels) == clockwise[-turns:] + clockwise[:-turns]
+    assert pixels.shape == ((96, 64, 3) if turns % 2 else (64, 96, 3))
+
+
+def test_variable_rate_is_resampled_by_time(tmp_path, clip):
+    stamps = [0, 40, 80, 120, 160, 1000, 1400, 1440]
+    encode(tmp_path / "variable.mkv", "libx264", "yuv420p", clip[:8], "rgb24", stamps)
+    assert times_of(tmp_path / "variable.mkv") == [stamp / 1000 for stamp in stamps]
+    assert times_of(tmp_path / "variable.mkv", fps=5) == [0.0, 0.16, 0.16, 1.0, 1.0, 1.0, 1.4, 1.4]
+
+
+def test_resampling_and_stride_pick_the_frames_they_should(video):
+    assert times_of(video, fps=5) == [round(0.2 * k, 3) for k in range(12)]
+    assert times_of(video, fps=20)[:5] == [0.0, 0.1, 0.1, 0.2, 0.2]
+    assert times_of(video, stride=7) == [0.0, 0.7, 1.4, 2.1]
+
+
+@pytest.mark.parametrize(("name", "codec", "pixel_format"), [
+    ("clip.webm", "libvpx-vp9", "yuva420p"), ("clip.mov", "qtrle", "argb"),
+])
+def test_transparent_parts_of_videos_are_black(tmp_path, name, codec, pixel_format):
+    rgba = np.concatenate([quadrants(), np.full((64, 96, 1), 255, np.uint8)], axis=-1)
+    rgba[:, :48, 3] = 0
+    argb = np.roll(rgba, 1, axis=-1)
+    encode(tmp_path / name, codec, pixel_format, [argb] * 2, "argb")
+    assert corners(pixels_of(tmp_path / name)[0]) == ["black", "green", "blue", "black"]
+
+
+def test_transparent_parts_of_gifs_and_pictures_are_black(tmp_path):
+    rgba = Image.fromarray(quadrants()).convert("RGBA")
+    rgba.paste((250, 250, 250, 0), (0, 0, 48, 64))
+    (tmp_path / "frames").mkdir()
+    rgba.save(tmp_path / "frames" / "1.png")
+    rgba.save(tmp_path / "clip.gif", save_all=True, append_images=[rgba.rotate(180)], duration=100)
+    for path in (tmp_path / "frames", tmp_path / "clip.gif"):
+        assert corners(pixels_of(path)[0]) == ["black", "green", "blue", "black"]
+
+
+@pytest.mark.parametrize(("name", "codec", "pixel_format"), [
+    ("clip.avi", "mjpeg", "yuvj420p"), ("clip.mkv", "ffv1", "yuv444p"), ("clip.mov", "mpeg4", "yuv420p"),
+    ("clip.webm", "libvpx", "yuv420p"),
+])
+def test_odd_sizes_and_other_containers_are_read_whole(tmp_path, clip, name, codec, pixel_format):
+    encode(tmp_path / name, codec, pixel_format, clip[:4, :63, :95], "rgb24")
+    again = pixels_of(tmp_path / name)
+    assert again.shape == (4, 63, 95, 3)
+    assert np.abs(again.astype(int) - clip[:4, :63, :95]).mean() < 8
+
+
+def test_oblong_pixels_become_square(tmp_path, clip):
+    encode(tmp_path / "pal.mkv", "libx264", "yuv420p", clip[:2], "rgb24", aspect=Fraction(4, 3))
+    assert pixels_of(tmp_path / "pal.mkv").shape == (2, 64, 128, 3)
+
+
+def test_cut_off_video_gives_its_good_frames_and_then_says_so(video, clip):
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) * 2 // 3])
+    good = []
+    with pytest.raises(ValueError, match=r"clip\.mp4: damaged after (\d+) frames"):
+        good.extend(frame.pixels for frame in read_frames(video))
+    assert 0 < len(good) < len(clip)
+    assert np.abs(np.stack(good).astype(int) - clip[: len(good)]).mean() < 3
+
+
+def sound_only(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(("write", "reason"), [
+    (lambda path: path.write_bytes(b""), "empty file"),
+    (lambda path: path.write_text("no video\n" * 99), "not a readable video"),
+    (lambda path: path.write_bytes(bytes(range(256)) * 40), "not a readable video"),
+    (lambda path: path.mkdir(), "holds no frames"),
+    (sound_only, "no video stream"),
+])
+def test_what_is_no_video_is_named_with_its_reason(tmp_path, write, reason):
+    write(tmp_path / "bad.mp4")
+    with pytest.raises(ValueError, match=rf"bad\.mp4: .*{reason}"):
+        list(read_frames(tmp_path / "bad.mp4"))
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    long = np.tile(moving_texture(1, 20, 64, 96), (10, 1, 1, 1))
+    write_mp4(tmp_path / "long.mp4", long, 25)
+    tracemalloc.start()
+    count = sum(1 for _ in read_frames(tmp_path / "long.mp4", fps=25))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 200
+    assert peak < 12 * long[0].nbytes
