@@ -1,0 +1,73 @@
+"""GPT checkpoints: our own carry all their facts, the released ones get them from the registry."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from common.checkpoints import checkpoint_file
+from common.presets import find_preset
+from common.registry import MODELS_FOLDER, registry
+from common.weights import load_checkpoint, load_strict, model_state
+
+CLASS_EMBEDDING = "cls_embedding"
+
+
+def find_gpt(given: Path | None) -> Path:
+    """The checkpoint file given, or the first in pretrained_models that clips can be sampled from."""
+    if given:
+        return checkpoint_file(given)
+    names = [name for name, entry in registry().items() if "preset" in entry]
+    for name in names:
+        if (MODELS_FOLDER / name).is_file():
+            return MODELS_FOLDER / name
+    tokenizer = registry()[names[0]]["tokenizer"]
+    raise ValueError(f"no model found: put {names[0]} and {tokenizer} into pretrained_models "
+                     "(registry.json there has their addresses), or give --gpt-ckpt and --vq-ckpt")
+
+
+def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
+    """(model in eval mode on the CPU, facts of its data set, facts of its tokenizer).
+
+    Averaged weights are taken where the file has them.
+
+    Raises: `ValueError` naming the file if it is no GPT checkpoint or its facts are unknown.
+    """
+    checkpoint = load_checkpoint(path)
+    state = model_state(checkpoint)
+    if "config" in checkpoint:
+        facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
+    else:
+        facts = released_facts(Path(path))
+    model = GPT(GPTConfig(**facts["config"]))
+    load_strict(model, state, str(path))
+    return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]
+
+
+def released_facts(path: Path) -> dict[str, Any]:
+    """Model, data set and tokenizer of a checkpoint that holds weights only, by its file name."""
+    entries = registry()
+    entry = entries.get(path.name, {})
+    if "preset" not in entry:
+        known = ", ".join(name for name, other in entries.items() if "preset" in other)
+        raise ValueError(f"{path}: says nothing of its classes and grid, and is none of the released {known}")
+    preset, tokenizer = find_preset(entry["preset"]), entries[entry["tokenizer"]]
+    rows, cols = (n * preset.frame_size // tokenizer["downsample"] for n in (preset.rows, preset.cols))
+    config = GPTConfig(**GPT_SIZES[entry["gpt_model"]], vocab_size=tokenizer["codebook_size"],
+                       block_size=rows * cols, num_classes=len(preset.class_names), grid_height=rows)
+    tokenizer_facts = {"name": entry["tokenizer"], "downsample": tokenizer["downsample"],
+                       "codebook_size": tokenizer["codebook_size"]}
+    return {"config": asdict(config), "dataset": preset.facts(), "tokenizer": tokenizer_facts}
+
+
+def start_from(model: GPT, path: Path, class_names: list[str]) -> list[str]:
+    """Load weights to fine-tune from (ours, LlamaGen's, EndoGen's); returns the parameters that start afresh.
+
+    The class embedding starts afresh unless the file's classes are these, as far as the file says.
+    """
+    checkpoint = load_checkpoint(checkpoint_file(path))
+    state = model_state(checkpoint)
+    theirs = checkpoint.get("dataset", {}).get("class_names", class_names)
+    if theirs != class_names:
+        state = {key: value for key, value in state.items() if not key.startswith(CLASS_EMBEDDING)}
+    return load_strict(model, state, str(path), reinit=(CLASS_EMBEDDING,))

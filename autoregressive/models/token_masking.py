@@ -1,0 +1,68 @@
+"""Semantic-Aware Token Masking (SAT, EndoGen, MICCAI 2025): drop the token embeddings that say little.
+
+The tokens are cut into segments. Where a segment's embeddings hardly vary there is little to see (dark
+borders, plain mucosa), and more of them are masked; the segment that varies most keeps everything.
+
+Shapes: B batch, L = 1 + N positions with the class token first, S segments of H tokens, D channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+MODES = ("token", "element")
+TINY = 1e-30  # keeps 0/0 out of a clip whose every segment is constant
+
+
+class SemanticAwareTokenMasking(nn.Module):
+    """x_BLD -> x_BLD with masked values set to zero and nothing rescaled; the identity in eval mode.
+
+    "token" masks whole tokens, as the paper draws it: one rate per sample and segment, every token covered,
+    the last segment shorter where L - 1 is no multiple of H. "element" is the released code's masking, bit
+    for bit: one rate per sample, segment and channel, noise shared by the batch, tokens after the last
+    whole segment never masked. Rates lie in [0, max_rate]; the class token is never masked. Noise comes
+    from `generator`, by default torch's.
+    """
+
+    def __init__(self, max_rate: float, segment: int = 8, mode: str = "token"):
+        super().__init__()
+        if not 0 <= max_rate <= 1:
+            raise ValueError(f"--token-dropout-p {max_rate}: must be from 0 to 1")
+        if mode not in MODES:
+            raise ValueError(f"--tok-drop-method {mode}: must be one of {', '.join(MODES)}")
+        if segment < 2:
+            raise ValueError(f"SAT segment of {segment} tokens: a variance takes at least 2")
+        self.max_rate, self.segment, self.mode = max_rate, segment, mode
+
+    def forward(self, x_BLD: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.training or self.max_rate == 0:
+            return x_BLD
+        with torch.no_grad():
+            tokens_BND = x_BLD[:, 1:].to(torch.promote_types(x_BLD.dtype, torch.float32))
+            keep = self._keep_tokens if self.mode == "token" else self._keep_elements
+            keep_BLD = keep(tokens_BND, generator)
+        return x_BLD * keep_BLD
+
+    def _keep_tokens(self, tokens_BND: Tensor, generator: torch.Generator | None) -> Tensor:
+        batch, count, _ = tokens_BND.shape
+        whole = count // self.segment * self.segment
+        parts = tokens_BND[:, :whole].unflatten(1, (-1, self.segment)), tokens_BND[:, None, whole:]
+        variances = [part.var(dim=2, correction=0).mean(-1) for part in parts if part.numel()]  # one token: 0
+        variance_BS = torch.cat(variances, dim=1)
+        rate_BS = self._rate(variance_BS, variance_BS.amax(dim=1, keepdim=True))
+        rate_BN = rate_BS.repeat_interleave(self.segment, dim=1)[:, :count]
+        noise_BN = torch.rand(batch, count, device=tokens_BND.device, generator=generator)
+        keep_BL = nn.functional.pad(noise_BN >= rate_BN, (1, 0), value=True)
+        return keep_BL[..., None]
+
+    def _keep_elements(self, tokens_BND: Tensor, generator: torch.Generator | None) -> Tensor:
+        count = tokens_BND.shape[1]
+        whole = count // self.segment * self.segment
+        tokens_BSHD = tokens_BND[:, :whole].unflatten(1, (-1, self.segment))
+        variance_BSD = tokens_BSHD.var(dim=2)
+        rate_BSD = self._rate(variance_BSD, variance_BSD.amax(dim=(0, 2), keepdim=True))
+        noise_SHD = torch.rand(tokens_BSHD.shape[1:], device=tokens_BND.device, generator=generator)
+        keep_BND = (noise_SHD > rate_BSD[:, :, None]).flatten(1, 2)
+        return nn.functional.pad(keep_BND, (0, 0, 1, count - whole), value=True)
+
+    def _rate(self, variance: Tensor, largest: Tensor) -> Tensor:
+        return ((1 - variance / largest.clamp_min(TINY)) * self.max_rate).clamp(0, self.max_rate)
