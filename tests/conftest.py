@@ -1,0 +1,60 @@
+"""Small things that many tests share: a prepared data set, a tokenizer, codes, a GPT."""
+
+import os
+
+import pytest
+import torch
+from small_data import make_grids
+
+from autoregressive.models.gpt import GPT, GPTConfig
+from common.checkpoints import save_checkpoint
+from common.distributed import Runtime
+from tokenizer.extract_codes import ExtractCodesConfig
+from tokenizer.extract_codes import run as extract_codes
+from tokenizer.vq_model import VQConfig, VQModel
+
+torch.set_num_threads(1)  # small tensors, and other processes beside them
+
+
+@pytest.fixture(scope="session")
+def runtime():
+    return Runtime()
+
+
+@pytest.fixture(scope="session")
+def command_env():
+    """Environment for commands run as their own processes, one thread each."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def grids(tmp_path_factory):
+    return make_grids(tmp_path_factory.mktemp("data") / "grids")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_run(tmp_path_factory):
+    """A run folder with an untrained tokenizer of downsample factor 4 and 64 codes."""
+    torch.manual_seed(0)
+    model = VQModel(VQConfig(ch=32, ch_mult=(1, 1, 1), z_channels=32, codebook_size=64, num_res_blocks=1))
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_checkpoint(folder / "checkpoints", 1, {"model": model.state_dict()}, keep=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codes(grids, tokenizer_run, tmp_path_factory, runtime):
+    folder = tmp_path_factory.mktemp("codes")
+    config = ExtractCodesConfig(data_path=grids, code_path=folder, vq_ckpt=tokenizer_run, flip=True)
+    extract_codes(config, runtime)
+    return folder
+
+
+@pytest.fixture
+def small_gpt():
+    """A GPT for 16 x 16 tokens of 64 codes, whose output layer is not zero as it is when training starts."""
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=256, num_classes=2))
+    torch.nn.init.normal_(model.output.weight, std=0.5)
+    return model.eval()

@@ -1,0 +1,287 @@
+"""The tokenizer computes the released function, trains, resumes, and is found again by later stages."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_weights import golden_state
+from PIL import Image
+from small_data import make_grids
+
+from common.checkpoints import checkpoint_file
+from common.files import read_json, read_jsonl
+from common.weights import load_checkpoint, save_safetensors
+from dataset.codes import Codes, CodesDataset
+from dataset.grid import grid_to_frames, mirror_frames
+from dataset.grid_images import GridImages
+from dataset.manifest import Manifest
+from tokenizer.extract_codes import ExtractCodesConfig, quality_lines
+from tokenizer.extract_codes import run as extract_codes
+from tokenizer.quality import Quality, perplexity
+from tokenizer.train_vq import Crops, TrainVQConfig, revive_dead_codes, start_model
+from tokenizer.train_vq import run as train_vq
+from tokenizer.vq_model import VQConfig, VQModel
+from tokenizer.weights import find_tokenizer, load_tokenizer, tokenizer_facts
+
+GOLDENS = Path(__file__).parent / "goldens"
+TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "num_res_blocks": 1,
+        "global_batch_size": 4, "log_every": 2, "eval_every": 4, "sample_every": 4, "ckpt_every": 2, "device": "cpu"}
+
+
+def shapes(model):
+    return {key: list(value.shape) for key, value in model.state_dict().items()}
+
+
+def test_same_function_as_the_reference():
+    golden = np.load(GOLDENS / "vq_small.npz")
+    args = json.loads(str(golden["args"]))
+    size = args.pop("size")
+    model = VQModel(VQConfig(**args)).double().eval()
+    model.load_state_dict(golden_state(shapes(model), int(golden["seed0"])))
+    x = np.random.RandomState(int(golden["x_seed"])).uniform(-1, 1, (len(golden["x"]), 3, size, size))
+    codes = torch.from_numpy(golden["codes"]).long()
+    with torch.no_grad():
+        np.testing.assert_allclose(model.latent(torch.from_numpy(x)), golden["latent"], rtol=1e-9, atol=1e-12)
+        assert torch.equal(model.encode(torch.from_numpy(x)), codes)
+        np.testing.assert_allclose(model.decode(codes), golden["dec"], rtol=1e-9, atol=1e-12)
+
+
+def test_released_keys_and_shapes():
+    released = json.loads((GOLDENS / "state_dict_shapes.json").read_text())["VQ-16"]
+    with torch.device("meta"):
+        assert shapes(VQModel(VQConfig())) == released
+
+
+def test_small_tokenizer_keeps_mean_colour_through_its_norms(tmp_path):
+    config = TrainVQConfig(data_path=tmp_path, results_dir=tmp_path, ch=32)
+    assert start_model(config).encoder.norm_out.num_groups == 8  # with 32 each channel would lose its mean
+    assert start_model(dataclasses.replace(config, ch=128, ch_mult=(1, 1))).config.norm_groups == 32
+
+
+@pytest.mark.parametrize("config", [VQConfig(), VQConfig(32, (1, 2), 64, 128, 4, 1, norm_groups=32)])
+def test_shape_is_read_off_a_state_dict(config):
+    with torch.device("meta"):
+        assert VQModel.from_state(VQModel(config).state_dict()).config == config
+    with pytest.raises(ValueError, match="no VQ tokenizer"):
+        VQModel.from_state({"weight": torch.ones(1)})
+
+
+def test_picture_that_does_not_divide_is_refused():
+    model = VQModel(VQConfig(32, (1, 1, 1), 32, 64))
+    with pytest.raises(ValueError, match="30 x 32 pixels: not a multiple"):
+        model.encode(torch.zeros(1, 3, 30, 32))
+
+
+def test_codebook_gradient_reaches_encoder_and_codebook():
+    model = VQModel(VQConfig(32, (1, 1), 32, 64, num_res_blocks=1))
+    quantised = model(torch.randn(1, 3, 16, 16))
+    (quantised.pixels_B3HW.mean() + (quantised.vectors_BDhw * torch.randn(8, 8, 8)).mean()).backward()
+    assert model.encoder.conv_in.weight.grad.abs().sum() > 0
+    assert model.quantize.embedding.weight.grad.abs().sum() > 0
+
+
+def test_mirrored_frames_stay_in_their_places():
+    frames = torch.arange(4)[:, None, None, None].expand(4, 1, 2, 3) * 10 + torch.arange(3)
+    grid = torch.cat([torch.cat(list(frames[:2]), -1), torch.cat(list(frames[2:]), -1)], -2)
+    assert torch.equal(grid_to_frames(mirror_frames(grid, 2), 2, 2), frames.flip(-1))
+
+
+def test_crops_are_whole_frames(grids):
+    manifest = Manifest.read(grids)
+    images = GridImages(grids, manifest, manifest.clips[:1])
+    crops = Crops(images, 1)
+    assert len(crops) == 4
+    assert torch.equal(torch.stack([crops[i] for i in range(4)]), grid_to_frames(images[0], 2, 2))
+    with pytest.raises(ValueError, match="--window 3"):
+        Crops(images, 3)
+
+
+def test_dead_codes_move_to_latents_and_used_ones_stay():
+    torch.manual_seed(0)
+    model = VQModel(VQConfig(32, (1, 1), 32, 64, num_res_blocks=1))
+    seen = model(torch.randn(4, 3, 64, 64))  # 4096 latents a batch: the usage window turns over in 16 steps
+    before = model.quantize.embedding.weight.detach().clone()
+    for step in range(16):
+        revive_dead_codes(model, seen, step, fresh=False)
+    used = torch.zeros(64, dtype=torch.bool)
+    used[seen.codes_Bhw.flatten()] = True
+    moved = (model.quantize.embedding.weight != before).any(1)
+    assert 0 < used.sum() < 64 and torch.equal(moved, ~used)
+
+
+def test_training_learns_to_reconstruct(grids, tmp_path, runtime):
+    config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=60, lr=5e-4, **TINY)
+    train_vq(config, runtime)
+    psnr = [record["val_psnr"] for record in read_jsonl(tmp_path / "log.jsonl") if "val_psnr" in record]
+    assert psnr[-1] > max(16, psnr[0] + 3)
+    assert Image.open(tmp_path / "sheets" / "0000060.png").size == (256, 128)
+
+
+def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime, command_env):
+    config = TrainVQConfig(data_path=grids, results_dir=tmp_path / "whole", max_steps=8, ema_decay=0.9, **TINY)
+    train_vq(config, runtime)
+    flags = ["--data-path", str(grids), "--results-dir", str(tmp_path / "killed"), "--max-steps", "8"]
+    for name, value in {**TINY, "ema_decay": 0.9}.items():
+        values = map(str, value) if isinstance(value, tuple) else [str(value)]
+        flags += [f"--{name.replace('_', '-')}", *values]
+    command = [sys.executable, "-m", "tokenizer.train_vq", *flags]
+    with subprocess.Popen(command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+        while "saved" not in run.stdout.readline():
+            assert run.poll() is None
+        run.kill()
+    subprocess.run(command, env=command_env, check=True, capture_output=True)
+    one, two = (load_checkpoint(checkpoint_file(tmp_path / name)) for name in ("whole", "killed"))
+    assert one["step"] == two["step"] == 8
+    for part in ("model", "ema"):
+        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
+    logs = [read_jsonl(tmp_path / name / "log.jsonl") for name in ("whole", "killed")]
+    assert [r["loss"] for r in logs[0] if "loss" in r] == [r["loss"] for r in logs[1] if "loss" in r]
+
+
+def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
+    config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=2, **TINY)
+    train_vq(config, runtime)
+    with pytest.raises(ValueError, match="holds a run with another config"):
+        train_vq(dataclasses.replace(config, codebook_size=32), runtime)
+    with pytest.raises(ValueError, match=r"--ema-decay 0.5: .* no averaged weights"):
+        train_vq(dataclasses.replace(config, ema_decay=0.5), runtime)
+
+
+def test_fine_tuning_starts_from_the_given_tokenizer(grids, tokenizer_run, tmp_path, runtime):
+    other_shape = {**TINY, "ch": 64}
+    config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=1, vq_ckpt=tokenizer_run, lr=0.0,
+                           **other_shape)
+    train_vq(config, runtime)
+    before, after = (load_checkpoint(checkpoint_file(folder))["model"] for folder in (tokenizer_run, tmp_path))
+    assert all(torch.equal(before[key], after[key]) for key in before if key != "quantize.codebook_used")
+
+
+def extract(grids, folder, tokenizer_run, runtime, **settings):
+    extract_codes(ExtractCodesConfig(data_path=grids, code_path=folder, vq_ckpt=tokenizer_run, **settings), runtime)
+    return (folder / "codes.npy").read_bytes()
+
+
+def test_codes_do_not_depend_on_batch_size(grids, tokenizer_run, tmp_path, runtime):
+    outputs = {extract(grids, tmp_path / str(size), tokenizer_run, runtime, batch_size=size) for size in (1, 3, 8)}
+    assert len(outputs) == 1
+
+
+def test_codes_do_not_depend_on_the_number_of_processes(tokenizer_run, tmp_path, command_env):
+    grids = make_grids(tmp_path / "grids", clips_per_class=40)  # two blocks
+    flags = ["--data-path", str(grids), "--vq-ckpt", str(tokenizer_run), "--device", "cpu", "--code-path"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher in {"one": [], "two": torchrun}.items():
+        subprocess.run([sys.executable, *launcher, "-m", "tokenizer.extract_codes", *flags, str(tmp_path / name)],
+                       env=command_env, check=True, capture_output=True)
+    for name in ("codes.npy", "codes.json", "quality.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_rerun_computes_only_missing_blocks(grids, tokenizer_run, tmp_path, runtime, monkeypatch):
+    monkeypatch.setattr("tokenizer.extract_codes.BLOCK", 5)
+    whole = extract(grids, tmp_path, tokenizer_run, runtime)
+    blocks = sorted(tmp_path.glob(".blocks-*/*.npy"))
+    stamps = [path.stat().st_mtime_ns for path in blocks]
+    blocks[1].unlink()
+    (tmp_path / "codes.json").unlink()
+    assert extract(grids, tmp_path, tokenizer_run, runtime) == whole
+    again = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob(".blocks-*/*.npy"))]
+    assert len(stamps) == 3 and again[0] == stamps[0] and again[1] != stamps[1] and again[2] == stamps[2]
+
+
+def test_another_tokenizer_does_not_reuse_blocks(grids, tokenizer_run, tmp_path, runtime):
+    first = extract(grids, tmp_path / "codes", tokenizer_run, runtime)
+    torch.manual_seed(9)
+    other = VQModel(load_tokenizer(tokenizer_run).config)
+    save_safetensors(tmp_path / "other.safetensors", other.state_dict(), {})
+    assert extract(grids, tmp_path / "codes", tmp_path / "other.safetensors", runtime) != first
+    assert len(list((tmp_path / "codes").glob(".blocks-*"))) == 1
+
+
+def test_codes_carry_the_facts_of_data_and_tokenizer(grids, codes, tokenizer_run):
+    read = Codes.read(codes)
+    assert read.dataset == Manifest.read(grids).facts()
+    assert read.tokenizer["downsample"] == 4 and read.tokenizer["codebook_size"] == 64
+    assert read.codes_CAhw.shape == (12, 2, 16, 16) and read.codes_CAhw.dtype == np.uint16
+    assert read.splits.count("val") == 4 and len(CodesDataset(read, "train")) == 16
+    assert len(CodesDataset(read, "val", variants=1)) == 4
+    _, path = find_tokenizer(read.tokenizer, None, codes)
+    assert path == checkpoint_file(tokenizer_run)
+
+
+def test_wrong_sized_picture_is_named(tmp_path, tokenizer_run, runtime):
+    grids = make_grids(tmp_path / "grids", clips_per_class=2)
+    wrong = grids / "red wall" / "rec1_000000.png"
+    Image.new("RGB", (64, 60)).save(wrong)
+    with pytest.raises(ValueError, match=r"red wall/rec1_000000.png: 60 x 64 pixels, .* which is 64 x 64"):
+        extract(grids, tmp_path / "codes", tokenizer_run, runtime)
+
+
+def test_bad_codes_are_warned_of():
+    assert len(quality_lines(Quality(30, 0.9, 0.9, 500, 16), 1024)) == 1
+    lines = quality_lines(Quality(15, 0.3, 0.01, 5, 16), 1024)
+    assert len(lines) == 3 and "fine-tune" in lines[1] and "few codes" in lines[2]
+
+
+def test_perplexity_counts_codes_as_if_equally_often():
+    assert perplexity(np.array([5, 5, 0, 5, 5])) == pytest.approx(4)
+    assert perplexity(np.array([0, 7])) == pytest.approx(1)
+
+
+def test_tokenizer_with_other_weights_is_refused(tokenizer_run, tmp_path):
+    facts = tokenizer_facts(load_tokenizer(tokenizer_run), tokenizer_run)
+    other = tmp_path / "other.safetensors"
+    save_safetensors(other, VQModel(load_tokenizer(tokenizer_run).config).state_dict(), {})
+    with pytest.raises(ValueError, match=r"other.safetensors: the model was trained with a tokenizer of hash"):
+        find_tokenizer(facts, other, tmp_path)
+    with pytest.raises(ValueError, match=r"--vq-ckpt: not given, and gone.pt"):
+        find_tokenizer({**facts, "name": "gone.pt", "path": "nowhere/gone.pt"}, None, tmp_path)
+
+
+def test_tokenizer_is_found_beside_the_checkpoint_when_the_run_was_moved(tokenizer_run, tmp_path):
+    facts = tokenizer_facts(load_tokenizer(tokenizer_run), tokenizer_run)
+    (tmp_path / facts["name"]).write_bytes(checkpoint_file(tokenizer_run).read_bytes())
+    _, path = find_tokenizer({**facts, "path": "gone/x.pt"}, None, tmp_path / "gpt.pt")
+    assert path == tmp_path / facts["name"]
+
+
+def write_reference_codes(folder, tokens=1024, labels=(0, 7, 3)):
+    for kind in ("codes", "labels"):
+        (folder / f"imagenet512_{kind}").mkdir(parents=True)
+    for index, label in enumerate(labels):
+        codes = np.random.RandomState(index).randint(0, 16384, (1, 2, tokens))
+        np.save(folder / "imagenet512_codes" / f"{index}.npy", codes)
+        np.save(folder / "imagenet512_labels" / f"{index}.npy", np.array([label]))
+
+
+def test_codes_of_the_reference_are_read(tmp_path):
+    write_reference_codes(tmp_path, labels=(0, 7, 3, *[1] * 8))
+    codes = Codes.read(tmp_path, preset="hyperkvasir16")
+    assert codes.codes_CAhw.shape == (11, 2, 32, 32) and codes.labels[:3] == [0, 7, 3]
+    assert codes.names[2:4] == ["2.npy", "3.npy"] and codes.names[10] == "10.npy"
+    tokens, label = CodesDataset(codes, "train")[3]
+    assert label == 7 and tokens.tolist() == np.load(tmp_path / "imagenet512_codes" / "1.npy")[0, 1].tolist()
+    assert codes.dataset["class_names"][7] == "varices" and codes.tokenizer["downsample"] == 16
+
+
+def test_codes_of_the_reference_need_a_preset_that_fits(tmp_path):
+    write_reference_codes(tmp_path)
+    with pytest.raises(ValueError, match="--preset"):
+        Codes.read(tmp_path)
+    with pytest.raises(ValueError, match="label 7 is no class of surgvisdom16"):
+        Codes.read(tmp_path, preset="surgvisdom16")
+    write_reference_codes(tmp_path / "odd", tokens=1000)
+    with pytest.raises(ValueError, match="1000 tokens, no 4 x 4 grid"):
+        Codes.read(tmp_path / "odd", preset="hyperkvasir16")
+    with pytest.raises(ValueError, match="neither codes.json nor"):
+        Codes.read(tmp_path / "nothing", preset="hyperkvasir16")
+
+
+def test_quality_is_written_beside_the_codes(codes):
+    quality = read_json(codes / "quality.json")
+    assert quality["frames"] == 48 and 0 < quality["usage"] <= 1 <= quality["perplexity"] <= 64

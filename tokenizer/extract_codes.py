@@ -1,0 +1,142 @@
+"""STAGE: grid pictures -> codes, with a look at whether the codes are any good.
+
+The work is cut into blocks of clips. A block is computed by one process, written whole, and never again:
+so the same command resumes, and what comes out depends neither on the number of processes nor on the
+order. Shapes: C clips, A variants of each (with --flip the mirrored clip too), h x w tokens per picture.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.command import run_command
+from common.distributed import Runtime
+from common.files import atomic_path, remove, write_json
+from dataset.codes import Codes
+from dataset.grid import mirror_frames
+from dataset.grid_images import GridImages, to_pixels
+from dataset.manifest import Manifest
+from tokenizer.quality import Quality, measure_quality
+from tokenizer.vq_model import VQModel
+from tokenizer.weights import load_tokenizer, tokenizer_facts
+
+BLOCK = 64  # clips per block
+GOOD_PSNR, GOOD_PERPLEXITY = 20.0, 0.02  # dB; part of the codebook. Below these no GPT can make good clips.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractCodesConfig:
+    """Encode every grid picture of a prepared data set."""
+
+    data_path: Path
+    """Folder of grid pictures written by dataset.prepare."""
+    code_path: Path
+    """Folder for codes.npy and codes.json."""
+    vq_ckpt: Path
+    """Tokenizer."""
+    batch_size: int = 8
+    """Pictures encoded at once."""
+    flip: bool = False
+    """Also encode each clip mirrored left to right, frame by frame (doubles the training data)."""
+    mixed_precision: Literal["bf16", "none"] = "none"
+    """bf16 autocast, or float32 throughout (the codes of near ties differ)."""
+    check_pictures: int = 16
+    """Pictures that are decoded again to see how good the codes are."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size {self.batch_size}: must be at least 1")
+
+
+def variants(pixels_B3HW: Tensor, cols: int, flip: bool) -> Tensor:
+    """(B, 3, H, W) -> (B, A, 3, H, W): the picture, and with `flip` its mirrored frames."""
+    return torch.stack([pixels_B3HW, mirror_frames(pixels_B3HW, cols)] if flip else [pixels_B3HW], 1)
+
+
+@torch.no_grad()
+def encode_block(
+    model: VQModel, images: GridImages, indices: range, config: ExtractCodesConfig, device: torch.device
+) -> np.ndarray:
+    """Codes (C, A, h, w) of the pictures at `indices`."""
+    parts = []
+    for start in range(indices.start, indices.stop, config.batch_size):
+        batch = range(start, min(start + config.batch_size, indices.stop))
+        pixels_B3HW = to_pixels(torch.stack([images[i] for i in batch]).to(device))
+        pixels_BA3HW = variants(pixels_B3HW, images.manifest.cols, config.flip)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+            codes_Nhw = model.encode(pixels_BA3HW.flatten(0, 1))
+        parts.append(codes_Nhw.unflatten(0, pixels_BA3HW.shape[:2]).cpu().numpy())
+    dtype = np.uint16 if model.config.codebook_size <= 1 << 16 else np.uint32
+    return np.concatenate(parts).astype(dtype)
+
+
+def work_folder(config: ExtractCodesConfig, manifest: Manifest, tokenizer: dict) -> Path:
+    """Where finished blocks wait; its name stands for everything that the codes depend on."""
+    clips = [clip.name for clip in manifest.clips]
+    key = json.dumps([manifest.facts(), clips, tokenizer["hash"], config.flip, config.mixed_precision])
+    return config.code_path / f".blocks-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def check_quality(model: VQModel, images: GridImages, pictures: int, device: torch.device) -> Quality:
+    """Reconstruction quality on pictures spread over the data set."""
+    chosen = np.linspace(0, len(images) - 1, min(pictures, len(images))).round().astype(int)
+    rows, cols = images.manifest.rows, images.manifest.cols
+    return measure_quality(model, [images[int(i)] for i in chosen], rows, cols, device)
+
+
+def quality_lines(quality: Quality, codebook_size: int) -> list[str]:
+    """What to tell the user about the codes."""
+    lines = [f"reconstruction PSNR {quality.psnr:.2f} dB, SSIM {quality.ssim:.3f}; {quality.usage:.1%} of "
+             f"{codebook_size} codes used, perplexity {quality.perplexity:.0f} ({quality.frames} frames)"]
+    if quality.psnr < GOOD_PSNR:
+        lines.append(f"warning: PSNR below {GOOD_PSNR:.0f} dB: the tokenizer does not fit these pictures; "
+                     "fine-tune it on them with tokenizer.train_vq before training a GPT")
+    if quality.perplexity < GOOD_PERPLEXITY * codebook_size:
+        lines.append(f"warning: the pictures use few codes (perplexity {quality.perplexity:.0f} of "
+                     f"{codebook_size}): look at the reconstructions before training a GPT")
+    return lines
+
+
+def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
+    """Encode this process's blocks; the main process then joins all blocks into codes.npy and codes.json."""
+    manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
+    model = load_tokenizer(config.vq_ckpt).to(device)
+    tokenizer = tokenizer_facts(model, config.vq_ckpt)
+    images = GridImages(config.data_path, manifest, manifest.clips, cache_bytes=0)
+    folder = work_folder(config, manifest, tokenizer)
+    starts = range(0, len(images), BLOCK)
+    paths = [folder / f"{start:07d}.npy" for start in starts]
+    todo = [(start, path) for start, path in runtime.share(list(zip(starts, paths, strict=True)))
+            if not path.exists()]
+    for start, path in tqdm(todo, unit="block", disable=None if runtime.is_main else True):
+        indices = range(start, min(start + BLOCK, len(images)))
+        block_CAhw = encode_block(model, images, indices, config, device)
+        with atomic_path(path) as temporary:
+            np.save(temporary, block_CAhw)
+    runtime.gather(None)  # all blocks are there
+    if not runtime.is_main:
+        return
+    codes_CAhw = np.concatenate([np.load(path) for path in paths])
+    columns = ([getattr(clip, name) for clip in manifest.clips] for name in ("label", "split", "name"))
+    Codes(codes_CAhw, *columns, manifest.facts(), tokenizer).write(config.code_path)
+    quality = check_quality(model, images, config.check_pictures, device)
+    write_json(config.code_path / "quality.json", asdict(quality))
+    clips, count, height, width = codes_CAhw.shape
+    print(f"{clips} clips, {count} variants of {height} x {width} tokens in {config.code_path}")
+    print("\n".join(quality_lines(quality, model.config.codebook_size)))
+    for stale in config.code_path.glob(".blocks-*"):
+        if stale != folder:
+            remove(stale)
+
+
+if __name__ == "__main__":
+    run_command(ExtractCodesConfig, run)

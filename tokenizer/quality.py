@@ -1,0 +1,53 @@
+"""How well a tokenizer renders a set of pictures: PSNR, SSIM, and how much of its codebook it uses."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.image_quality import psnr, ssim
+from dataset.grid import grid_to_frames
+from dataset.grid_images import to_pixels, to_uint8
+from tokenizer.vq_model import VQModel
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Means over frames, and the use of the codebook over all pictures."""
+
+    psnr: float  # dB
+    ssim: float
+    usage: float  # part of the codebook used at least once, 0 to 1
+    perplexity: float  # exp of the entropy of the codes: how many are used as if equally often
+    frames: int
+
+
+@torch.no_grad()
+def reconstruct(model: VQModel, picture_3HW: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """uint8 picture (3, H, W) -> its reconstruction, likewise uint8, and its codes (h, w)."""
+    codes_1hw = model.encode(to_pixels(picture_3HW)[None].to(device))
+    return to_uint8(model.decode(codes_1hw)[0]).cpu(), codes_1hw[0].cpu()
+
+
+def measure_quality(
+    model: VQModel, pictures: Iterable[Tensor], rows: int, cols: int, device: torch.device
+) -> Quality:
+    """Reconstruct grid pictures and compare them frame by frame."""
+    scores: list[tuple[float, float]] = []
+    counts_V = np.zeros(model.config.codebook_size)
+    for picture_3HW in pictures:
+        again_3HW, codes_hw = reconstruct(model, picture_3HW, device)
+        counts_V += np.bincount(codes_hw.flatten().numpy(), minlength=len(counts_V))
+        pair = (grid_to_frames(p.float().numpy() / 255, rows, cols) for p in (picture_3HW, again_3HW))
+        scores += [(psnr(a, b), ssim(a, b)) for a, b in zip(*pair, strict=True)]
+    means = np.mean(scores, axis=0)
+    usage = float((counts_V > 0).mean())
+    return Quality(float(means[0]), float(means[1]), usage, perplexity(counts_V), len(scores))
+
+
+def perplexity(counts_V: np.ndarray) -> float:
+    """exp of the entropy of the distribution that `counts_V` is a sample of."""
+    p_V = counts_V[counts_V > 0] / counts_V.sum()
+    return float(np.exp(-(p_V * np.log(p_V)).sum()))

@@ -1,0 +1,62 @@
+"""Tokenizers on disk: found, loaded, and told apart by a hash of their weights."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.checkpoints import checkpoint_file
+from common.registry import MODELS_FOLDER
+from common.weights import load_checkpoint, load_strict, model_state
+from tokenizer.vq_model import VQConfig, VQModel
+
+USAGE_BUFFER = "quantize.codebook_used"  # changes with use, not with training; some released files lack it
+
+
+def load_tokenizer(path: Path) -> VQModel:
+    """A tokenizer from any checkpoint with LlamaGen's parameter names, in eval mode on the CPU."""
+    path = checkpoint_file(path)
+    checkpoint = load_checkpoint(path)
+    state = model_state(checkpoint)
+    try:
+        own = "config" in checkpoint  # released files hold weights only
+        model = VQModel(VQConfig(**checkpoint["config"])) if own else VQModel.from_state(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    load_strict(model, state, str(path), reinit=(USAGE_BUFFER,))
+    return model.requires_grad_(False).eval()
+
+
+def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
+    """What later stages carry along to find the same tokenizer again, JSON-able."""
+    path = checkpoint_file(path)
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if key != USAGE_BUFFER:
+            digest.update(value.to(torch.float32).numpy().tobytes())
+    return {"name": path.name, "path": str(path.resolve()), "hash": digest.hexdigest()[:16],
+            "downsample": model.config.downsample, "codebook_size": model.config.codebook_size}
+
+
+def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tuple[VQModel, Path]:
+    """The tokenizer that codes were made with: the file given, or where it was, beside `near`, or bundled.
+
+    Raises: `ValueError` if it is nowhere, or if the file has other weights (by hash, where the facts hold
+    one).
+    """
+    if given:
+        path = checkpoint_file(given)
+    else:
+        places = [Path(facts.get("path", "")), near.parent / facts["name"], MODELS_FOLDER / facts["name"]]
+        path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(f"--vq-ckpt: not given, and {facts['name']} is neither where it was "
+                         f"({facts.get('path', 'unknown')}), nor beside the model, nor in pretrained_models")
+    model = load_tokenizer(path)
+    found = tokenizer_facts(model, path)
+    for name in ("hash", "codebook_size", "downsample"):
+        if facts.get(name) not in (None, found[name]):
+            raise ValueError(f"{path}: the model was trained with a tokenizer of {name} {facts[name]}, "
+                             f"this file's is {found[name]}")
+    return model, path
