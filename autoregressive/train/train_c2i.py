@@ -1,0 +1,152 @@
+"""STAGE: codes -> a class-conditional GPT.
+
+Shapes: B clips per batch, N tokens of a clip, V vocabulary, K classes.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from autoregressive.models.checkpoint import CLASS_EMBEDDING, start_from
+from autoregressive.models.generate import generate
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from common.command import run_command
+from common.distributed import Runtime
+from common.files import atomic_path
+from common.training import TrainingConfig, to_device, train
+from dataset.codes import Codes, CodesDataset
+from dataset.grid import grid_to_frames
+from dataset.grid_images import to_uint8
+from dataset.sheet import contact_sheet
+from tokenizer.weights import find_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainC2IConfig(TrainingConfig):
+    """Train the class-conditional GPT on extracted codes."""
+
+    code_path: Path
+    """Folder written by tokenizer.extract_codes, or codes extracted by the reference's script."""
+    preset: str | None = None
+    """Experiment behind codes in the reference's layout, which name no classes."""
+    gpt_model: str = "GPT-B"
+    """Size, from GPT-XS and GPT-S (CPU) to GPT-XXXL."""
+    gpt_ckpt: Path | None = None
+    """Start from these weights (LlamaGen's, EndoGen's, ours); other classes get a fresh class embedding."""
+    vq_ckpt: Path | None = None
+    """Tokenizer for sample sheets; without it the one that the codes name."""
+    tok_drop_method: Literal["token", "element"] = "token"
+    """Semantic-aware token masking: whole tokens (the paper), or single channels (the released code)."""
+    token_dropout_p: float = 0.3
+    """Highest masking rate; 0: no masking."""
+    dropout_p: float = 0.1
+    """Dropout of the attention's and the feed-forward's output."""
+    class_dropout_prob: float = 0.1
+    """How often the class is hidden, which guidance needs."""
+    val_clips: int = 256
+    """Clips that a validation looks at."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpt_model not in GPT_SIZES:
+            raise ValueError(f"--gpt-model {self.gpt_model}: must be one of {', '.join(GPT_SIZES)}")
+        for name in ("dropout_p", "class_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")
+
+
+class GPTTask:
+    """What the training loop needs to know of the GPT."""
+
+    def __init__(self, config: TrainC2IConfig, runtime: Runtime):
+        self.config, self.device = config, runtime.device(config.device)
+        self.codes = codes = Codes.read(config.code_path, config.preset)
+        self.train_set = CodesDataset(codes, "train")
+        self.val_set = CodesDataset(codes, "val", variants=1)
+        torch.manual_seed(config.global_seed)
+        model = GPT(gpt_config(config, codes))
+        self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": codes.dataset,
+                                      "tokenizer": codes.tokenizer}
+        self.model: nn.Module = model
+        self.notes = []
+        if config.gpt_ckpt:
+            fresh = start_from(model, config.gpt_ckpt, codes.dataset["class_names"])
+            afresh = f"; {CLASS_EMBEDDING} starts afresh: other classes" if fresh else ""
+            self.notes.append(f"starting from {config.gpt_ckpt}{afresh}")
+        self.unigram = unigram_entropy(self.train_set, self.val_set, model.config.vocab_size)
+
+    def loss(self, model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy in nats per token."""
+        tokens_BN, labels_B = batch
+        return model.loss(tokens_BN, labels_B), {}
+
+    def after_step(self, step: int) -> None:
+        """Nothing."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Loss on held-out clips, without token masking, beside what the mere frequency of codes gives."""
+        if not len(self.val_set):
+            return {}
+        every = max(1, len(self.val_set) // self.config.val_clips)
+        clips = range(0, len(self.val_set), every)[: self.config.val_clips]
+        batches = DataLoader(self.val_set, self.config.global_batch_size, sampler=clips)
+        total = sum(model.loss(*to_device(batch, self.device)) * len(batch[1]) for batch in batches)
+        return {"loss": (total / len(clips)).item(), "unigram": self.unigram}
+
+    def draw_sheet(self, model: nn.Module, path: Path) -> None:
+        """One clip of each class (at most 8), always from the same seed."""
+        tokenizer, _ = find_tokenizer(self.codes.tokenizer, self.config.vq_ckpt, self.config.code_path)
+        names, dataset = self.codes.dataset["class_names"][:8], self.codes.dataset
+        labels_B = torch.arange(len(names))
+        tokens_BN = generate(model, labels_B, [0] * len(names), top_k=2000)
+        tokenizer.to(self.device)
+        rows = []
+        for name, tokens_N in zip(names, tokens_BN, strict=True):
+            picture_3HW = to_uint8(tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
+            frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
+            rows.append((name, frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
+        with atomic_path(path) as temporary:
+            contact_sheet(rows).save(temporary)
+
+
+def gpt_config(config: TrainC2IConfig, codes: Codes) -> GPTConfig:
+    """The model that fits the codes."""
+    height, width = codes.token_grid
+    return GPTConfig(
+        **GPT_SIZES[config.gpt_model], vocab_size=codes.tokenizer["codebook_size"],
+        block_size=height * width, grid_height=height, num_classes=len(codes.dataset["class_names"]),
+        token_dropout_p=config.token_dropout_p, token_dropout_mode=config.tok_drop_method,
+        token_dropout_segment=segment_length(codes), resid_dropout_p=config.dropout_p,
+        ffn_dropout_p=config.dropout_p, class_dropout_prob=config.class_dropout_prob)
+
+
+def segment_length(codes: Codes) -> int:
+    """Tokens of one token row of one frame: the segments of token masking (8 for 128 px at downsample 16)."""
+    return codes.token_grid[1] // codes.dataset["cols"]
+
+
+def unigram_entropy(train_set: CodesDataset, val_set: CodesDataset, vocab_size: int) -> float:
+    """Cross-entropy in nats of held-out tokens under the frequencies of training tokens (add-one smoothed).
+
+    A model whose validation loss is not below this has learnt nothing but which codes are common.
+    """
+    counts_V = np.bincount(train_set.tokens_SN.reshape(-1), minlength=vocab_size) + 1.0
+    tokens = val_set.tokens_SN.reshape(-1)
+    return float(-np.log(counts_V / counts_V.sum())[tokens].mean()) if len(tokens) else float("nan")
+
+
+def run(config: TrainC2IConfig, runtime: Runtime) -> None:
+    """Train until `config.max_steps`."""
+    task = GPTTask(config, runtime)
+    if runtime.is_main:
+        print("\n".join(task.notes))
+    train(task, config, runtime)
+
+
+if __name__ == "__main__":
+    run_command(TrainC2IConfig, run)

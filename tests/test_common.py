@@ -1,0 +1,156 @@
+"""Files, command lines, data order and the training loop's small parts."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from common.batches import StepBatches, batch_indices
+from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint
+from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
+from common.image_quality import psnr, ssim
+from common.run_log import RunLog
+from common.training import TrainingConfig, learning_rate, update_ema
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a" / "out.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert [p.name for p in path.parent.iterdir()] == ["out.txt"] and path.read_text() == "old"
+
+
+def test_folder_appears_whole_and_replaces_the_one_before(tmp_path):
+    for name in ("one", "two"):
+        with atomic_path(tmp_path / "out", folder=True) as temporary:
+            (temporary / name).touch()
+            assert temporary.name.startswith(".")
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "two"]
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match=r"x\.json: not valid JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"y\.json: no such file"):
+        read_json(tmp_path / "y.json")
+
+
+def test_json_refuses_numbers_that_no_reader_accepts(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+
+
+def test_log_line_cut_short_by_a_kill_is_dropped(tmp_path):
+    append_jsonl(tmp_path / "log.jsonl", {"step": 1})
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 2')
+    assert read_jsonl(tmp_path / "log.jsonl") == [{"step": 1}]
+
+
+def test_log_of_a_continued_run_has_no_step_twice(tmp_path):
+    log = RunLog(tmp_path, enabled=True, step=0)
+    for step in (10, 20, 30):
+        log.record(step, loss=1.0)
+    RunLog(tmp_path, enabled=True, step=20).record(30, loss=2.0)
+    assert [(r["step"], r["loss"]) for r in read_jsonl(tmp_path / "log.jsonl")] == [(10, 1), (20, 1), (30, 2)]
+
+
+def test_file_hash_is_sha256(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert file_hash(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_every_epoch_holds_every_sample_once():
+    order = [i for step in range(6) for i in batch_indices(9, 3, seed=5, step=step)]
+    assert sorted(order[:9]) == sorted(order[9:]) == list(range(9)) and order[:9] != order[9:]
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    whole = list(StepBatches(7, 4, seed=1, start=0, stop=10))
+    assert list(StepBatches(7, 4, seed=1, start=6, stop=10)) == whole[6:]
+    assert list(StepBatches(7, 4, seed=2, start=0, stop=10)) != whole
+
+
+def test_parts_of_a_batch_are_the_batch():
+    parts = list(StepBatches(8, 4, seed=0, start=3, stop=4, parts=2))
+    assert sorted([*parts[0], *parts[1]]) == sorted(batch_indices(8, 4, 0, 3)) and len(parts) == 2
+    with pytest.raises(ValueError, match="--gradient-accumulation-steps 3"):
+        StepBatches(8, 4, 0, 0, 1, parts=3)
+
+
+def test_learning_rate_warms_up_and_falls_to_a_tenth(tmp_path):
+    config = TrainingConfig(
+        results_dir=tmp_path, lr=1.0, lr_schedule="cosine", warmup_steps=10, max_steps=111)
+    rates = [learning_rate(config, step) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1) and rates[110] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_ema_is_the_weighted_mean_and_copies_buffers():
+    ema, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    model.weight.data.fill_(3.0)
+    model.running_mean.fill_(5.0)
+    update_ema(ema, model, 0.75)
+    assert ema.weight.tolist() == [1.5, 1.5] and ema.running_mean.tolist() == [5, 5]
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    for step in (5, 10, 100, 20):
+        save_checkpoint(tmp_path / "checkpoints", step, {"step": step}, keep=2)
+    assert [path.stem for path in checkpoints(tmp_path / "checkpoints")] == ["0000020", "0000100"]
+    assert checkpoint_file(tmp_path).stem == "0000100"
+    with pytest.raises(ValueError, match="without checkpoints"):
+        checkpoint_file(tmp_path / "checkpoints")
+
+
+def test_truncated_newest_checkpoint_gives_way_to_the_one_before(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step, "model": torch.ones(999)}, keep=2)
+    newest = tmp_path / "0000002.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    checkpoint, warnings = newest_checkpoint(tmp_path)
+    assert checkpoint["step"] == 1 and "0000002.pt" in warnings[0]
+    assert newest_checkpoint(tmp_path / "nothing here") == (None, [])
+
+
+def test_psnr_and_ssim_match_known_values():
+    random = np.random.RandomState(0)
+    a = random.rand(3, 64, 64)
+    b = np.clip(a + 0.1 * random.randn(3, 64, 64), 0, 1)
+    assert psnr(a, b) == pytest.approx(20.595544, abs=1e-6)
+    assert ssim(a, b) == pytest.approx(0.947914, abs=1e-6)
+    assert psnr(a, a) == 100 and ssim(a, a) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--results-dir", "r"], "--data-path"),
+    (["--results-dir", "r", "--data-path", "d", "--max-steps", "many"], "--max-steps"),
+    (["--results-dir", "r", "--data-path", "d", "--max-steps", "0"], "--max-steps 0"),
+    (["--results-dir", "r", "--data-path", "d", "--no-such-flag"], "--no-such-flag"),
+    (["--results-dir", "r", "--data-path", "no such folder"], "no such folder"),
+])
+def test_wrong_value_is_one_line_and_status_2(flags, message, command_env, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "tokenizer.train_vq", *flags], env=command_env, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_registry_names_known_presets_and_tokenizers():
+    from common.presets import PRESETS
+    from common.registry import registry
+
+    entries = registry()
+    json.dumps(entries)
+    for entry in entries.values():
+        assert entry["url"].startswith("https://") and entry["kind"] in ("gpt", "tokenizer")
+        assert entry.get("preset", "hyperkvasir16") in PRESETS
+        assert entries[entry["tokenizer"]]["kind"] == "tokenizer" if entry["kind"] == "gpt" else True

@@ -1,0 +1,141 @@
+"""Sampling: the files it writes, that a clip is a function of weights, class and seed, and that it continues."""
+
+import dataclasses
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoregressive.models.checkpoint import find_gpt
+from autoregressive.sample.sample_c2i import SampleC2IConfig, make_jobs, run
+from common.checkpoints import checkpoint_file
+from common.files import read_json
+from dataset.codes import Codes
+from dataset.grid import frames_to_grid
+from dataset.manifest import read_released
+
+CLASSES = ("blue wall", "red wall")
+
+
+@pytest.fixture
+def gpt_file(small_gpt, codes, tmp_path):
+    read = Codes.read(codes)
+    torch.save({"model": small_gpt.state_dict(), "config": dataclasses.asdict(small_gpt.config),
+                "dataset": read.dataset, "tokenizer": read.tokenizer}, tmp_path / "gpt.pt")
+    return tmp_path / "gpt.pt"
+
+
+@pytest.fixture
+def config(gpt_file, tmp_path):
+    return SampleC2IConfig(gpt_ckpt=gpt_file, save_folder=tmp_path / "clips", top_k=0, device="cpu")
+
+
+def pictures(folder):
+    return {path.relative_to(folder / "grids").as_posix(): path.read_bytes()
+            for path in sorted((folder / "grids").rglob("*.png"))}
+
+
+def test_every_clip_is_written_as_grid_frames_video_and_gif(config, runtime):
+    run(config, runtime)
+    samples = read_json(config.save_folder / "samples.json")
+    assert [(clip["class"], clip["seed"]) for clip in samples["clips"]] == [(name, 0) for name in CLASSES]
+    for clip in samples["clips"]:
+        grid = np.array(Image.open(config.save_folder / clip["grid"])).transpose(2, 0, 1)
+        files = sorted((config.save_folder / clip["frames"]).iterdir())
+        frames = np.stack([np.array(Image.open(file)).transpose(2, 0, 1) for file in files])
+        assert frames.shape == (4, 3, 32, 32) and (frames_to_grid(frames, 2, 2) == grid).all()
+        with av.open(str(config.save_folder / clip["video"])) as video:
+            stream = video.streams.video[0]
+            assert stream.codec_context.name == "h264" and stream.pix_fmt == "yuv420p"
+            assert stream.average_rate == 10 and sum(1 for _ in video.decode(stream)) == 4
+        with Image.open(config.save_folder / clip["gif"]) as gif:
+            assert gif.n_frames == 4 and gif.info["loop"] == 0
+    assert Image.open(config.save_folder / "contact_sheet.png").width > 4 * 32
+    assert not [path for path in config.save_folder.rglob(".*")]
+
+
+def test_samples_json_says_where_the_clips_come_from(config, codes, runtime):
+    run(config, runtime)
+    samples, read = read_json(config.save_folder / "samples.json"), Codes.read(codes)
+    assert samples["dataset"] == read.dataset and samples["tokenizer"]["hash"] == read.tokenizer["hash"]
+    assert samples["checkpoint"]["name"] == "gpt.pt" and samples["sampling"]["top_k"] == 0
+    assert str(config.save_folder) not in (config.save_folder / "samples.json").read_text()
+
+
+def test_clip_does_not_depend_on_its_batch(config, runtime, tmp_path):
+    run(dataclasses.replace(config, clips_per_class=3), runtime)
+    for batch_size in (1, 4):
+        other = dataclasses.replace(config, clips_per_class=3, batch_size=batch_size, save_folder=tmp_path / str(batch_size))
+        run(other, runtime)
+        assert pictures(other.save_folder) == pictures(config.save_folder)
+    alone = dataclasses.replace(config, classes=("red wall",), seed=2, save_folder=tmp_path / "alone")
+    run(alone, runtime)
+    assert pictures(alone.save_folder)["red wall/000002.png"] == pictures(config.save_folder)["red wall/000002.png"]
+
+
+def test_seeds_and_classes_give_different_clips(config, runtime):
+    run(dataclasses.replace(config, clips_per_class=2), runtime)
+    assert len(set(pictures(config.save_folder).values())) == 4
+
+
+def test_rerun_makes_only_what_is_missing(config, runtime):
+    run(config, runtime)
+    first, second = (config.save_folder / "grids" / name / "000000.png" for name in CLASSES)
+    content, stamp = first.read_bytes(), second.stat().st_mtime_ns
+    first.unlink()
+    run(config, runtime)
+    assert first.read_bytes() == content and second.stat().st_mtime_ns == stamp
+    run(dataclasses.replace(config, seed=7, classes=("red wall",)), runtime)
+    clips = read_json(config.save_folder / "samples.json")["clips"]
+    assert [(clip["class"], clip["seed"]) for clip in clips] == [*((name, 0) for name in CLASSES), ("red wall", 7)]
+
+
+def test_folder_with_clips_of_other_settings_is_refused(config, runtime):
+    run(config, runtime)
+    with pytest.raises(ValueError, match=r"--save-folder .*clips: holds clips of another sampling"):
+        run(dataclasses.replace(config, temperature=0.5), runtime)
+
+
+def test_two_processes_make_what_one_makes(config, runtime, tmp_path, command_env):
+    run(dataclasses.replace(config, clips_per_class=2), runtime)
+    flags = ["--gpt-ckpt", str(config.gpt_ckpt), "--save-folder", str(tmp_path / "two"), "--top-k", "0",
+             "--clips-per-class", "2", "--device", "cpu"]
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                    "-m", "autoregressive.sample.sample_c2i", *flags], env=command_env, check=True, capture_output=True)
+    assert pictures(tmp_path / "two") == pictures(config.save_folder)
+    assert read_json(tmp_path / "two" / "samples.json") == read_json(config.save_folder / "samples.json")
+
+
+def test_generated_grids_are_a_data_set_again(config, runtime):
+    run(config, runtime)
+    manifest = read_released(config.save_folder / "grids", rows=2, cols=2)
+    assert manifest.class_names == CLASSES and manifest.frame_size == 32 and len(manifest.clips) == 2
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"classes": ("green wall",)}, "--classes green wall: the checkpoint knows blue wall, red wall"),
+    ({"temperature": -1.0}, "--temperature"), ({"top_p": 0.0}, "--top-p"), ({"top_k": -1}, "--top-k"),
+    ({"vq_ckpt": "gone.pt"}, "gone.pt: no such file")])
+def test_wrong_value_is_named(config, runtime, wrong, message, tmp_path):
+    if "vq_ckpt" in wrong:
+        wrong = {"vq_ckpt": tmp_path / wrong["vq_ckpt"]}
+    with pytest.raises(ValueError, match=message):
+        run(dataclasses.replace(config, **wrong), runtime)
+
+
+def test_queue_holds_every_class_for_every_seed(config):
+    jobs = make_jobs(dataclasses.replace(config, seed=3, clips_per_class=2), CLASSES)
+    assert [(job.label, job.seed) for job in jobs] == [(0, 3), (1, 3), (0, 4), (1, 4)]
+
+
+def test_without_a_model_it_says_what_to_put_where(monkeypatch, tmp_path):
+    monkeypatch.setattr("autoregressive.models.checkpoint.MODELS_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"put hyperkvasir_model_0054236.pt and vq_ds16_c2i.pt into pretrained_models"):
+        find_gpt(None)
+    (tmp_path / "surgvisdom_model_0065324.pt").touch()
+    assert find_gpt(None).name == "surgvisdom_model_0065324.pt"
+    assert find_gpt(tmp_path / "own.pt") == checkpoint_file(tmp_path / "own.pt")

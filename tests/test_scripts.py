@@ -1,0 +1,58 @@
+"""The shell entry points: from videos to samples in one command, and what they say when something is missing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import write_class_videos
+
+from common.files import read_json
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def script_env():
+    """Scripts use the environment that runs this test."""
+    return {**os.environ, "ENDOGEN_VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+
+
+def bash(script, *arguments, env, cwd, check=True):
+    command = ["bash", str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, env=env, cwd=cwd, check=check, capture_output=True, text=True)
+
+
+def test_pipeline_goes_from_videos_to_samples_and_continues(script_env, tmp_path):
+    write_class_videos(tmp_path / "videos", frames=24, size=64)
+    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1", "CODEBOOK_SIZE": "32", "VQ_STEPS": "4",
+            "GPT_STEPS": "4", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
+    done = bash("scripts/run_pipeline.sh", "videos", "out", env={**script_env, **tiny}, cwd=tmp_path)
+    samples = read_json(tmp_path / "out" / "samples" / "samples.json")
+    assert [clip["class"] for clip in samples["clips"]] == ["a", "b"] and "in their class" in done.stdout
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
+    assert len(first) == 2
+    bash("scripts/run_pipeline.sh", "videos", "out", env={**script_env, **tiny}, cwd=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == first
+
+
+def test_demo_without_a_model_says_in_one_line_what_to_put_where(script_env, tmp_path):
+    if list((ROOT / "pretrained_models").glob("*.pt")):
+        pytest.skip("there are models in pretrained_models")
+    done = bash("sample_c2i_512_demo.sh", env=script_env, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "hyperkvasir_model_0054236.pt" in done.stderr and "pretrained_models" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if p.name != "env.sh"))
+def test_script_is_strict_quotes_its_arguments_and_passes_them_on(script):
+    text = (ROOT / "scripts" / script).read_text()
+    assert "set -euo pipefail" in text and "CUDA_VISIBLE_DEVICES" not in text
+    assert '"$@"' in text or script == "run_pipeline.sh"
+
+
+def test_requirements_are_pinned():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines and all(line.count("==") == 1 for line in lines)

@@ -1,0 +1,158 @@
+"""GPT training: learns, resumes exactly, starts from other weights, and validates without token masking."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from autoregressive.models.checkpoint import load_gpt, released_facts, start_from
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run, segment_length
+from common.checkpoints import checkpoint_file
+from common.files import read_jsonl
+from common.registry import registry
+from common.weights import load_checkpoint
+from dataset.codes import Codes
+
+FAST = {"global_batch_size": 4, "log_every": 2, "eval_every": 2, "sample_every": 0, "ckpt_every": 2, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_size():
+    GPT_SIZES["tiny"] = {"n_layer": 2, "n_head": 2, "dim": 32}
+    yield
+    del GPT_SIZES["tiny"]
+
+
+@pytest.fixture
+def config(codes, tmp_path):
+    return TrainC2IConfig(code_path=codes, results_dir=tmp_path / "run", gpt_model="tiny", max_steps=6, **FAST)
+
+
+def weights(folder, part="model"):
+    return load_checkpoint(checkpoint_file(folder))[part]
+
+
+def test_model_fits_the_codes(config, codes, runtime):
+    model = GPTTask(config, runtime).model
+    assert model.config.block_size == 256 and model.config.vocab_size == 64 and model.config.num_classes == 2
+    assert segment_length(Codes.read(codes)) == model.config.token_dropout_segment == 8
+
+
+def test_training_beats_the_frequency_of_codes(config, runtime):
+    run(dataclasses.replace(config, max_steps=60, lr=1e-2, token_dropout_p=0.0, eval_every=60), runtime)
+    last = [record for record in read_jsonl(config.results_dir / "log.jsonl") if "val_loss" in record][-1]
+    assert last["val_loss"] < last["val_unigram"] < math.log(64)
+
+
+def test_killed_training_continues_to_the_same_weights(config, codes, runtime, command_env, tmp_path):
+    config = dataclasses.replace(config, gpt_model="GPT-XS", ema_decay=0.9, gradient_accumulation_steps=2)
+    run(config, runtime)
+    killed = dataclasses.replace(config, results_dir=tmp_path / "killed")
+    flags = []
+    for name, value in {**FAST, "gpt_model": "GPT-XS", "ema_decay": 0.9, "gradient_accumulation_steps": 2,
+                        "max_steps": 6, "code_path": codes, "results_dir": killed.results_dir}.items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
+    command = [sys.executable, "-m", "autoregressive.train.train_c2i", *flags]
+    with subprocess.Popen(command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        while "saved" not in child.stdout.readline():
+            assert child.poll() is None
+        child.kill()
+    run(killed, runtime)
+    for part in ("model", "ema"):
+        one, two = weights(config.results_dir, part), weights(killed.results_dir, part)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    logs = [[(r["step"], r["loss"]) for r in read_jsonl(folder / "log.jsonl") if "loss" in r]
+            for folder in (config.results_dir, killed.results_dir)]
+    assert logs[0] == logs[1] and [step for step, _ in logs[0]] == [2, 4, 6]
+
+
+def test_accumulation_does_not_change_the_gradient(config, runtime, tmp_path):
+    plain = dataclasses.replace(config, max_steps=3, mixed_precision="none", token_dropout_p=0.0, dropout_p=0.0,
+                                class_dropout_prob=0.0)
+    run(plain, runtime)
+    run(dataclasses.replace(plain, gradient_accumulation_steps=4, results_dir=tmp_path / "parts"), runtime)
+    one, two = weights(plain.results_dir), weights(tmp_path / "parts")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5)
+
+
+def test_checkpoint_says_all_that_sampling_needs(config, codes, runtime):
+    run(config, runtime)
+    model, dataset, tokenizer = load_gpt(checkpoint_file(config.results_dir))
+    read = Codes.read(codes)
+    assert dataset == read.dataset and tokenizer == read.tokenizer
+    assert model.config.num_classes == 2 and not model.training
+
+
+def test_validation_is_without_token_masking(config, runtime):
+    task = GPTTask(dataclasses.replace(config, token_dropout_p=1.0), runtime)
+    torch.nn.init.normal_(task.model.output.weight, std=0.5)
+    model = task.model.eval()
+    with torch.no_grad():
+        assert task.validate(model) == task.validate(model)
+    reference = GPTTask(dataclasses.replace(config, token_dropout_p=0.0), runtime)
+    reference.model.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert reference.validate(reference.model.eval()) == task.validate(model)
+
+
+def test_run_of_other_codes_is_refused(config, codes, runtime, tmp_path):
+    run(dataclasses.replace(config, max_steps=2), runtime)
+    read = Codes.read(codes)
+    other = dataclasses.replace(read, tokenizer={**read.tokenizer, "hash": "another"})
+    other.write(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds a run with another tokenizer"):
+        run(dataclasses.replace(config, code_path=tmp_path / "other"), runtime)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"gpt_model": "GPT-Z"}, "--gpt-model GPT-Z"), ({"dropout_p": 1.0}, "--dropout-p 1.0"),
+    ({"max_steps": 0}, "--max-steps 0"), ({"ema_decay": 1.0}, "--ema-decay 1.0")])
+def test_wrong_flag_is_named(config, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **wrong)
+
+
+def small(num_classes, vocab_size=16):
+    return GPT(GPTConfig(dim=16, n_layer=1, n_head=1, vocab_size=vocab_size, block_size=16, num_classes=num_classes))
+
+
+def test_other_class_count_starts_its_embedding_afresh_and_keeps_the_rest(tmp_path):
+    torch.save({"model": small(5).state_dict()}, tmp_path / "c2i_B_256.pt")
+    theirs = load_checkpoint(tmp_path / "c2i_B_256.pt")["model"]
+    model = small(2)
+    assert start_from(model, tmp_path / "c2i_B_256.pt", ["a", "b"]) == ["cls_embedding.embedding_table.weight"]
+    own = model.state_dict()
+    assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("cls_embedding"))
+
+
+def test_same_classes_keep_their_embedding_and_other_names_do_not(tmp_path):
+    torch.save({"model": small(2).state_dict(), "dataset": {"class_names": ["a", "b"]}}, tmp_path / "own.pt")
+    assert start_from(small(2), tmp_path / "own.pt", ["a", "b"]) == []
+    assert start_from(small(2), tmp_path / "own.pt", ["a", "c"]) == ["cls_embedding.embedding_table.weight"]
+
+
+def test_other_vocabulary_is_refused(tmp_path):
+    torch.save(small(2, vocab_size=32).state_dict(), tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"c\.pt: 2 tensors do not fit the model, first tok_embeddings"):
+        start_from(small(2), tmp_path / "c.pt", ["a", "b"])
+
+
+@pytest.mark.parametrize(("name", "classes", "tokens"), [
+    ("hyperkvasir_model_0054236.pt", 8, 1024), ("surgvisdom_model_0065324.pt", 3, 1024)])
+def test_released_checkpoint_gets_its_facts_by_name(name, classes, tokens, tmp_path):
+    facts = released_facts(tmp_path / name)
+    config = GPTConfig(**facts["config"])
+    assert (config.num_classes, config.block_size, config.vocab_size, config.dim) == (classes, tokens, 16384, 768)
+    assert len(facts["dataset"]["class_names"]) == classes and facts["tokenizer"]["name"] == "vq_ds16_c2i.pt"
+    assert registry()[name]["url"].endswith(name)
+
+
+def test_weights_of_unknown_name_and_no_facts_are_refused(tmp_path):
+    torch.save(small(2).state_dict(), tmp_path / "mystery.pt")
+    with pytest.raises(ValueError, match=r"mystery\.pt: says nothing of its classes"):
+        load_gpt(tmp_path / "mystery.pt")
