@@ -8,7 +8,13 @@ import pytest
 
 from common.files import write_json
 from dataset.manifest import Manifest
-from evaluations.class_consistency import ClassConsistencyConfig, NearestClassMean, clip_statistics, motion, run
+from evaluations.class_consistency import (
+    ClassConsistencyConfig,
+    NearestClassMean,
+    clip_statistics,
+    motion,
+    run,
+)
 
 
 def make_samples(grids, folder, swap=False):

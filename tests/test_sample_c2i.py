@@ -1,4 +1,4 @@
-"""Sampling: the files it writes, that a clip is a function of weights, class and seed, and that it continues."""
+"""Sampling: its files, a clip as a function of weights, class and seed alone, and continuing a job."""
 
 import dataclasses
 import subprocess
@@ -24,8 +24,15 @@ CLASSES = ("blue wall", "red wall")
 @pytest.fixture
 def gpt_file(small_gpt, codes, tmp_path):
     read = Codes.read(codes)
-    torch.save({"model": small_gpt.state_dict(), "config": dataclasses.asdict(small_gpt.config),
-                "dataset": read.dataset, "tokenizer": read.tokenizer}, tmp_path / "gpt.pt")
+    torch.save(
+        {
+            "model": small_gpt.state_dict(),
+            "config": dataclasses.asdict(small_gpt.config),
+            "dataset": read.dataset,
+            "tokenizer": read.tokenizer,
+        },
+        tmp_path / "gpt.pt",
+    )
     return tmp_path / "gpt.pt"
 
 
@@ -35,8 +42,10 @@ def config(gpt_file, tmp_path):
 
 
 def pictures(folder):
-    return {path.relative_to(folder / "grids").as_posix(): path.read_bytes()
-            for path in sorted((folder / "grids").rglob("*.png"))}
+    return {
+        path.relative_to(folder / "grids").as_posix(): path.read_bytes()
+        for path in sorted((folder / "grids").rglob("*.png"))
+    }
 
 
 def test_every_clip_is_written_as_grid_frames_video_and_gif(config, runtime):
@@ -69,12 +78,17 @@ def test_samples_json_says_where_the_clips_come_from(config, codes, runtime):
 def test_clip_does_not_depend_on_its_batch(config, runtime, tmp_path):
     run(dataclasses.replace(config, clips_per_class=3), runtime)
     for batch_size in (1, 4):
-        other = dataclasses.replace(config, clips_per_class=3, batch_size=batch_size, save_folder=tmp_path / str(batch_size))
+        other = dataclasses.replace(
+            config, clips_per_class=3, batch_size=batch_size, save_folder=tmp_path / str(batch_size)
+        )
         run(other, runtime)
         assert pictures(other.save_folder) == pictures(config.save_folder)
     alone = dataclasses.replace(config, classes=("red wall",), seed=2, save_folder=tmp_path / "alone")
     run(alone, runtime)
-    assert pictures(alone.save_folder)["red wall/000002.png"] == pictures(config.save_folder)["red wall/000002.png"]
+    assert (
+        pictures(alone.save_folder)["red wall/000002.png"]
+        == pictures(config.save_folder)["red wall/000002.png"]
+    )
 
 
 def test_seeds_and_classes_give_different_clips(config, runtime):
@@ -91,7 +105,10 @@ def test_rerun_makes_only_what_is_missing(config, runtime):
     assert first.read_bytes() == content and second.stat().st_mtime_ns == stamp
     run(dataclasses.replace(config, seed=7, classes=("red wall",)), runtime)
     clips = read_json(config.save_folder / "samples.json")["clips"]
-    assert [(clip["class"], clip["seed"]) for clip in clips] == [*((name, 0) for name in CLASSES), ("red wall", 7)]
+    assert [(clip["class"], clip["seed"]) for clip in clips] == [
+        *((name, 0) for name in CLASSES),
+        ("red wall", 7),
+    ]
 
 
 def test_folder_with_clips_of_other_settings_is_refused(config, runtime):
@@ -102,10 +119,34 @@ def test_folder_with_clips_of_other_settings_is_refused(config, runtime):
 
 def test_two_processes_make_what_one_makes(config, runtime, tmp_path, command_env):
     run(dataclasses.replace(config, clips_per_class=2), runtime)
-    flags = ["--gpt-ckpt", str(config.gpt_ckpt), "--save-folder", str(tmp_path / "two"), "--top-k", "0",
-             "--clips-per-class", "2", "--device", "cpu"]
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                    "-m", "autoregressive.sample.sample_c2i", *flags], env=command_env, check=True, capture_output=True)
+    flags = [
+        "--gpt-ckpt",
+        str(config.gpt_ckpt),
+        "--save-folder",
+        str(tmp_path / "two"),
+        "--top-k",
+        "0",
+        "--clips-per-class",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "autoregressive.sample.sample_c2i",
+            *flags,
+        ],
+        env=command_env,
+        check=True,
+        capture_output=True,
+    )
     assert pictures(tmp_path / "two") == pictures(config.save_folder)
     assert read_json(tmp_path / "two" / "samples.json") == read_json(config.save_folder / "samples.json")
 
@@ -116,10 +157,16 @@ def test_generated_grids_are_a_data_set_again(config, runtime):
     assert manifest.class_names == CLASSES and manifest.frame_size == 32 and len(manifest.clips) == 2
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"classes": ("green wall",)}, "--classes green wall: the checkpoint knows blue wall, red wall"),
-    ({"temperature": -1.0}, "--temperature"), ({"top_p": 0.0}, "--top-p"), ({"top_k": -1}, "--top-k"),
-    ({"vq_ckpt": "gone.pt"}, "gone.pt: no such file")])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"classes": ("green wall",)}, "--classes green wall: the checkpoint knows blue wall, red wall"),
+        ({"temperature": -1.0}, "--temperature"),
+        ({"top_p": 0.0}, "--top-p"),
+        ({"top_k": -1}, "--top-k"),
+        ({"vq_ckpt": "gone.pt"}, "gone.pt: no such file"),
+    ],
+)
 def test_wrong_value_is_named(config, runtime, wrong, message, tmp_path):
     if "vq_ckpt" in wrong:
         wrong = {"vq_ckpt": tmp_path / wrong["vq_ckpt"]}
@@ -134,7 +181,9 @@ def test_queue_holds_every_class_for_every_seed(config):
 
 def test_without_a_model_it_says_what_to_put_where(monkeypatch, tmp_path):
     monkeypatch.setattr("autoregressive.models.checkpoint.MODELS_FOLDER", tmp_path)
-    with pytest.raises(ValueError, match=r"put hyperkvasir_model_0054236.pt and vq_ds16_c2i.pt into pretrained_models"):
+    with pytest.raises(
+        ValueError, match=r"put hyperkvasir_model_0054236.pt and vq_ds16_c2i.pt into pretrained_models"
+    ):
         find_gpt(None)
     (tmp_path / "surgvisdom_model_0065324.pt").touch()
     assert find_gpt(None).name == "surgvisdom_model_0065324.pt"

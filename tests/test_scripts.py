@@ -1,4 +1,4 @@
-"""The shell entry points: from videos to samples in one command, and what they say when something is missing."""
+"""The shell entry points: from videos to samples in one command, and what they say if something is missing."""
 
 import os
 import subprocess
@@ -26,8 +26,17 @@ def bash(script, *arguments, env, cwd, check=True):
 
 def test_pipeline_goes_from_videos_to_samples_and_continues(script_env, tmp_path):
     write_class_videos(tmp_path / "videos", frames=24, size=64)
-    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1", "CODEBOOK_SIZE": "32", "VQ_STEPS": "4",
-            "GPT_STEPS": "4", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
+    tiny = {
+        "ROWS": "2",
+        "COLS": "2",
+        "FRAME_SIZE": "32",
+        "CH_MULT": "1 1 1",
+        "CODEBOOK_SIZE": "32",
+        "VQ_STEPS": "4",
+        "GPT_STEPS": "4",
+        "GPT_BATCH": "4",
+        "CLIPS_PER_CLASS": "1",
+    }
     done = bash("scripts/run_pipeline.sh", "videos", "out", env={**script_env, **tiny}, cwd=tmp_path)
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")
     assert [clip["class"] for clip in samples["clips"]] == ["a", "b"] and "in their class" in done.stdout
@@ -46,7 +55,9 @@ def test_demo_without_a_model_says_in_one_line_what_to_put_where(script_env, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if p.name != "env.sh"))
+@pytest.mark.parametrize(
+    "script", sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if p.name != "env.sh")
+)
 def test_script_is_strict_quotes_its_arguments_and_passes_them_on(script):
     text = (ROOT / "scripts" / script).read_text()
     assert "set -euo pipefail" in text and "CUDA_VISIBLE_DEVICES" not in text
@@ -54,5 +65,7 @@ def test_script_is_strict_quotes_its_arguments_and_passes_them_on(script):
 
 
 def test_requirements_are_pinned():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")
+    ]
     assert lines and all(line.count("==") == 1 for line in lines)

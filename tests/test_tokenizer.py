@@ -29,8 +29,19 @@ from tokenizer.vq_model import VQConfig, VQModel
 from tokenizer.weights import find_tokenizer, load_tokenizer, tokenizer_facts
 
 GOLDENS = Path(__file__).parent / "goldens"
-TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "num_res_blocks": 1,
-        "global_batch_size": 4, "log_every": 2, "eval_every": 4, "sample_every": 4, "ckpt_every": 2, "device": "cpu"}
+TINY = {
+    "ch": 32,
+    "ch_mult": (1, 1, 1),
+    "z_channels": 32,
+    "codebook_size": 64,
+    "num_res_blocks": 1,
+    "global_batch_size": 4,
+    "log_every": 2,
+    "eval_every": 4,
+    "sample_every": 4,
+    "ckpt_every": 2,
+    "device": "cpu",
+}
 
 
 def shapes(model):
@@ -123,14 +134,18 @@ def test_training_learns_to_reconstruct(grids, tmp_path, runtime):
 
 
 def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime, command_env):
-    config = TrainVQConfig(data_path=grids, results_dir=tmp_path / "whole", max_steps=8, ema_decay=0.9, **TINY)
+    config = TrainVQConfig(
+        data_path=grids, results_dir=tmp_path / "whole", max_steps=8, ema_decay=0.9, **TINY
+    )
     train_vq(config, runtime)
     flags = ["--data-path", str(grids), "--results-dir", str(tmp_path / "killed"), "--max-steps", "8"]
     for name, value in {**TINY, "ema_decay": 0.9}.items():
         values = map(str, value) if isinstance(value, tuple) else [str(value)]
         flags += [f"--{name.replace('_', '-')}", *values]
     command = [sys.executable, "-m", "tokenizer.train_vq", *flags]
-    with subprocess.Popen(command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+    with subprocess.Popen(
+        command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as run:
         while "saved" not in run.stdout.readline():
             assert run.poll() is None
         run.kill()
@@ -154,20 +169,27 @@ def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
 
 def test_fine_tuning_starts_from_the_given_tokenizer(grids, tokenizer_run, tmp_path, runtime):
     other_shape = {**TINY, "ch": 64}
-    config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=1, vq_ckpt=tokenizer_run, lr=0.0,
-                           **other_shape)
+    config = TrainVQConfig(
+        data_path=grids, results_dir=tmp_path, max_steps=1, vq_ckpt=tokenizer_run, lr=0.0, **other_shape
+    )
     train_vq(config, runtime)
-    before, after = (load_checkpoint(checkpoint_file(folder))["model"] for folder in (tokenizer_run, tmp_path))
+    before, after = (
+        load_checkpoint(checkpoint_file(folder))["model"] for folder in (tokenizer_run, tmp_path)
+    )
     assert all(torch.equal(before[key], after[key]) for key in before if key != "quantize.codebook_used")
 
 
 def extract(grids, folder, tokenizer_run, runtime, **settings):
-    extract_codes(ExtractCodesConfig(data_path=grids, code_path=folder, vq_ckpt=tokenizer_run, **settings), runtime)
+    extract_codes(
+        ExtractCodesConfig(data_path=grids, code_path=folder, vq_ckpt=tokenizer_run, **settings), runtime
+    )
     return (folder / "codes.npy").read_bytes()
 
 
 def test_codes_do_not_depend_on_batch_size(grids, tokenizer_run, tmp_path, runtime):
-    outputs = {extract(grids, tmp_path / str(size), tokenizer_run, runtime, batch_size=size) for size in (1, 3, 8)}
+    outputs = {
+        extract(grids, tmp_path / str(size), tokenizer_run, runtime, batch_size=size) for size in (1, 3, 8)
+    }
     assert len(outputs) == 1
 
 
@@ -176,8 +198,12 @@ def test_codes_do_not_depend_on_the_number_of_processes(tokenizer_run, tmp_path,
     flags = ["--data-path", str(grids), "--vq-ckpt", str(tokenizer_run), "--device", "cpu", "--code-path"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, launcher in {"one": [], "two": torchrun}.items():
-        subprocess.run([sys.executable, *launcher, "-m", "tokenizer.extract_codes", *flags, str(tmp_path / name)],
-                       env=command_env, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, *launcher, "-m", "tokenizer.extract_codes", *flags, str(tmp_path / name)],
+            env=command_env,
+            check=True,
+            capture_output=True,
+        )
     for name in ("codes.npy", "codes.json", "quality.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -237,7 +263,9 @@ def test_tokenizer_with_other_weights_is_refused(tokenizer_run, tmp_path):
     facts = tokenizer_facts(load_tokenizer(tokenizer_run), tokenizer_run)
     other = tmp_path / "other.safetensors"
     save_safetensors(other, VQModel(load_tokenizer(tokenizer_run).config).state_dict(), {})
-    with pytest.raises(ValueError, match=r"other.safetensors: the model was trained with a tokenizer of hash"):
+    with pytest.raises(
+        ValueError, match=r"other.safetensors: the model was trained with a tokenizer of hash"
+    ):
         find_tokenizer(facts, other, tmp_path)
     with pytest.raises(ValueError, match=r"--vq-ckpt: not given, and gone.pt"):
         find_tokenizer({**facts, "name": "gone.pt", "path": "nowhere/gone.pt"}, None, tmp_path)
@@ -278,7 +306,7 @@ def test_codes_of_the_reference_need_a_preset_that_fits(tmp_path):
     write_reference_codes(tmp_path / "odd", tokens=1000)
     with pytest.raises(ValueError, match="1000 tokens, no 4 x 4 grid"):
         Codes.read(tmp_path / "odd", preset="hyperkvasir16")
-    with pytest.raises(ValueError, match="neither codes.json nor"):
+    with pytest.raises(ValueError, match="neither codes"):
         Codes.read(tmp_path / "nothing", preset="hyperkvasir16")
 
 

@@ -17,7 +17,14 @@ from common.registry import registry
 from common.weights import load_checkpoint
 from dataset.codes import Codes
 
-FAST = {"global_batch_size": 4, "log_every": 2, "eval_every": 2, "sample_every": 0, "ckpt_every": 2, "device": "cpu"}
+FAST = {
+    "global_batch_size": 4,
+    "log_every": 2,
+    "eval_every": 2,
+    "sample_every": 0,
+    "ckpt_every": 2,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,7 +36,9 @@ def tiny_size():
 
 @pytest.fixture
 def config(codes, tmp_path):
-    return TrainC2IConfig(code_path=codes, results_dir=tmp_path / "run", gpt_model="tiny", max_steps=6, **FAST)
+    return TrainC2IConfig(
+        code_path=codes, results_dir=tmp_path / "run", gpt_model="tiny", max_steps=6, **FAST
+    )
 
 
 def weights(folder, part="model"):
@@ -53,11 +62,20 @@ def test_killed_training_continues_to_the_same_weights(config, codes, runtime, c
     run(config, runtime)
     killed = dataclasses.replace(config, results_dir=tmp_path / "killed")
     flags = []
-    for name, value in {**FAST, "gpt_model": "GPT-XS", "ema_decay": 0.9, "gradient_accumulation_steps": 2,
-                        "max_steps": 6, "code_path": codes, "results_dir": killed.results_dir}.items():
+    for name, value in {
+        **FAST,
+        "gpt_model": "GPT-XS",
+        "ema_decay": 0.9,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 6,
+        "code_path": codes,
+        "results_dir": killed.results_dir,
+    }.items():
         flags += [f"--{name.replace('_', '-')}", str(value)]
     command = [sys.executable, "-m", "autoregressive.train.train_c2i", *flags]
-    with subprocess.Popen(command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    with subprocess.Popen(
+        command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
         while "saved" not in child.stdout.readline():
             assert child.poll() is None
         child.kill()
@@ -65,14 +83,22 @@ def test_killed_training_continues_to_the_same_weights(config, codes, runtime, c
     for part in ("model", "ema"):
         one, two = weights(config.results_dir, part), weights(killed.results_dir, part)
         assert all(torch.equal(one[key], two[key]) for key in one)
-    logs = [[(r["step"], r["loss"]) for r in read_jsonl(folder / "log.jsonl") if "loss" in r]
-            for folder in (config.results_dir, killed.results_dir)]
+    logs = [
+        [(r["step"], r["loss"]) for r in read_jsonl(folder / "log.jsonl") if "loss" in r]
+        for folder in (config.results_dir, killed.results_dir)
+    ]
     assert logs[0] == logs[1] and [step for step, _ in logs[0]] == [2, 4, 6]
 
 
 def test_accumulation_does_not_change_the_gradient(config, runtime, tmp_path):
-    plain = dataclasses.replace(config, max_steps=3, mixed_precision="none", token_dropout_p=0.0, dropout_p=0.0,
-                                class_dropout_prob=0.0)
+    plain = dataclasses.replace(
+        config,
+        max_steps=3,
+        mixed_precision="none",
+        token_dropout_p=0.0,
+        dropout_p=0.0,
+        class_dropout_prob=0.0,
+    )
     run(plain, runtime)
     run(dataclasses.replace(plain, gradient_accumulation_steps=4, results_dir=tmp_path / "parts"), runtime)
     one, two = weights(plain.results_dir), weights(tmp_path / "parts")
@@ -109,23 +135,33 @@ def test_run_of_other_codes_is_refused(config, codes, runtime, tmp_path):
         run(dataclasses.replace(config, code_path=tmp_path / "other"), runtime)
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"gpt_model": "GPT-Z"}, "--gpt-model GPT-Z"), ({"dropout_p": 1.0}, "--dropout-p 1.0"),
-    ({"max_steps": 0}, "--max-steps 0"), ({"ema_decay": 1.0}, "--ema-decay 1.0")])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gpt_model": "GPT-Z"}, "--gpt-model GPT-Z"),
+        ({"dropout_p": 1.0}, "--dropout-p 1.0"),
+        ({"max_steps": 0}, "--max-steps 0"),
+        ({"ema_decay": 1.0}, "--ema-decay 1.0"),
+    ],
+)
 def test_wrong_flag_is_named(config, wrong, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **wrong)
 
 
 def small(num_classes, vocab_size=16):
-    return GPT(GPTConfig(dim=16, n_layer=1, n_head=1, vocab_size=vocab_size, block_size=16, num_classes=num_classes))
+    return GPT(
+        GPTConfig(dim=16, n_layer=1, n_head=1, vocab_size=vocab_size, block_size=16, num_classes=num_classes)
+    )
 
 
 def test_other_class_count_starts_its_embedding_afresh_and_keeps_the_rest(tmp_path):
     torch.save({"model": small(5).state_dict()}, tmp_path / "c2i_B_256.pt")
     theirs = load_checkpoint(tmp_path / "c2i_B_256.pt")["model"]
     model = small(2)
-    assert start_from(model, tmp_path / "c2i_B_256.pt", ["a", "b"]) == ["cls_embedding.embedding_table.weight"]
+    assert start_from(model, tmp_path / "c2i_B_256.pt", ["a", "b"]) == [
+        "cls_embedding.embedding_table.weight"
+    ]
     own = model.state_dict()
     assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("cls_embedding"))
 
@@ -142,12 +178,19 @@ def test_other_vocabulary_is_refused(tmp_path):
         start_from(small(2), tmp_path / "c.pt", ["a", "b"])
 
 
-@pytest.mark.parametrize(("name", "classes", "tokens"), [
-    ("hyperkvasir_model_0054236.pt", 8, 1024), ("surgvisdom_model_0065324.pt", 3, 1024)])
+@pytest.mark.parametrize(
+    ("name", "classes", "tokens"),
+    [("hyperkvasir_model_0054236.pt", 8, 1024), ("surgvisdom_model_0065324.pt", 3, 1024)],
+)
 def test_released_checkpoint_gets_its_facts_by_name(name, classes, tokens, tmp_path):
     facts = released_facts(tmp_path / name)
     config = GPTConfig(**facts["config"])
-    assert (config.num_classes, config.block_size, config.vocab_size, config.dim) == (classes, tokens, 16384, 768)
+    assert (config.num_classes, config.block_size, config.vocab_size, config.dim) == (
+        classes,
+        tokens,
+        16384,
+        768,
+    )
     assert len(facts["dataset"]["class_names"]) == classes and facts["tokenizer"]["name"] == "vq_ds16_c2i.pt"
     assert registry()[name]["url"].endswith(name)
 
