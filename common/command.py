@@ -41,7 +41,7 @@ def parse(config_class: type[Config]) -> Config:
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(config_class)
+            return tyro.cli(config_class, config=(tyro.conf.OmitArgPrefixes,))  # nested ones are flags too
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

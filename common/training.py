@@ -129,6 +129,8 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> None:
     """Train `task.model` up to `config.max_steps`, from the newest checkpoint in the run folder if any."""
+    if runtime.world_size > 1:
+        raise ValueError("torchrun: training runs as one process so far")
     state = TrainingState(task, config, runtime)
     log = state.log
     batches = iter(state.batches())

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.distributed import Runtime
+from common.progress import progress
 
 
 def map_everywhere(
@@ -23,8 +24,7 @@ def map_everywhere(
     mine = runtime.share(calls)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1), len(mine))
-    hidden = None if runtime.is_main else True  # None: hidden where there is no terminal
-    with tqdm(total=len(mine), desc=title, unit="recording", disable=hidden) as bar:
+    with progress(None, len(mine), title, "recording", runtime.is_main) as bar:
         if workers > 1:
             results = _in_processes(function, mine, workers, bar)
         else:

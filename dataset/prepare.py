@@ -10,9 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from common.command import run_command
 from common.distributed import Runtime
@@ -65,7 +63,7 @@ class PrepareConfig:
     """JSON file {"<class>/<path of the recording>": crop, ...} that goes before --crop."""
     workers: int | None = None
     """Processes per rank (default: the cores, shared among the ranks of the machine)."""
-    thresholds: Annotated[Thresholds, tyro.conf.arg(name="")] = field(default_factory=Thresholds)
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         for name in POSITIVE:

@@ -1,4 +1,4 @@
-"""The shell entry points: from videos to samples in one command, and what they say if something is missing."""
+"""Shell entry points: from videos to samples in one command, and what they say if something is missing."""
 
 import os
 import subprocess

@@ -12,10 +12,12 @@ from autoregressive.models.checkpoint import load_gpt, released_facts, start_fro
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run, segment_length
 from common.checkpoints import checkpoint_file
+from common.distributed import Runtime
 from common.files import read_jsonl
 from common.registry import registry
 from common.weights import load_checkpoint
 from dataset.codes import Codes
+from tokenizer.weights import load_tokenizer
 
 FAST = {
     "global_batch_size": 4,
@@ -193,6 +195,19 @@ def test_released_checkpoint_gets_its_facts_by_name(name, classes, tokens, tmp_p
     )
     assert len(facts["dataset"]["class_names"]) == classes and facts["tokenizer"]["name"] == "vq_ds16_c2i.pt"
     assert registry()[name]["url"].endswith(name)
+
+
+def test_tokenizer_given_as_gpt_and_gpt_given_as_tokenizer_are_refused(tokenizer_run, config, runtime):
+    with pytest.raises(ValueError, match="holds no GPT"):
+        load_gpt(checkpoint_file(tokenizer_run))
+    run(dataclasses.replace(config, max_steps=1), runtime)
+    with pytest.raises(ValueError, match="no VQ tokenizer"):
+        load_tokenizer(config.results_dir)
+
+
+def test_several_processes_are_refused(config):
+    with pytest.raises(ValueError, match="one process"):
+        run(config, Runtime(rank=0, world_size=2))
 
 
 def test_weights_of_unknown_name_and_no_facts_are_refused(tmp_path):

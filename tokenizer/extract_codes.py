@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.command import run_command
 from common.distributed import Runtime
 from common.files import atomic_path, remove, write_json
+from common.progress import progress
 from dataset.codes import Codes
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages, to_pixels
@@ -117,7 +117,7 @@ def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
     paths = [folder / f"{start:07d}.npy" for start in starts]
     todo = [(start, path) for start, path in runtime.share(list(zip(starts, paths, strict=True)))
             if not path.exists()]
-    for start, path in tqdm(todo, unit="block", disable=None if runtime.is_main else True):
+    for start, path in progress(todo, len(todo), "encode", "block", runtime.is_main):
         indices = range(start, min(start + BLOCK, len(images)))
         block_CAhw = encode_block(model, images, indices, config, device)
         with atomic_path(path) as temporary:

@@ -20,8 +20,9 @@ def load_tokenizer(path: Path) -> VQModel:
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint)
     try:
-        own = "config" in checkpoint  # released files hold weights only
-        model = VQModel(VQConfig(**checkpoint["config"])) if own else VQModel.from_state(state)
+        model = VQModel.from_state(state)
+        if "config" in checkpoint:  # released files hold weights only
+            model = VQModel(VQConfig(**checkpoint["config"]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     load_strict(model, state, str(path), reinit=(USAGE_BUFFER,))

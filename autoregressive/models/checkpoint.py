@@ -35,6 +35,8 @@ def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
     """
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint)
+    if "tok_embeddings.weight" not in state:
+        raise ValueError(f"{path}: holds no GPT")
     if "config" in checkpoint:
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:

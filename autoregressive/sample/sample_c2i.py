@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.generate import generate
@@ -22,6 +21,7 @@ from autoregressive.models.gpt import GPT
 from common.command import run_command
 from common.distributed import Runtime
 from common.files import atomic_path, file_hash, read_json, write_json
+from common.progress import progress
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
@@ -176,7 +176,7 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
         write_json(folder / "samples.json", {**facts, "clips": []})  # from now on the folder is theirs
     gpt, tokenizer = gpt.to(device), tokenizer.to(device)
     todo = runtime.share([job for job in jobs if not (folder / job.path("grids", ".png")).exists()])
-    with tqdm(total=len(todo), unit="clip", disable=None if runtime.is_main else True) as bar:
+    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar:
         for start in range(0, len(todo), config.batch_size):
             batch = todo[start : start + config.batch_size]
             pictures = make_clips(gpt, tokenizer, batch, config, dataset)
