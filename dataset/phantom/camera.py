@@ -1,0 +1,91 @@
+"""A wide-angle camera that drifts through the tube: smooth, endless, a function of time alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.phantom.geometry import LESION_Z
+
+
+@dataclass(frozen=True)
+class Oscillation:
+    """Slow irregular motion: two sine waves. Zero mean, at most `size`."""
+
+    size: float
+    periods: np.ndarray  # seconds
+    phases: np.ndarray
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, size: float, shortest: float, longest: float) -> "Oscillation":
+        return cls(size, rng.uniform(shortest, longest, 2) * (1, 0.37), rng.uniform(0, 2 * np.pi, 2))
+
+    def __call__(self, time: float) -> float:
+        slow, fast = np.sin(2 * np.pi * time / self.periods + self.phases)
+        return float(self.size * (0.78 * slow + 0.22 * fast))
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the camera is and looks; angles in radians, lengths in radii, times in seconds."""
+
+    half_angle: float  # from the optical axis to the nearest picture edge
+    distance: float  # mean distance along the tube to the lesion site
+    gaze: float  # 0 looks down the tube, 1 at the lesion
+    roll: float
+    advance: Oscillation
+    sway: tuple[Oscillation, Oscillation]
+    turn: tuple[Oscillation, Oscillation, Oscillation]  # yaw, pitch, roll
+    centre: np.ndarray  # (2,) mean offset from the tube's axis
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, gaze: tuple[float, float]) -> "Camera":
+        """A random camera whose `gaze` lies in the given range."""
+        return cls(
+            half_angle=float(np.radians(rng.uniform(46, 60))),
+            distance=float(rng.uniform(0.72, 1.15)),
+            gaze=float(rng.uniform(*gaze)),
+            roll=float(rng.uniform(0, 2 * np.pi)),
+            advance=Oscillation.draw(rng, rng.uniform(0.16, 0.3), 6, 12),
+            sway=(Oscillation.draw(rng, 0.09, 4, 8), Oscillation.draw(rng, 0.09, 4, 8)),
+            turn=tuple(Oscillation.draw(rng, size, 3.5, 8) for size in (0.12, 0.12, 0.22)),
+            centre=rng.uniform(-0.2, 0.2, 2),
+        )
+
+    def pose(self, time: float, target: np.ndarray, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) and rotation (3, 3): its columns are the camera's right, down and forward.
+
+        `target` (3,) is the lesion site; `bend` (2,) is the curvature of the tube, which the gaze follows.
+        """
+        z = LESION_Z - self.distance + self.advance(time)
+        position = np.array([self.centre[0] + self.sway[0](time), self.centre[1] + self.sway[1](time), z])
+        down_tube = unit(np.array([*(bend * 3.0), 2.5]) - np.array([*position[:2], 0]))
+        at_lesion = unit(target - position)
+        forward = unit((1 - self.gaze) * down_tube + self.gaze * at_lesion)
+        roll = self.roll + self.turn[2](time)
+        right = unit(np.cross([np.sin(roll), np.cos(roll), 0.05], forward))
+        down = np.cross(forward, right)
+        forward = unit(forward + self.turn[0](time) * right + self.turn[1](time) * down)
+        right = unit(np.cross(down, forward))
+        return position, np.stack([right, np.cross(forward, right), forward], axis=1)
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector scaled to length 1."""
+    return vector / np.linalg.norm(vector)
+
+
+def ray_directions(size: int, half_angle: float) -> np.ndarray:
+    """(size, size, 3) float32 unit rays, right, down and forward, of an equidistant fisheye lens."""
+    edge = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+    x, y = np.meshgrid(edge, edge)
+    radius = np.sqrt(x * x + y * y) + 1e-6
+    angle = radius * half_angle
+    scale = np.sin(angle) / radius
+    return np.stack([x * scale, y * scale, np.cos(angle)], axis=-1).astype(np.float32)
+
+
+def project(points: np.ndarray, half_angle: float) -> np.ndarray:
+    """(N, 3) camera coordinates -> (N, 2) places in the picture, -1 to 1: inverts `ray_directions`."""
+    across = np.linalg.norm(points[:, :2], axis=1)
+    angle = np.arctan2(across, points[:, 2])
+    return points[:, :2] * (angle / half_angle / np.maximum(across, 1e-6))[:, None]

@@ -1,0 +1,134 @@
+"""`render_clip`: one clip of one class, from a seed."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dataset.phantom.camera import Camera, Oscillation, ray_directions
+from dataset.phantom.film import Film, Optics
+from dataset.phantom.geometry import (
+    COLS_PER_RADIAN,
+    LESION_Z,
+    ROWS_PER_UNIT,
+    WALL_ROWS,
+    blur,
+    smoothstep,
+    wall_coordinates,
+)
+from dataset.phantom.lesions import RECIPES, Contents
+from dataset.phantom.render import Maps, add_instrument, expose, gather, shade_frame
+from dataset.phantom.trace import Tube, picture_sizes
+from dataset.phantom.wall import Wall, build_wall, draw_style
+
+CLASS_NAMES: tuple[str, ...] = tuple(sorted(RECIPES))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything a clip's frames have in common."""
+
+    maps: Maps
+    height: np.ndarray
+    contents: Contents
+    camera: Camera
+    optics: Optics
+    bend: np.ndarray
+    drift: tuple[Oscillation, Oscillation]
+    wave: tuple[float, float, float]  # peristalsis: amplitude, wave number per radius, radians per second
+    target: np.ndarray
+
+    def tube(self, time: float) -> Tube:
+        """The wall at a time."""
+        bend = (self.bend + [drift(time) for drift in self.drift]).astype(np.float32)
+        amplitude, number, speed = self.wave
+        girth = 1 + amplitude * np.sin(number * wall_coordinates()[0][:WALL_ROWS] - speed * time)
+        return Tube(self.height * girth, bend, self.contents.polyp and self.contents.polyp.at(time))
+
+    def threshold(self, time: float) -> float:
+        """What exceeds it in the lesion map is lesion; falls while blood spreads, for about 20 seconds."""
+        return 0.5 if not self.contents.bleeds else 0.40 + 0.18 * float(np.exp(-time / 6))
+
+
+def build_scene(label: int, seed: int) -> Scene:
+    """Draw a scene of class `label`."""
+    recipe = RECIPES[CLASS_NAMES[label]]
+    rng = np.random.default_rng([seed, label])
+    wall = build_wall(draw_style(rng, recipe.folds), rng)
+    contents = recipe.build(wall, rng)
+    angle, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.19)
+    return Scene(
+        maps=pack(wall),
+        height=cv2.copyMakeBorder(wall.height[:WALL_ROWS], 0, 0, 0, 1, cv2.BORDER_WRAP),
+        contents=contents,
+        camera=Camera.draw(rng, recipe.gaze),
+        optics=Optics.draw(rng),
+        bend=curvature * np.array([np.cos(angle), np.sin(angle)]),
+        drift=(Oscillation.draw(rng, 0.012, 4, 8), Oscillation.draw(rng, 0.012, 4, 8)),
+        wave=(float(rng.uniform(0.01, 0.035)), float(rng.uniform(1.5, 3)), float(rng.uniform(0.6, 1.6))),
+        target=np.array([-0.8, 0.0, LESION_Z]),
+    )
+
+
+def pack(wall: Wall) -> Maps:
+    """Wall maps -> the slopes, colours and shade that the renderer samples."""
+    slopes = []
+    for image in (wall.height, wall.bump):
+        wide = cv2.copyMakeBorder(image, 0, 0, 1, 1, cv2.BORDER_WRAP)
+        slopes.append(cv2.Sobel(wide, cv2.CV_32F, 0, 1, scale=ROWS_PER_UNIT / 8)[:, 1:-1])
+        slopes.append(cv2.Sobel(wide, cv2.CV_32F, 1, 0, scale=COLS_PER_RADIAN / 8)[:, 1:-1])
+    height = cv2.resize(wall.height, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    hollow = height - cv2.resize(blur(height[::2, ::2], 3.5), height.shape[::-1])
+    shade = 0.64 - 0.52 * smoothstep(0.0, 0.32, hollow) + 0.36 * smoothstep(0.02, -0.2, hollow)  # crests glow
+    shade = cv2.resize(shade, wall.height.shape[::-1])
+    skin = [*np.sqrt(np.minimum(wall.albedo, 1)), wall.shine]
+    return Maps(
+        cv2.merge(slopes),
+        cv2.merge([to_bytes(plane) for plane in skin]),
+        to_bytes(shade),
+        to_bytes(wall.lesion),
+    )
+
+
+def to_bytes(plane: np.ndarray) -> np.ndarray:
+    """0 to 1 -> 0 to 255, rounded."""
+    return cv2.convertScaleAbs(plane, alpha=255)
+
+
+def render_clip(
+    label: int, seed: int, frames: int = 16, size: int = 128, fps: float = 8.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render class CLASS_NAMES[label]: frames (T, size, size, 3) uint8 RGB, masks (T, size, size) bool.
+
+    A pure function. `size` changes only the resolution, `frames` only how long the same motion is followed,
+    `fps` how finely. The masks show the lesion, are empty for clear_lumen and show the tool for instrument.
+    """
+    if not 0 <= label < len(CLASS_NAMES):
+        raise ValueError(f"label {label}: must be 0 to {len(CLASS_NAMES) - 1}")
+    scene = build_scene(label, seed)
+    pyramid = [ray_directions(pixels, scene.camera.half_angle) for pixels in picture_sizes(size)]
+    film = Film.draw(scene.optics, size, np.random.default_rng([seed, label, size]))
+    pictures = np.empty((frames, size, size, 3), np.uint8)
+    masks = np.empty((frames, size, size), bool)
+    for index in range(frames):
+        light, mask = render_light(scene, index / fps, pyramid)
+        pictures[index] = film.develop(light, index)
+        masks[index] = mask & (film.stop > 0.5)
+    return pictures, masks
+
+
+def render_light(scene: Scene, time: float, pyramid: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Linear light on the sensor at a time, (3, H, W), and the lesion mask, (H, W) bool."""
+    tube = scene.tube(time)
+    position, rotation = scene.camera.pose(time, scene.target, tube.bend)
+    position[:2] += tube.bend * (position[2] - LESION_Z) ** 2
+    position, rotation = position.astype(np.float32), rotation.astype(np.float32)
+    turned = [cv2.transform(rays, rotation) for rays in pyramid]
+    lit = gather(tube, scene.maps, position, turned, scene.threshold(time), scene.contents.bleeds)
+    gain = expose(lit.depth, scene.optics.brightness)
+    light = shade_frame(lit, gain, scene.optics.lamp)
+    tool = scene.contents.instrument
+    if tool is None:
+        return light, lit.lesion
+    mask = add_instrument(light, lit.depth, tool, time, pyramid[-1], scene.camera.half_angle, gain)
+    return light, mask

@@ -1,0 +1,82 @@
+"""The camera's own faults: stop, vignette, softness, film curve, sensor noise."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dataset.phantom.geometry import smoothstep
+
+VIEWS = ("round", "octagon", "octagon", "barrel", "full")
+NOISE_SHIFTS = (
+    61,
+    67,
+)  # the noise picture is this much larger than a frame; each frame shows another part of it
+
+
+@dataclass(frozen=True)
+class Optics:
+    """The camera's make: what it does to every frame."""
+
+    view: str
+    brightness: float
+    lamp: np.ndarray  # (3,) colour of the light
+    softness: float  # blur, share of the picture's width
+    noise: float  # standard deviation of the sensor noise, 0 to 255
+    vignette: float  # share of light lost in the middle of the picture's edge
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Optics":
+        warmth = rng.uniform(-1, 1)
+        return cls(
+            view=VIEWS[rng.integers(len(VIEWS))],
+            brightness=float(rng.uniform(1.5, 2.1)),
+            lamp=np.array([1 + 0.05 * warmth, 1, 1 - 0.12 * warmth], np.float32),
+            softness=float(rng.uniform(0.003, 0.0055)),
+            noise=float(rng.uniform(1.0, 3.0)),
+            vignette=float(rng.uniform(0.05, 0.22)),
+        )
+
+
+@dataclass(frozen=True)
+class Film:
+    """What turns light on the sensor into pictures of one size."""
+
+    stop: np.ndarray  # (H, W) 1 inside the field of view, 0 outside
+    clear: np.ndarray  # (H, W) share of light that the vignette leaves
+    blur: float  # pixels
+    noise: np.ndarray  # (H + 61, W + 67, 3), of 255
+
+    @classmethod
+    def draw(cls, optics: Optics, size: int, rng: np.random.Generator) -> "Film":
+        edge = np.abs((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1)
+        x, y = np.meshgrid(edge, edge)
+        noise = rng.standard_normal((size + NOISE_SHIFTS[0], size + NOISE_SHIFTS[1], 3), np.float32)
+        return cls(
+            field_of_view(optics.view, x, y),
+            1 - optics.vignette * (x * x + y * y) / 2,
+            optics.softness * size,
+            optics.noise * noise,
+        )
+
+    def develop(self, light: np.ndarray, frame: int) -> np.ndarray:
+        """Linear light (3, H, W) -> uint8 picture (H, W, 3): blur, saturation, gamma and contrast, noise."""
+        light = cv2.merge(list(light * self.clear))
+        light = cv2.GaussianBlur(light, (0, 0), self.blur)
+        picture = np.sqrt(1 - np.exp(-light))
+        picture *= 127.5 + 127.5 * picture
+        row, col = frame * 17 % NOISE_SHIFTS[0], frame * 29 % NOISE_SHIFTS[1]
+        picture += self.noise[row : row + light.shape[0], col : col + light.shape[1]]
+        return cv2.convertScaleAbs(np.maximum(picture, 0) * self.stop[..., None])
+
+
+def field_of_view(view: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Share of light that passes the stop at |x|, |y| from the centre; 1 is the picture's edge."""
+    if view == "full":
+        return np.ones_like(x)
+    outside = {
+        "round": np.hypot(x, y) - 0.985,
+        "octagon": np.maximum(np.maximum(x, y) - 0.985, (x + y - 1.48) / np.sqrt(2)),
+        "barrel": (x**5 + y**5) ** 0.2 - 0.985,
+    }[view]
+    return smoothstep(0.012, -0.012, outside)
