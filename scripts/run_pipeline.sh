@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a folder of videos to generated clips, every stage:  bash scripts/run_pipeline.sh VIDEOS OUT
-# VIDEOS holds one folder per class. Rerun the same command to continue. The defaults take about two hours on two
-# CPU cores; every capital letter below can be set in the environment:  GPT_STEPS=20000 bash scripts/run_pipeline.sh ...
+# VIDEOS holds one folder per class. Rerun the same command to continue. The defaults take about an hour on two CPU
+# cores; every capitalised name below can be set in the environment:  GPT_STEPS=20000 bash scripts/run_pipeline.sh ...
 set -euo pipefail
 videos=${1:?"usage: $0 VIDEOS OUT"} out=${2:?"usage: $0 VIDEOS OUT"}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -9,8 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${ROWS:=4}" "${COLS:=4}" "${FRAME_SIZE:=64}" "${FPS:=10}" "${CLIP_STRIDE:=2}"  # clips overlap: small data
 : "${RECORDING_PATTERN:=(.*)}"                                   # first group = recording, see dataset.prepare
 : "${CH:=32}" "${CH_MULT:=1 1 2 4}" "${CODEBOOK_SIZE:=1024}"     # tokenizer: 8 px per token
-: "${VQ_STEPS:=3200}" "${VQ_BATCH:=2}"
-: "${GPT_MODEL:=GPT-XS}" "${GPT_STEPS:=3000}" "${GPT_BATCH:=8}"
+: "${WINDOW:=2}" "${VQ_STEPS:=1600}" "${VQ_BATCH:=8}"             # trained on WINDOW x WINDOW frames at once
+: "${GPT_MODEL:=GPT-XS}" "${GPT_STEPS:=1400}" "${GPT_BATCH:=8}"
 : "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
 
 launch dataset.prepare --video-path "$videos" --data-path "$out/grids" --rows "$ROWS" --cols "$COLS" \
@@ -18,8 +18,8 @@ launch dataset.prepare --video-path "$videos" --data-path "$out/grids" --rows "$
 
 # shellcheck disable=SC2086  # CH_MULT is a list
 launch tokenizer.train_vq --data-path "$out/grids" --results-dir "$out/tokenizer" --ch "$CH" --ch-mult $CH_MULT \
-  --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$ROWS" \
-  --global-batch-size "$VQ_BATCH" --lr 6e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 \
+  --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$WINDOW" \
+  --global-batch-size "$VQ_BATCH" --lr 5e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 \
   --max-steps "$VQ_STEPS" --global-seed "$SEED"
 
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$out/tokenizer" --flip
