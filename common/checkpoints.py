@@ -12,6 +12,8 @@ from common.weights import load_checkpoint
 def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: int) -> Path:
     """Write `folder/<step>.pt` and delete all but the newest `keep` checkpoints; returns the path."""
     path = Path(folder) / f"{step:07d}.pt"
+    for half in Path(folder).glob(".*.tmp.pt"):  # of a run that was killed while it saved
+        half.unlink()
     with atomic_path(path) as temporary:
         torch.save(checkpoint, temporary)
     for old in checkpoints(folder)[:-keep]:
@@ -21,7 +23,8 @@ def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: i
 
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints in `folder`, oldest first."""
-    return sorted(Path(folder).glob("[0-9]*.pt"), key=lambda path: int(path.stem))
+    found = (path for path in Path(folder).glob("*.pt") if path.stem.isdecimal())
+    return sorted(found, key=lambda path: int(path.stem))
 
 
 def checkpoint_file(path: Path) -> Path:

@@ -26,8 +26,8 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     except (ValueError, OSError) as error:
         if os.environ.get("ENDOGEN_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
@@ -45,7 +45,14 @@ def parse(config_class: type[Config]) -> Config:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        boxed = [line.strip("│ ") for line in stderr.getvalue().splitlines() if line.startswith("│")]
-        rules = [i for i, line in enumerate(boxed) if line.startswith("──")]
+        boxed = [line.strip("│| ") for line in stderr.getvalue().splitlines() if line[:1] in ("│", "|")]
+        rules = [i for i, line in enumerate(boxed) if line[:2] in ("──", "--") and not line[2:].strip("─-")]
         words = " ".join(boxed[: rules[0]] if rules else boxed)
         raise ValueError(re.sub(r"\s+", " ", words) + " (see --help)") from None
+
+
+def require_at_least(config: object, **least: float) -> None:
+    """`ValueError` naming the first flag of `config` whose value is below its least."""
+    for name, value in least.items():
+        if getattr(config, name) < value:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least {value}")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Runtime:
             return
         import torch.distributed as dist
 
-        dist.init_process_group("cpu:gloo,cuda:nccl" if runtime._cuda() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if runtime._cuda() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=7))  # shares of work may differ much
         try:
             yield runtime
         finally:
@@ -53,17 +55,19 @@ class Runtime:
         return self.rank == 0
 
     def device(self, name: str = "auto") -> "torch.device":
-        """The device called `name`; "auto" is this process's GPU where there is one, else the CPU."""
+        """The device "cpu" or "cuda"; "auto" is this process's GPU where there is one, else the CPU."""
         import torch
 
-        if name != "auto":
-            device = torch.device(name)
-            if device.type == "cuda" and not self._cuda():
-                raise ValueError(f"--device {name}: this machine has no usable CUDA device")
-        else:
-            device = torch.device("cuda", self.local_rank) if self._cuda() else torch.device("cpu")
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        if name == "auto":
+            name = "cuda" if self._cuda() else "cpu"
+        if name not in ("cpu", "cuda"):
+            raise ValueError(f"--device {name}: must be auto, cpu or cuda")
+        if name == "cpu":
+            return torch.device("cpu")
+        if not self._cuda():
+            raise ValueError("--device cuda: this machine has no usable CUDA device")
+        device = torch.device("cuda", self.local_rank)
+        torch.cuda.set_device(device)
         return device
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:

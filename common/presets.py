@@ -26,10 +26,6 @@ class Preset:
     clip_stride: int = 16
     """Sampled frames from the start of one clip to the start of the next."""
     clips_per_recording: int = 100
-    cfg_scale: float = 1.0
-    top_k: int = 2000
-    temperature: float = 1.0
-    top_p: float = 1.0
 
     def facts(self) -> dict[str, Any]:
         """What a data set of this experiment would pass on to later stages, JSON-able."""

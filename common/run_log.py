@@ -1,6 +1,8 @@
 """The log of a run: one jsonl file always, one readable line on the terminal, wandb when asked."""
 
+import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,16 @@ class RunLog:
             os.environ.setdefault("WANDB_MODE", "offline")
             import wandb
 
-            self.wandb = wandb.init(project=wandb_project, name=self.path.parent.name, dir=self.path.parent,
-                                    id=self.path.parent.name, resume="allow")
+            run = self.path.parent.resolve()
+            identity = hashlib.sha256(str(run).encode()).hexdigest()[:16]  # the same when it is continued
+            self.wandb = wandb.init(
+                project=wandb_project, name=run.name, dir=run, id=identity, resume="allow")
 
     def line(self, text: str) -> None:
         """Print a line that does not break a progress bar."""
         if self.enabled:
             tqdm.write(text)
+            sys.stdout.flush()  # whoever reads a file or a pipe wants it now
 
     def record(self, step: int, **scalars: Any) -> None:
         """Log the scalars of one step."""

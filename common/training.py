@@ -19,9 +19,14 @@ from tqdm import tqdm
 
 from common.batches import StepBatches, mix
 from common.checkpoints import newest_checkpoint, save_checkpoint
+from common.command import require_at_least
 from common.distributed import Runtime
 from common.files import write_json
 from common.run_log import RunLog
+
+# What a rerun may change; everything else is part of what the run is.
+MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_every", "keep_checkpoints",
+              "num_workers", "wandb_project", "device", "val_clips", "val_pictures"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +79,9 @@ class TrainingConfig:
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "global_batch_size", "gradient_accumulation_steps", "log_every",
-                     "ckpt_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        require_at_least(self, max_steps=1, global_batch_size=1, gradient_accumulation_steps=1, log_every=1,
+                         ckpt_every=1, keep_checkpoints=1, eval_every=0, sample_every=0, warmup_steps=0, lr=0,
+                         weight_decay=0, max_grad_norm=0, num_workers=0)
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
 
@@ -169,6 +173,8 @@ class TrainingState:
         self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
         self.step = 0
         checkpoint, warnings = newest_checkpoint(config.results_dir / "checkpoints")
+        if warnings and not checkpoint:
+            raise ValueError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
         if checkpoint:
             self.restore(checkpoint)
         self.log = RunLog(config.results_dir, runtime.is_main, self.step, config.wandb_project)
@@ -176,7 +182,7 @@ class TrainingState:
             self.log.line(warning)
         if checkpoint:
             self.log.line(f"continuing at step {self.step} of {config.max_steps}")
-        elif runtime.is_main:
+        if runtime.is_main:
             write_json(config.results_dir / "config.json", {"training": self.settings(), **task.facts})
 
     def settings(self) -> dict[str, Any]:
@@ -186,13 +192,16 @@ class TrainingState:
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint of this run."""
+        there, folder = checkpoint["training"], self.config.results_dir
+        for name, value in self.settings().items():
+            fixed = name not in MAY_CHANGE and not isinstance(getattr(self.config, name), Path)
+            if fixed and there[name] != value:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} {value}: the run in {folder} has {there[name]}")
         for name, value in self.task.facts.items():
-            if checkpoint.get(name) != value:
-                raise ValueError(f"--results-dir {self.config.results_dir}: holds a run with another {name}; "
+            if without_path(checkpoint[name]) != without_path(value):
+                raise ValueError(f"--results-dir {folder}: holds a run with another {name}; "
                                  "choose another folder, or the settings of that run")
-        if (self.ema is None) != ("ema" not in checkpoint):
-            raise ValueError(f"--ema-decay {self.config.ema_decay}: the run in {self.config.results_dir} has "
-                             f"{'no ' if self.ema else ''}averaged weights")
         self.model.load_state_dict(checkpoint["model"])
         if self.ema:
             self.ema.load_state_dict(checkpoint["ema"])
@@ -257,6 +266,11 @@ class TrainingState:
         """A sample sheet in the run folder."""
         self.task.draw_sheet((self.ema or self.model).eval(),
                              self.config.results_dir / "sheets" / f"{self.step:07d}.png")
+
+
+def without_path(fact: Any) -> Any:
+    """A fact without the place where a file was found, which does not matter to what it is."""
+    return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -16,6 +16,9 @@ from torch import nn
 from common.files import atomic_path
 
 # Where the weights are in the layouts in use: averaged weights first, then DDP, DeepSpeed and Lightning.
+# What torch and safetensors raise for one damaged file or another.
+BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+          AssertionError)
 STATE_KEYS = ("ema", "model", "module", "state_dict")
 
 
@@ -34,14 +37,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-                return {"model": {key: file.get_tensor(key) for key in file.keys()}, **facts}  # noqa: SIM118
+                return {**facts, "model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if code := re.search(r"(?:GLOBAL|class|type) (\S+)", str(error)):
             raise ValueError(f"{path}: refused, loading it would run code ({code[1]})") from None
         raise ValueError(f"{path}: not a readable checkpoint") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
     if not isinstance(checkpoint, dict):

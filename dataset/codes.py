@@ -6,6 +6,8 @@ The reference's layout (`<name>_codes/<i>.npy` of shape (1, A, N) beside `<name>
 (1,)) is read too.
 """
 
+import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,8 @@ class Codes:
     tokenizer: dict[str, Any]  # name, path, hash, downsample, codebook_size
 
     def write(self, folder: Path) -> None:
-        """Write the own layout; `codes.json` comes last, so that it stands for the whole."""
+        """Write the own layout; `codes.json` goes first and comes last, so that it stands for the whole."""
+        (Path(folder) / "codes.json").unlink(missing_ok=True)
         with atomic_path(Path(folder) / "codes.npy") as temporary:
             np.save(temporary, self.codes_CAhw)
         clips = [list(clip) for clip in zip(self.names, self.labels, self.splits, strict=True)]
@@ -65,11 +68,16 @@ class CodesDataset(Dataset):
         chosen = [i for i, s in enumerate(codes.splits) if s == split]
         codes_CAhw = np.asarray(codes.codes_CAhw[chosen])[:, :variants]
         self.variants = codes_CAhw.shape[1]
-        self.tokens_SN = codes_CAhw.reshape(len(chosen) * self.variants, -1)
+        self.tokens_SN = codes_CAhw.reshape(len(chosen) * self.variants, math.prod(codes_CAhw.shape[2:]))
         self.labels_S = np.repeat(np.array(codes.labels, np.int64)[chosen], self.variants)
 
     def __len__(self) -> int:
         return len(self.tokens_SN)
+
+    def digest(self) -> str:
+        """Short hash of all tokens and labels, in order."""
+        content = np.ascontiguousarray(self.tokens_SN).tobytes() + self.labels_S.tobytes()
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return torch.from_numpy(self.tokens_SN[index].astype(np.int64)), int(self.labels_S[index])

@@ -50,8 +50,9 @@ def find_sources(
         for path, stem in _distinct_stems(paths).items():
             recording = f"{class_name}/{_recording(path, stem, pattern)}"
             sources.append(Source(class_name, f"{class_name}/{path}", stem, recording))
-        others += [(f"{class_name}/{path}", reason) for path, reason in strangers]
-        others += [] if paths else [(class_name, "a class folder without recordings")]
+        shown = class_name.encode(errors="replace").decode()
+        others += [(f"{shown}/{path}", reason) for path, reason in strangers]
+        others += [] if paths else [(shown, "a class folder without recordings")]
     return sources, others
 
 

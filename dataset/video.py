@@ -87,7 +87,7 @@ def _load_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             rgba = ImageOps.exif_transpose(picture).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         reason = str(error).replace(f"'{path}'", "the file")
         raise ValueError(f"{path}: not a readable picture ({reason})") from None
     return _on_black(np.asarray(rgba))
@@ -102,7 +102,7 @@ def _video_frames(path: Path) -> Iterator[tuple[float, Pixels]]:
         raise ValueError(f"{path}: empty file")
     count, first, time = 0, 0.0, 0.0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise ValueError(f"{path}: has no video stream")
             stream = container.streams.video[0]

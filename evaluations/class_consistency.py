@@ -90,9 +90,8 @@ class Clips:
         return cls(np.array(statistics), np.array(labels, int), np.array(motions))
 
 
-def read_generated(folder: Path, manifest: Manifest) -> Clips:
+def read_generated(folder: Path, samples: dict[str, Any], manifest: Manifest) -> Clips:
     """The clips of samples.json, whose classes and grid must be those of the real data."""
-    samples = read_json(folder / "samples.json")
     for name in ("class_names", "rows", "cols", "frame_size"):
         if samples["dataset"][name] != manifest.facts()[name]:
             raise ValueError(f"--sample-path {folder}: its {name} is not that of the real clips")
@@ -120,7 +119,9 @@ def summary(clips: Clips, classifier: NearestClassMean, class_names: tuple[str, 
 
 
 def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
-    """Measure, print a table, write JSON; quick enough for one process, the others wait."""
+    """Measure, print a table, write JSON. Quick enough for one process: others have nothing to do."""
+    if not runtime.is_main:
+        return {}
     manifest = Manifest.read(config.data_path)
     real = read_real(config.data_path, manifest, "train")
     missing = set(range(len(manifest.class_names))) - set(real.labels_n.tolist())
@@ -129,17 +130,19 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
         raise ValueError(f"--data-path {config.data_path}: no training clip of {name}")
     classifier = NearestClassMean.fit(real.statistics_nD, real.labels_n, len(manifest.class_names))
     held_out = read_real(config.data_path, manifest, "val")
-    sets = {"real train": real, "generated": read_generated(config.sample_path, manifest)}
+    samples = read_json(config.sample_path / "samples.json")
+    sets = {"real train": real, "generated": read_generated(config.sample_path, samples, manifest)}
     if len(held_out.labels_n):
         sets["real val"] = held_out
     result = {name: summary(clips, classifier, manifest.class_names) for name, clips in sets.items()}
-    if runtime.is_main:
-        write_json(config.output or config.sample_path / "class_consistency.json", result)
-        for name, part in result.items():
-            print(f"{name:10}  {part['clips']:5} clips  {part['accuracy']:6.1%} in their class  "
-                  f"motion {part['motion']:.2f}")
-            for class_name, row in part["by_class"].items():
-                print(f"    {class_name:30} {row['clips']:5}  {row['accuracy']:6.1%}  {row['motion']:.2f}")
+    for name, part in result.items():
+        print(f"{name:10}  {part['clips']:5} clips  {part['accuracy']:6.1%} in their class  "
+              f"motion {part['motion']:.2f}")
+        for class_name, row in part["by_class"].items():
+            print(f"    {class_name:30} {row['clips']:5}  {row['accuracy']:6.1%}  {row['motion']:.2f}")
+    inputs = {"data": str(config.data_path), "samples": str(config.sample_path),
+              **{name: samples.get(name) for name in ("checkpoint", "tokenizer", "sampling")}}
+    write_json(config.output or config.sample_path / "class_consistency.json", {"inputs": inputs, **result})
     return result
 
 

@@ -8,8 +8,10 @@ satisfied() {  # does this python have every pinned package?
   "$1" - "$root/requirements.txt" 2>/dev/null <<'PY'
 import sys
 from importlib.metadata import version
-pins = [line.split("==") for line in open(sys.argv[1]).read().split() if "==" in line]
-sys.exit(any(version(name).split("+")[0] != wanted for name, wanted in pins))
+from packaging.requirements import Requirement
+lines = [line for line in open(sys.argv[1]).read().splitlines() if "==" in line]
+wanted = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
+sys.exit(not all(pin.specifier.contains(version(pin.name)) for pin in wanted))
 PY
 }
 
@@ -25,7 +27,7 @@ make_venv() {  # make_venv FOLDER: create it and install requirements.txt; a sta
 if [ -z "${ENDOGEN_VENV:-}" ] && command -v python >/dev/null && satisfied python; then
   python=$(command -v python)
 else
-  venv=${ENDOGEN_VENV:-$root/.venv}
+  venv=$(realpath -m "${ENDOGEN_VENV:-$root/.venv}")
   python=$venv/bin/python
   cmp --silent "$root/requirements.txt" "$venv/endogen-requirements.txt" || satisfied "$python" || make_venv "$venv"
 fi

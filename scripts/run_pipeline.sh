@@ -17,14 +17,14 @@ launch dataset.prepare --video-path "$videos" --data-path "$out/grids" --rows "$
   --frame-size "$FRAME_SIZE" --fps "$FPS" --clip-stride "$CLIP_STRIDE" --recording-pattern "$RECORDING_PATTERN"
 
 # shellcheck disable=SC2086  # CH_MULT is a list
-launch tokenizer.train_vq --data-path "$out/grids" --results-dir "$out/tokenizer" --ch "$CH" --ch-mult $CH_MULT \
+NPROC=1 launch tokenizer.train_vq --data-path "$out/grids" --results-dir "$out/tokenizer" --ch "$CH" --ch-mult $CH_MULT \
   --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$WINDOW" \
   --global-batch-size "$VQ_BATCH" --lr 5e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 \
   --max-steps "$VQ_STEPS" --global-seed "$SEED"
 
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$out/tokenizer" --flip
 
-launch autoregressive.train.train_c2i --code-path "$out/codes" --results-dir "$out/gpt" --gpt-model "$GPT_MODEL" \
+NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --results-dir "$out/gpt" --gpt-model "$GPT_MODEL" \
   --global-batch-size "$GPT_BATCH" --lr 1e-3 --lr-schedule cosine --warmup-steps 100 --ema-decay 0.995 \
   --max-steps "$GPT_STEPS" --global-seed "$SEED"
 

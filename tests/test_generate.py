@@ -103,12 +103,6 @@ def test_bfloat16_samples_valid_tokens(autocast):
     assert tokens_BN.max() < CONFIG.vocab_size
 
 
-def test_progress_is_told_after_every_token():
-    seen = []
-    generate(build(), LABELS, SEEDS, on_step=seen.append)
-    assert seen == list(range(1, CONFIG.block_size + 1))
-
-
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [
     (1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 0, 1.0), (1.0, 4, 1.0), (1.0, 0, 0.7), (1.3, 6, 0.8), (1.0, 1, 1.0),
     (1.0, 0, 1e-9), (1.0, 100, 1.0)])

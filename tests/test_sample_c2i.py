@@ -13,10 +13,11 @@ from PIL import Image
 from autoregressive.models.checkpoint import find_gpt
 from autoregressive.sample.sample_c2i import SampleC2IConfig, make_jobs, run
 from common.checkpoints import checkpoint_file
+from common.distributed import Runtime
 from common.files import read_json
 from dataset.codes import Codes
 from dataset.grid import frames_to_grid
-from dataset.manifest import read_released
+from dataset.manifest import Manifest
 
 CLASSES = ("blue wall", "red wall")
 
@@ -113,8 +114,26 @@ def test_rerun_makes_only_what_is_missing(config, runtime):
 
 def test_folder_with_clips_of_other_settings_is_refused(config, runtime):
     run(config, runtime)
-    with pytest.raises(ValueError, match=r"--save-folder .*clips: holds clips of another sampling"):
+    with pytest.raises(ValueError, match=r"--save-folder .*clips: has clips of another sampling"):
         run(dataclasses.replace(config, temperature=0.5), runtime)
+
+
+def test_grids_of_unknown_origin_are_refused(config, runtime):
+    run(config, runtime)
+    (config.save_folder / "samples.json").unlink()
+    with pytest.raises(ValueError, match=r"holds grids but no samples\.json"):
+        run(config, runtime)
+
+
+def test_rank_that_looks_later_takes_no_clip_from_another(config, runtime, tmp_path):
+    class Alone(Runtime):
+        def gather(self, value):
+            return [value]
+
+    run(config, runtime)
+    for rank in (1, 0):  # one has finished before the other looks
+        run(dataclasses.replace(config, clips_per_class=3), Alone(rank=rank, world_size=2))
+    assert len(pictures(config.save_folder)) == 6
 
 
 def test_two_processes_make_what_one_makes(config, runtime, tmp_path, command_env):
@@ -153,8 +172,10 @@ def test_two_processes_make_what_one_makes(config, runtime, tmp_path, command_en
 
 def test_generated_grids_are_a_data_set_again(config, runtime):
     run(config, runtime)
-    manifest = read_released(config.save_folder / "grids", rows=2, cols=2)
-    assert manifest.class_names == CLASSES and manifest.frame_size == 32 and len(manifest.clips) == 2
+    manifest = Manifest.read(config.save_folder / "grids")
+    assert manifest.class_names == CLASSES and (manifest.rows, manifest.frame_size) == (2, 32)
+    assert [(clip.name, clip.label) for clip in manifest.clips] == [
+        (f"{name}/000000.png", label) for label, name in enumerate(CLASSES)]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime,
         while "saved" not in run.stdout.readline():
             assert run.poll() is None
         run.kill()
+    assert int(checkpoint_file(tmp_path / "killed").stem) < 8
     subprocess.run(command, env=command_env, check=True, capture_output=True)
     one, two = (load_checkpoint(checkpoint_file(tmp_path / name)) for name in ("whole", "killed"))
     assert one["step"] == two["step"] == 8
@@ -163,7 +164,7 @@ def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
     train_vq(config, runtime)
     with pytest.raises(ValueError, match="holds a run with another config"):
         train_vq(dataclasses.replace(config, codebook_size=32), runtime)
-    with pytest.raises(ValueError, match=r"--ema-decay 0.5: .* no averaged weights"):
+    with pytest.raises(ValueError, match=r"--ema-decay 0.5: the run in .* has 0.0"):
         train_vq(dataclasses.replace(config, ema_decay=0.5), runtime)
 
 
@@ -229,6 +230,51 @@ def test_another_tokenizer_does_not_reuse_blocks(grids, tokenizer_run, tmp_path,
     assert len(list((tmp_path / "codes").glob(".blocks-*"))) == 1
 
 
+def test_changed_pictures_do_not_reuse_blocks(tokenizer_run, tmp_path, runtime):
+    grids = make_grids(tmp_path / "grids", clips_per_class=2)
+    first = extract(grids, tmp_path / "codes", tokenizer_run, runtime)
+    name = grids / "red wall" / "rec0_000000.png"
+    Image.fromarray(255 - np.array(Image.open(name))).save(name)
+    changed = extract(grids, tmp_path / "codes", tokenizer_run, runtime)
+    assert changed != first
+    assert changed == extract(grids, tmp_path / "fresh", tokenizer_run, runtime)
+
+
+def test_killed_extraction_continues_to_the_same_codes(tokenizer_run, tmp_path, command_env):
+    grids = make_grids(tmp_path / "grids", clips_per_class=40)  # two blocks
+    command = [
+        sys.executable,
+        "-m",
+        "tokenizer.extract_codes",
+        "--data-path",
+        str(grids),
+        "--vq-ckpt",
+        str(tokenizer_run),
+        "--device",
+        "cpu",
+        "--batch-size",
+        "1",
+        "--code-path",
+    ]
+    subprocess.run([*command, str(tmp_path / "whole")], env=command_env, check=True, capture_output=True)
+    with subprocess.Popen(
+        [*command, str(tmp_path / "killed")], env=command_env, stderr=subprocess.DEVNULL
+    ) as run:
+        while not list(tmp_path.glob("killed/.blocks-*/[0-9]*.npy")):
+            assert run.poll() is None
+        run.kill()
+    assert not (tmp_path / "killed" / "codes.json").exists()
+    subprocess.run([*command, str(tmp_path / "killed")], env=command_env, check=True, capture_output=True)
+    for name in ("codes.npy", "codes.json", "quality.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_frames_that_tokens_would_straddle_are_refused(tmp_path, tokenizer_run, runtime):
+    grids = make_grids(tmp_path / "grids", clips_per_class=2, size=34)
+    with pytest.raises(ValueError, match="frames of 34 px are no multiple of its downsample factor 4"):
+        extract(grids, tmp_path / "codes", tokenizer_run, runtime)
+
+
 def test_codes_carry_the_facts_of_data_and_tokenizer(grids, codes, tokenizer_run):
     read = Codes.read(codes)
     assert read.dataset == Manifest.read(grids).facts()
@@ -271,43 +317,23 @@ def test_tokenizer_with_other_weights_is_refused(tokenizer_run, tmp_path):
         find_tokenizer({**facts, "name": "gone.pt", "path": "nowhere/gone.pt"}, None, tmp_path)
 
 
+def test_tokenizer_is_found_in_its_run_folder_when_all_runs_were_moved(tokenizer_run, tmp_path):
+    facts = {**tokenizer_facts(load_tokenizer(tokenizer_run), tokenizer_run), "path": "gone/x.pt"}
+    moved = tmp_path / "tokenizer" / "checkpoints" / facts["name"]
+    gpt = tmp_path / "gpt" / "checkpoints" / facts["name"]  # of the same name: no tokenizer
+    for path in (moved, gpt):
+        path.parent.mkdir(parents=True)
+    torch.save({"model": {"tok_embeddings.weight": torch.ones(1)}}, gpt)
+    moved.write_bytes(checkpoint_file(tokenizer_run).read_bytes())
+    assert find_tokenizer(facts, None, gpt)[1] == moved
+    assert find_tokenizer(facts, None, tmp_path / "codes")[1] == moved
+
+
 def test_tokenizer_is_found_beside_the_checkpoint_when_the_run_was_moved(tokenizer_run, tmp_path):
     facts = tokenizer_facts(load_tokenizer(tokenizer_run), tokenizer_run)
     (tmp_path / facts["name"]).write_bytes(checkpoint_file(tokenizer_run).read_bytes())
     _, path = find_tokenizer({**facts, "path": "gone/x.pt"}, None, tmp_path / "gpt.pt")
     assert path == tmp_path / facts["name"]
-
-
-def write_reference_codes(folder, tokens=1024, labels=(0, 7, 3)):
-    for kind in ("codes", "labels"):
-        (folder / f"imagenet512_{kind}").mkdir(parents=True)
-    for index, label in enumerate(labels):
-        codes = np.random.RandomState(index).randint(0, 16384, (1, 2, tokens))
-        np.save(folder / "imagenet512_codes" / f"{index}.npy", codes)
-        np.save(folder / "imagenet512_labels" / f"{index}.npy", np.array([label]))
-
-
-def test_codes_of_the_reference_are_read(tmp_path):
-    write_reference_codes(tmp_path, labels=(0, 7, 3, *[1] * 8))
-    codes = Codes.read(tmp_path, preset="hyperkvasir16")
-    assert codes.codes_CAhw.shape == (11, 2, 32, 32) and codes.labels[:3] == [0, 7, 3]
-    assert codes.names[2:4] == ["2.npy", "3.npy"] and codes.names[10] == "10.npy"
-    tokens, label = CodesDataset(codes, "train")[3]
-    assert label == 7 and tokens.tolist() == np.load(tmp_path / "imagenet512_codes" / "1.npy")[0, 1].tolist()
-    assert codes.dataset["class_names"][7] == "varices" and codes.tokenizer["downsample"] == 16
-
-
-def test_codes_of_the_reference_need_a_preset_that_fits(tmp_path):
-    write_reference_codes(tmp_path)
-    with pytest.raises(ValueError, match="--preset"):
-        Codes.read(tmp_path)
-    with pytest.raises(ValueError, match="label 7 is no class of surgvisdom16"):
-        Codes.read(tmp_path, preset="surgvisdom16")
-    write_reference_codes(tmp_path / "odd", tokens=1000)
-    with pytest.raises(ValueError, match="1000 tokens, no 4 x 4 grid"):
-        Codes.read(tmp_path / "odd", preset="hyperkvasir16")
-    with pytest.raises(ValueError, match="neither codes"):
-        Codes.read(tmp_path / "nothing", preset="hyperkvasir16")
 
 
 def test_quality_is_written_beside_the_codes(codes):

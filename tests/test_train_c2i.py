@@ -81,6 +81,7 @@ def test_killed_training_continues_to_the_same_weights(config, codes, runtime, c
         while "saved" not in child.stdout.readline():
             assert child.poll() is None
         child.kill()
+    assert int(checkpoint_file(killed.results_dir).stem) < 6
     run(killed, runtime)
     for part in ("model", "ema"):
         one, two = weights(config.results_dir, part), weights(killed.results_dir, part)
@@ -135,6 +136,26 @@ def test_run_of_other_codes_is_refused(config, codes, runtime, tmp_path):
     other.write(tmp_path / "other")
     with pytest.raises(ValueError, match="holds a run with another tokenizer"):
         run(dataclasses.replace(config, code_path=tmp_path / "other"), runtime)
+
+
+def test_changed_setting_or_data_of_a_run_is_refused(config, codes, runtime, tmp_path):
+    run(dataclasses.replace(config, max_steps=2), runtime)
+    for name, value in {"lr": 0.5, "global_seed": 3, "global_batch_size": 2, "weight_decay": 0.0}.items():
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}: the run in"):
+            run(dataclasses.replace(config, **{name: value}), runtime)
+    read = Codes.read(codes)
+    dataclasses.replace(read, splits=["train"] * len(read.splits)).write(tmp_path / "more")
+    with pytest.raises(ValueError, match="another data_hash"):
+        run(dataclasses.replace(config, code_path=tmp_path / "more"), runtime)
+    run(dataclasses.replace(config, max_steps=3, log_every=1), runtime)
+
+
+def test_missing_tokenizer_for_sheets_is_said_at_the_door(config, codes, runtime, tmp_path):
+    read = Codes.read(codes)
+    lost = {**read.tokenizer, "path": "gone", "name": "gone.pt"}
+    dataclasses.replace(read, tokenizer=lost).write(tmp_path / "codes")
+    with pytest.raises(ValueError, match="--vq-ckpt: not given"):
+        run(dataclasses.replace(config, code_path=tmp_path / "codes", sample_every=1), runtime)
 
 
 @pytest.mark.parametrize(

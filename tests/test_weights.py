@@ -1,8 +1,10 @@
 """Weight files never run code, load strictly, and are found in every layout in use."""
 
 import argparse
+import contextlib
 import os
 import pickle
+import random as random_module
 
 import pytest
 import torch
@@ -52,6 +54,19 @@ def test_truncated_checkpoint_is_named(tmp_path):
     (tmp_path / "c.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"c\.pt: not a readable checkpoint"):
         load_checkpoint(tmp_path / "c.pt")
+
+
+def test_no_damage_to_a_checkpoint_gets_past_the_door(tmp_path):
+    path, random = tmp_path / "c.pt", random_module.Random(0)
+    torch.save({"model": {"w": torch.ones(8)}, "step": 3, "args": argparse.Namespace(lr=1.0)}, path)
+    good = path.read_bytes()
+    for _ in range(150):
+        bad = bytearray(good)
+        for _ in range(random.randint(1, 4)):
+            bad[random.randrange(len(bad))] = random.randrange(256)
+        path.write_bytes(bad)
+        with contextlib.suppress(ValueError):  # some damage does not show
+            load_checkpoint(path)
 
 
 def test_missing_file_is_named(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.command import run_command
+from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path, remove, write_json
 from common.progress import progress
@@ -53,8 +53,7 @@ class ExtractCodesConfig:
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size {self.batch_size}: must be at least 1")
+        require_at_least(self, batch_size=1, check_pictures=1)
 
 
 def variants(pixels_B3HW: Tensor, cols: int, flip: bool) -> Tensor:
@@ -81,7 +80,9 @@ def encode_block(
 
 def work_folder(config: ExtractCodesConfig, manifest: Manifest, tokenizer: dict) -> Path:
     """Where finished blocks wait; its name stands for everything that the codes depend on."""
-    clips = [clip.name for clip in manifest.clips]
+    states = ((config.data_path / clip.name).stat() for clip in manifest.clips)
+    clips = [(clip.name, state.st_size, state.st_mtime_ns)
+             for clip, state in zip(manifest.clips, states, strict=True)]
     key = json.dumps([manifest.facts(), clips, tokenizer["hash"], config.flip, config.mixed_precision])
     return config.code_path / f".blocks-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
@@ -111,6 +112,9 @@ def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     model = load_tokenizer(config.vq_ckpt).to(device)
     tokenizer = tokenizer_facts(model, config.vq_ckpt)
+    if manifest.frame_size % tokenizer["downsample"]:
+        raise ValueError(f"--vq-ckpt {config.vq_ckpt}: frames of {manifest.frame_size} px are no multiple of "
+                         f"its downsample factor {tokenizer['downsample']}")
     images = GridImages(config.data_path, manifest, manifest.clips, cache_bytes=0)
     folder = work_folder(config, manifest, tokenizer)
     starts = range(0, len(images), BLOCK)

@@ -3,6 +3,8 @@
 Shapes: B crops per batch, each of window x window frames of S pixels a side: (3, window*S, window*S).
 """
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from common.command import run_command
+from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path
 from common.training import TrainingConfig, train
@@ -56,6 +58,12 @@ class TrainVQConfig(TrainingConfig):
     """Grid pictures that a validation looks at."""
 
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,
+                         commit_weight=0, val_pictures=1)
+
+
 class Crops(Dataset):
     """All aligned crops of window x window frames of all pictures, without overlap."""
 
@@ -85,7 +93,9 @@ class TokenizerTask:
         self.train_set = Crops(GridImages(config.data_path, self.manifest, train_clips), config.window)
         every = max(1, len(val_clips) // config.val_pictures)
         self.val_set = GridImages(config.data_path, self.manifest, val_clips[::every][: config.val_pictures])
-        self.facts: dict[str, Any] = {"config": asdict(self.model.config), "dataset": self.manifest.facts()}
+        names = json.dumps([clip.name for clip in train_clips])
+        self.facts: dict[str, Any] = {"config": asdict(self.model.config), "dataset": self.manifest.facts(),
+                                      "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
         self.device = runtime.device(config.device)
 
     def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -48,16 +48,26 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
     """
     if given:
         path = checkpoint_file(given)
-    else:
-        places = [Path(facts.get("path", "")), near.parent / facts["name"], MODELS_FOLDER / facts["name"]]
-        path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise ValueError(f"--vq-ckpt: not given, and {facts['name']} is neither where it was "
-                         f"({facts.get('path', 'unknown')}), nor beside the model, nor in pretrained_models")
+        return check_tokenizer(path, facts), path
+    name = facts["name"]
+    folder = near.resolve().parent
+    runs = [run for base in (folder, folder.parent.parent) for run in base.glob(f"*/checkpoints/{name}")]
+    for path in [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *runs]:
+        if path.is_file():
+            try:
+                return check_tokenizer(path, facts), path
+            except ValueError:
+                continue  # another file of that name
+    raise ValueError(f"--vq-ckpt: not given, and {name} is neither {facts.get('path', 'where it was')}, nor "
+                     "beside the model or in a run folder near it, nor in pretrained_models")
+
+
+def check_tokenizer(path: Path, facts: dict[str, Any]) -> VQModel:
+    """Load a tokenizer; `ValueError` unless it is the one that `facts` speak of."""
     model = load_tokenizer(path)
     found = tokenizer_facts(model, path)
     for name in ("hash", "codebook_size", "downsample"):
         if facts.get(name) not in (None, found[name]):
             raise ValueError(f"{path}: the model was trained with a tokenizer of {name} {facts[name]}, "
                              f"this file's is {found[name]}")
-    return model, path
+    return model

@@ -69,7 +69,9 @@ def start_from(model: GPT, path: Path, class_names: list[str]) -> list[str]:
     """
     checkpoint = load_checkpoint(checkpoint_file(path))
     state = model_state(checkpoint)
-    theirs = checkpoint.get("dataset", {}).get("class_names", class_names)
+    preset = registry().get(Path(path).name, {}).get("preset")
+    known = {"class_names": list(find_preset(preset).class_names)} if preset else {}
+    theirs = checkpoint.get("dataset", known).get("class_names", class_names)
     if theirs != class_names:
         state = {key: value for key, value in state.items() if not key.startswith(CLASS_EMBEDDING)}
     return load_strict(model, state, str(path), reinit=(CLASS_EMBEDDING,))

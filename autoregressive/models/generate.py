@@ -8,7 +8,7 @@ under guidance.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ BUCKET = 128  # attention covers the used part of the cache, rounded up to this 
 def generate(
     model: GPT, labels_B: Tensor, seeds: Sequence[int], cfg_scale: float = 1.0, cfg_interval: int = -1,
     temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-    on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Sample one clip per label and seed -> tokens_BN int64 on the model's device.
 
@@ -32,7 +31,6 @@ def generate(
     temperature   divides the logits; 0 takes the most likely token (the lowest id of equals)
     top_k         keeps the k largest logits, exactly k of them; 0 keeps all
     top_p         then keeps the fewest tokens whose probability sums to at least p
-    on_step       called after each token with their number so far; the device may still be at work on them
 
     Raises: `ValueError` that names the flag.
     """
@@ -62,8 +60,6 @@ def generate(
             logits_RV = model.step(last_R, position_N[i : i + 1], view)
         logits_BV = _guide(logits_RV, cfg_scale) if i < guided else logits_RV
         tokens_BN[:, i] = sample(logits_BV, keys_BN2[:, i], temperature, top_k, top_p)
-        if on_step:
-            on_step(i + 1)
     return tokens_BN
 
 

@@ -6,7 +6,7 @@ T frames, H x W pixels of a frame.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +18,13 @@ from torch import Tensor
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
-from common.command import run_command
+from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path, file_hash, read_json, write_json
 from common.progress import progress
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
+from dataset.manifest import Clip, Manifest
 from dataset.sheet import contact_sheet
 from dataset.video import write_frames, write_gif, write_mp4
 from tokenizer.vq_model import VQModel
@@ -67,11 +68,7 @@ class SampleC2IConfig:
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        for name in ("clips_per_class", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: must be 0 or more")
+        require_at_least(self, clips_per_class=1, batch_size=1, seed=0)
 
     def settings(self) -> dict[str, Any]:
         """What, beside weights, class and seed, a clip depends on."""
@@ -142,12 +139,25 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The clips that samples.json lists, if it is there; refuses those of other weights or settings."""
     path = folder / "samples.json"
     if not path.exists():
+        if (folder / "grids").exists():
+            raise ValueError(f"--save-folder {folder}: holds grids but no samples.json; choose another")
         return []
     there = read_json(path)
     for name, value in facts.items():
         if there.get(name) != value:
-            raise ValueError(f"--save-folder {folder}: holds clips of another {name}; choose another folder")
+            raise ValueError(f"--save-folder {folder}: has clips of another {name}")
     return there["clips"]
+
+
+def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:
+    """dataset.json beside the grid pictures, so that they are a data set again."""
+    facts = {field.name: dataset.get(field.name) for field in fields(Manifest)}
+    names, split_by = tuple(facts["class_names"]), dict.fromkeys(facts["class_names"], "recording")
+    entries = []
+    for clip in clips:
+        name, recording = clip["grid"].removeprefix("grids/"), f"{clip['class']}/{clip['seed']}"
+        entries.append(Clip(name, clip["label"], recording, "train", 0.0))
+    Manifest(**{**facts, "class_names": names, "split_by": split_by, "clips": tuple(entries)}).write(folder)
 
 
 def write_sheet(folder: Path, jobs: Sequence[Job], dataset: dict[str, Any]) -> None:
@@ -171,11 +181,12 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": file_hash(path)[:16]},
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
              "dataset": dataset, "sampling": {**config.settings(), "mixed_precision": config.mixed_precision}}
-    clips = clips_there(folder, facts)
+    clips = clips_there(folder, facts) if runtime.is_main else []
     if runtime.is_main and not clips:
         write_json(folder / "samples.json", {**facts, "clips": []})  # from now on the folder is theirs
+    runtime.gather(None)  # nobody writes clips before
     gpt, tokenizer = gpt.to(device), tokenizer.to(device)
-    todo = runtime.share([job for job in jobs if not (folder / job.path("grids", ".png")).exists()])
+    todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
     with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar:
         for start in range(0, len(todo), config.batch_size):
             batch = todo[start : start + config.batch_size]
@@ -188,6 +199,7 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
         clips += [job.record() for job in jobs if job.record() not in clips]
         clips.sort(key=lambda clip: (clip["seed"], clip["label"]))
         write_json(folder / "samples.json", {**facts, "clips": clips})
+        write_manifest(folder / "grids", clips, dataset)
         write_sheet(folder, jobs, dataset)
         print(f"{len(jobs)} clips of {len({job.class_name for job in jobs})} classes in {folder}")
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from autoregressive.models.checkpoint import CLASS_EMBEDDING, start_from
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
-from common.command import run_command
+from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path
 from common.training import TrainingConfig, to_device, train
@@ -39,7 +39,7 @@ class TrainC2IConfig(TrainingConfig):
     gpt_ckpt: Path | None = None
     """Start from these weights (LlamaGen's, EndoGen's, ours); other classes get a fresh class embedding."""
     vq_ckpt: Path | None = None
-    """Tokenizer for sample sheets; without it the one that the codes name."""
+    """Tokenizer for sample sheets (--sample-every 0: none); without it the one that the codes name."""
     tok_drop_method: Literal["token", "element"] = "token"
     """Semantic-aware token masking: whole tokens (the paper), or single channels (the released code)."""
     token_dropout_p: float = 0.3
@@ -53,6 +53,7 @@ class TrainC2IConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_at_least(self, val_clips=1)
         if self.gpt_model not in GPT_SIZES:
             raise ValueError(f"--gpt-model {self.gpt_model}: must be one of {', '.join(GPT_SIZES)}")
         for name in ("dropout_p", "class_dropout_prob"):
@@ -71,13 +72,16 @@ class GPTTask:
         torch.manual_seed(config.global_seed)
         model = GPT(gpt_config(config, codes))
         self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": codes.dataset,
-                                      "tokenizer": codes.tokenizer}
+                                      "tokenizer": codes.tokenizer, "data_hash": self.train_set.digest()}
         self.model: nn.Module = model
-        self.notes = []
+        self.note = ""
         if config.gpt_ckpt:
             fresh = start_from(model, config.gpt_ckpt, codes.dataset["class_names"])
             afresh = f"; {CLASS_EMBEDDING} starts afresh: other classes" if fresh else ""
-            self.notes.append(f"starting from {config.gpt_ckpt}{afresh}")
+            self.note = f"starting from {config.gpt_ckpt}{afresh}"
+        if config.sample_every:
+            tokenizer, _ = find_tokenizer(codes.tokenizer, config.vq_ckpt, config.code_path)
+            self.tokenizer = tokenizer.to(self.device)
         self.unigram = unigram_entropy(self.train_set, self.val_set, model.config.vocab_size)
 
     def loss(self, model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -100,14 +104,12 @@ class GPTTask:
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
         """One clip of each class (at most 8), always from the same seed."""
-        tokenizer, _ = find_tokenizer(self.codes.tokenizer, self.config.vq_ckpt, self.config.code_path)
         names, dataset = self.codes.dataset["class_names"][:8], self.codes.dataset
         labels_B = torch.arange(len(names))
         tokens_BN = generate(model, labels_B, [0] * len(names), top_k=2000)
-        tokenizer.to(self.device)
         rows = []
         for name, tokens_N in zip(names, tokens_BN, strict=True):
-            picture_3HW = to_uint8(tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
+            picture_3HW = to_uint8(self.tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
             frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
             rows.append((name, frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
         with atomic_path(path) as temporary:
@@ -127,7 +129,7 @@ def gpt_config(config: TrainC2IConfig, codes: Codes) -> GPTConfig:
 
 def segment_length(codes: Codes) -> int:
     """Tokens of one token row of one frame: the segments of token masking (8 for 128 px at downsample 16)."""
-    return codes.token_grid[1] // codes.dataset["cols"]
+    return max(2, codes.token_grid[1] // codes.dataset["cols"])
 
 
 def unigram_entropy(train_set: CodesDataset, val_set: CodesDataset, vocab_size: int) -> float:
@@ -143,8 +145,8 @@ def unigram_entropy(train_set: CodesDataset, val_set: CodesDataset, vocab_size: 
 def run(config: TrainC2IConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
     task = GPTTask(config, runtime)
-    if runtime.is_main:
-        print("\n".join(task.notes))
+    if runtime.is_main and task.note:
+        print(task.note)
     train(task, config, runtime)
 
 
