@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,21 +19,6 @@ from tokenizer.extract_codes import run as extract_codes
 from tokenizer.quality import Quality, perplexity
 from tokenizer.vq_model import VQModel
 from tokenizer.weights import find_tokenizer, load_tokenizer
-
-GOLDENS = Path(__file__).parent / "goldens"
-TINY = {
-    "ch": 32,
-    "ch_mult": (1, 1, 1),
-    "z_channels": 32,
-    "codebook_size": 64,
-    "num_res_blocks": 1,
-    "global_batch_size": 4,
-    "log_every": 2,
-    "eval_every": 4,
-    "sample_every": 4,
-    "ckpt_every": 2,
-    "device": "cpu",
-}
 
 
 def extract(grids, folder, tokenizer_run, runtime, **settings):
