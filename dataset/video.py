@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.files import atomic_path
@@ -22,9 +21,9 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_FPS = 25.0  # a folder of pictures has no clock; this one is assumed
 BT709, LIMITED_RANGE = 1, 1  # codes of ITU-T H.273 and libavutil
-# without these, YUV <-> RGB rounds down (colours sink by one or two levels) and depends on the processor
-EXACT = int(Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-            | Interpolation.BITEXACT)
+# libswscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without them YUV <-> RGB rounds down
+# (colours sink by one or two levels) and depends on the processor
+EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
 
 Item = TypeVar("Item")
 Pixels = Callable[[], np.ndarray]  # makes a frame's pixels when they are wanted

@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${RECORDING_PATTERN:=(.*)}"                                   # first group = recording, see dataset.prepare
 : "${CH:=32}" "${CH_MULT:=1 1 2 4}" "${CODEBOOK_SIZE:=1024}"     # tokenizer: 8 px per token
 : "${WINDOW:=2}" "${VQ_STEPS:=1600}" "${VQ_BATCH:=8}"             # trained on WINDOW x WINDOW frames at once
-: "${GPT_MODEL:=GPT-XS}" "${GPT_STEPS:=1400}" "${GPT_BATCH:=8}"
+: "${GPT_MODEL:=GPT-XS}" "${GPT_STEPS:=1500}" "${GPT_BATCH:=4}"
 : "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
 
 launch dataset.prepare --video-path "$videos" --data-path "$out/grids" --rows "$ROWS" --cols "$COLS" \
