@@ -157,7 +157,7 @@ def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime,
 def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
     config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=2, **TINY)
     train_vq(config, runtime)
-    with pytest.raises(ValueError, match="holds a run with another config"):
+    with pytest.raises(ValueError, match="--codebook-size 32: the run in"):
         train_vq(dataclasses.replace(config, codebook_size=32), runtime)
     with pytest.raises(ValueError, match=r"--ema-decay 0.5: the run in .* has 0.0"):
         train_vq(dataclasses.replace(config, ema_decay=0.5), runtime)
