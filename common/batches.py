@@ -1,9 +1,17 @@
 """The order in which training sees its data, as a function of (seed, step) alone."""
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from common.distributed import Runtime
 
 
 @lru_cache(maxsize=2)
@@ -27,15 +35,33 @@ def batch_indices(size: int, batch: int, seed: int, step: int) -> list[int]:
     return [epoch_order(size, seed, position // size)[position % size] for position in positions]
 
 
-class StepBatches:
-    """A batch sampler for a torch `DataLoader`: the batches of steps start..stop-1, `parts` per step."""
+def places(batch: int, part: int, parts: int, runtime: Runtime) -> range:
+    """The places in the global batch that this process computes in one part of it."""
+    return runtime.share(range(batch)[part::parts])
 
-    def __init__(self, size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1):
+
+def sample_seeds(batch: int, seed: int, step: int, part: int, parts: int, runtime: Runtime) -> Tensor:
+    """One int64 seed for each sample of `places`, a function of (seed, step, place)."""
+    mine = places(batch, part, parts, runtime)
+    return torch.tensor([mix(mix(seed, 0), step * batch + place) for place in mine])
+
+
+class StepBatches:
+    """A batch sampler for a torch `DataLoader`: this process's share of the batches of steps start..stop-1.
+
+    Each step comes in `parts` parts.
+    """
+
+    def __init__(self, size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1,
+                 runtime: Runtime = Runtime()):
         if size < 1:
             raise ValueError("there is nothing to train on: the train split is empty")
         if batch % parts:
             raise ValueError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
-        self.size, self.batch, self.seed, self.parts = size, batch, seed, parts
+        if batch // parts % runtime.world_size:
+            raise ValueError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
+                             f"{runtime.world_size} processes")
+        self.size, self.batch, self.seed, self.parts, self.runtime = size, batch, seed, parts, runtime
         self.steps = range(start, stop)
 
     def __len__(self) -> int:
@@ -45,4 +71,28 @@ class StepBatches:
         for step in self.steps:
             indices = batch_indices(self.size, self.batch, self.seed, step)
             for part in range(self.parts):
-                yield indices[part :: self.parts]
+                yield [indices[place] for place in places(self.batch, part, self.parts, self.runtime)]
+
+
+class Blend(Dataset):
+    """Several data sets as one, in which `shares[k]` of the samples are from set k: small ones come round."""
+
+    def __init__(self, parts: Sequence[Dataset], shares: Sequence[float]):
+        self.parts = parts
+        length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
+        self.ends = list(accumulate(round(length * share) for share in shares))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> Any:
+        k = bisect_right(self.ends, index)
+        start = self.ends[k - 1] if k else 0
+        return self.parts[k][(index - start) % len(self.parts[k])]
+
+
+def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Blend:
+    """The same samples with every label that there is equally often."""
+    labels = np.asarray(labels)
+    parts = [Subset(samples, np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
+    return Blend(parts, [1 / len(parts)] * len(parts))

@@ -1,35 +1,102 @@
-"""Checkpoints of a run: written whole, the newest readable one found again, only the last few kept."""
+"""Checkpoints of a run: written whole, the newest readable one found again, only the last few kept.
 
+A checkpoint is a file `<step>.pt`, or of a run whose tensors are sharded (FSDP) a folder `<step>.shards`
+into which every process writes its own parts. `common.weights.load_checkpoint` reads both into the same
+dictionary, whatever the number of processes then. (torch.distributed.checkpoint is not used: its metadata is
+a pickle, which may run code when it is read.)
+"""
+
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.files import atomic_path
-from common.weights import load_checkpoint
+from common.distributed import Runtime, own_part
+from common.files import atomic_path, remove
+from common.weights import PART, SHARDS, load_checkpoint
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: int) -> Path:
-    """Write `folder/<step>.pt` and delete all but the newest `keep` checkpoints; returns the path."""
+    """Write `folder/<step>.pt` and delete all but the newest `keep` checkpoints; returns the path.
+
+    Raises: `OSError` naming the path if it cannot be written, and then the older ones are as they were.
+    """
     path = Path(folder) / f"{step:07d}.pt"
-    for half in Path(folder).glob(".*.tmp.pt"):  # of a run that was killed while it saved
-        half.unlink()
+    remove_halves(folder)
     with atomic_path(path) as temporary:
-        torch.save(checkpoint, temporary)
-    for old in checkpoints(folder)[:-keep]:
-        old.unlink()
+        write_tensors(temporary, checkpoint)
+    keep_newest(folder, keep)
     return path
+
+
+def save_parts(folder: Path, step: int, checkpoint: dict[str, Any], keep: int, runtime: Runtime) -> Path:
+    """`save_checkpoint` by all processes, each its own parts of the tensors, as `folder/<step>.shards`."""
+    path = Path(folder) / f"{step:07d}{SHARDS}"
+    temporary = path.with_name(f".{path.stem}.tmp{SHARDS}")
+    with runtime.together():
+        if runtime.is_main:
+            remove_halves(folder)
+            temporary.mkdir(parents=True)
+    try:
+        with runtime.together():
+            part = temporary / f"{runtime.rank}-of-{runtime.world_size}.pt"
+            write_tensors(part, mark_parts(checkpoint))
+    except OSError:
+        remove(temporary)
+        raise
+    with runtime.together():
+        if runtime.is_main:
+            remove(path)
+            os.replace(temporary, path)
+            keep_newest(folder, keep)
+    return path
+
+
+def mark_parts(value: Any) -> Any:
+    """A checkpoint with each sharded tensor replaced by {PART: what this process holds of it}."""
+    if isinstance(value, dict):
+        return {key: mark_parts(item) for key, item in value.items()}
+    if isinstance(value, torch.Tensor) and own_part(value) is not value:
+        return {PART: own_part(value).contiguous()}
+    return value
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """`torch.save`, onto the disk; whatever goes wrong there is an `OSError` that names the path."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())  # a rename must not reach the disk before the content
+    except (OSError, RuntimeError) as error:  # torch's zip writer hides what the disk said
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        raise OSError(f"{path.parent}: no checkpoint written ({cause}), the older are intact") from None
+
+
+def remove_halves(folder: Path) -> None:
+    """Delete what a run that was killed while it saved has left."""
+    for pattern in (".*.tmp.pt", f".*.tmp{SHARDS}"):
+        for half in Path(folder).glob(pattern):
+            remove(half)
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
+    for old in checkpoints(folder)[:-keep]:
+        remove(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints in `folder`, oldest first."""
-    found = (path for path in Path(folder).glob("*.pt") if path.stem.isdecimal())
-    return sorted(found, key=lambda path: int(path.stem))
+    found = (path for suffix in (".pt", SHARDS) for path in Path(folder).glob(f"*{suffix}"))
+    return sorted((path for path in found if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
 
 def checkpoint_file(path: Path) -> Path:
     """`path` itself, or if it is a run folder its newest checkpoint."""
-    found = checkpoints(Path(path) / "checkpoints") if Path(path).is_dir() else [Path(path)]
+    run = Path(path).is_dir() and Path(path).suffix != SHARDS
+    found = checkpoints(Path(path) / "checkpoints") if run else [Path(path)]
     if not found:
         raise ValueError(f"{path}: a folder without checkpoints")
     return found[-1]

@@ -6,22 +6,27 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
-from common.distributed import Runtime
+from common.distributed import SHARES_DIFFER, Runtime, lost_contact
 
 Config = TypeVar("Config")
 
 
-def run_command(config_class: type[Config], run: Callable[[Config, Runtime], object]) -> None:
+def run_command(config_class: type[Config], run: Callable[[Config, Runtime], object],
+                timeout: timedelta = SHARES_DIFFER) -> None:
     """Parse `sys.argv` into `config_class` and call `run(config, runtime)` on every process.
+
+    A process that waits for another one longer than `timeout`, or sees it gone, ends with one line and
+    status 1.
 
     `ValueError` and `OSError` are what the user can mend: they end the program with one line and status 2.
     Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
     """
     try:
         config = parse(config_class)
-        with Runtime.start() as runtime:
+        with Runtime.start(timeout) as runtime:
             run(config, runtime)
     except (ValueError, OSError) as error:
         if os.environ.get("ENDOGEN_TRACEBACK"):
@@ -29,6 +34,13 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
         if os.environ.get("RANK", "0") == "0":
             print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except RuntimeError as error:
+        if not lost_contact(error) or os.environ.get("ENDOGEN_TRACEBACK"):
+            raise
+        reason = str(error).splitlines()[0][:120]
+        print(f"error: process {os.environ['RANK']} lost contact with another one ({reason}); "
+              "run the same command again to continue", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

@@ -2,19 +2,27 @@
 
 A stage runs as one process, or under torchrun as many (which sets RANK, WORLD_SIZE and LOCAL_RANK). torch is
 imported only where it is needed, so that stages that use no tensors start at once.
+
+Training goes around a model from outside: "ddp" gives every process a copy, "fsdp" (FSDP2, `fully_shard`) a
+part of each tensor, a `DTensor`, cut along its first dimension.
 """
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 
 Item = TypeVar("Item")
+
+SHARES_DIFFER = timedelta(days=7)  # stages that share out files wait for the slowest process
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,11 @@ class Runtime:
 
     @classmethod
     @contextmanager
-    def start(cls) -> Iterator["Runtime"]:
-        """Join the process group that torchrun describes, if any; leave it at the end."""
+    def start(cls, timeout: timedelta = SHARES_DIFFER) -> Iterator["Runtime"]:
+        """Join the process group that torchrun describes, if any; leave it at the end.
+
+        `timeout` is how long a process waits for another one before it takes it for lost.
+        """
         runtime = cls(*(int(os.environ.get(name, default)) for name, default in
                         (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
         if runtime.world_size == 1:
@@ -37,10 +48,11 @@ class Runtime:
         import torch.distributed as dist
 
         backend = "cpu:gloo,cuda:nccl" if runtime._cuda() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=7))  # shares of work may differ much
+        dist.init_process_group(backend, timeout=timeout)
         try:
             yield runtime
         finally:
+            gc.collect()  # a wrapped model left in a cycle keeps the group's threads, which may abort the exit
             dist.destroy_process_group()
 
     @staticmethod
@@ -63,6 +75,9 @@ class Runtime:
         if name not in ("cpu", "cuda"):
             raise ValueError(f"--device {name}: must be auto, cpu or cuda")
         if name == "cpu":
+            from common.cpu import avoid_broken_amx
+
+            avoid_broken_amx()
             return torch.device("cpu")
         if not self._cuda():
             raise ValueError("--device cuda: this machine has no usable CUDA device")
@@ -83,3 +98,128 @@ class Runtime:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def gather_batch(self, x: "Tensor") -> "Tensor":
+        """The shares (B / world_size, ...) of a batch put back into its order: (B, ...); undoes `share`."""
+        if self.world_size == 1:
+            return x
+        import torch
+        import torch.distributed as dist
+
+        shares = [torch.empty_like(x) for _ in range(self.world_size)]
+        dist.all_gather(shares, x.detach().contiguous())
+        return torch.stack(shares, dim=1).flatten(0, 1)
+
+    def mean(self, x: "Tensor") -> "Tensor":
+        """The mean of `x` over the processes; the host does not wait for a GPU."""
+        if self.world_size == 1:
+            return x
+        import torch.distributed as dist
+
+        dist.all_reduce(x)
+        return x / self.world_size
+
+    def any(self, flag: bool) -> bool:
+        """True on all processes if `flag` is true on one; the host waits for the others, not for a GPU."""
+        if self.world_size == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that fails on every process if it fails on one, so that none waits for another in vain.
+
+        Only for what the user can mend, `ValueError` and `OSError`.
+        """
+        mine = None
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            mine = error
+        errors = [error for error in self.gather(None if mine is None else str(mine)) if error]
+        if errors:
+            raise mine or OSError(errors[0])
+
+    def wrap(self, module: "nn.Module", blocks: Sequence["nn.Module"], kind: str,
+             device: "torch.device") -> "nn.Module":
+        """`module` on `device`, its gradients averaged over the processes: a copy each, or a part each.
+
+        `kind` is "ddp" or "fsdp"; with "fsdp" each of `blocks` is gathered only while it works. One process
+        needs neither.
+
+        Raises: `ValueError` for "none" on several processes.
+        """
+        if self.world_size == 1:
+            return module.to(device)
+        if kind == "none":
+            raise ValueError(f"--data-parallel none: there are {self.world_size} processes, take ddp or fsdp")
+        if kind == "ddp":
+            from torch.nn.parallel import DistributedDataParallel
+
+            own = [device.index] if device.type == "cuda" else None
+            with warnings.catch_warnings():  # 2.14 has another name for broadcast_buffers
+                warnings.simplefilter("ignore", FutureWarning)
+                return DistributedDataParallel(module.to(device), device_ids=own, broadcast_buffers=False,
+                                               gradient_as_bucket_view=True)
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (self.world_size,))
+        for part in (*blocks, module):
+            fully_shard(part, mesh=mesh)
+        return module
+
+    def sync_if(self, last: bool, module: "nn.Module") -> Any:
+        """Context of one part of a batch: a DDP module averages gradients with the last part only."""
+        return nullcontext() if last or not hasattr(module, "no_sync") else module.no_sync()
+
+    @contextmanager
+    def whole(self, module: "nn.Module") -> Iterator[None]:
+        """Within it a module sharded by `wrap` holds its whole weights on every process; others do anyway."""
+        if self.world_size == 1:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
+                part.set_reshard_after_forward(part is not module, recurse=False)
+
+
+def own_part(tensor: "Tensor") -> "Tensor":
+    """What this process holds of a tensor: its part of a sharded one, else the tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole_tensor(tensor: "Tensor") -> "Tensor":
+    """A tensor with all its parts, gathered from the processes if it is sharded."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_like(whole: "Tensor", example: "Tensor") -> "Tensor":
+    """`whole`, which every process holds, cut up as `example` is (also not at all)."""
+    if not hasattr(example, "to_local"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, example.device_mesh, example.placements, src_data_rank=None)
+
+
+def lost_contact(error: BaseException) -> bool:
+    """True if `error` says that another process of the group is gone or does not answer."""
+    import torch
+
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error))

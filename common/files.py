@@ -80,9 +80,10 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file's bytes, or of those of a folder's files in the order of their names, in hex."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    for part in sorted(Path(path).iterdir()) if Path(path).is_dir() else [path]:
+        with open(part, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()

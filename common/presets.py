@@ -35,11 +35,14 @@ class Preset:
 
 HYPERKVASIR = ("barretts", "cancer", "esophagitis", "gastric-antral-vascular-ectasia",
                "gastric-banding-perforated", "polyps", "ulcer", "varices")
+PHANTOM = ("bleeding", "clear_lumen", "diverticulum", "instrument", "pedunculated_polyp", "sessile_polyp",
+           "ulcer", "varices")
 SURGVISDOM = ("Dissection", "Knot_Tying", "Needle_Driving")
 
 PRESETS = {
     "hyperkvasir16": Preset(HYPERKVASIR),
     "hyperkvasir64": Preset(HYPERKVASIR, rows=8, cols=8),
+    "phantom": Preset(PHANTOM, fps=12.0, frame_stride=None),
     "surgvisdom16": Preset(SURGVISDOM),
 }
 

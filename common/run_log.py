@@ -1,6 +1,7 @@
 """The log of a run: one jsonl file always, one readable line on the terminal, wandb when asked."""
 
 import hashlib
+import math
 import os
 import sys
 from pathlib import Path
@@ -39,9 +40,10 @@ class RunLog:
             sys.stdout.flush()  # whoever reads a file or a pipe wants it now
 
     def record(self, step: int, **scalars: Any) -> None:
-        """Log the scalars of one step."""
+        """Log the scalars of one step, without those that are not finite, which JSON does not know."""
         if not self.enabled:
             return
+        scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
         append_jsonl(self.path, {"step": step, **scalars})
         self.line(f"step {step}  " + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()))
         if self.wandb:

@@ -1,227 +1,224 @@
 """The training loop that the tokenizer and the GPT share. A task says what is trained; the loop says how.
 
-Everything random at step s is seeded by (seed, s): data order, dropout, augmentation. So a checkpoint needs
-no random state, and a rerun continues exactly. DDP, FSDP and compile go around `task.model` from outside.
+Everything random at step s is a function of (seed, s) and of a sample's place in the global batch: data
+order, dropout, augmentation. So a checkpoint needs no random state, a rerun continues exactly, and the number
+of processes does not matter. DDP, FSDP, compilation and recomputation go around `task.model` from outside.
 """
 
-import copy
 import math
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from common.batches import StepBatches, mix
-from common.checkpoints import newest_checkpoint, save_checkpoint
-from common.command import require_at_least
-from common.distributed import Runtime
+from common.batches import StepBatches, mix, sample_seeds
+from common.blocks import compiler_works, wrap_blocks
+from common.checkpoints import newest_checkpoint, save_checkpoint, save_parts
+from common.curves import draw_curves
+from common.distributed import Runtime, shard_like
+from common.dry_run import dry_run
 from common.files import write_json
+from common.optimisation import AveragedWeights, Meter, clip_gradients, make_optimizer, skip_if
 from common.run_log import RunLog
-
-# What a rerun may change; everything else is part of what the run is.
-MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_every", "keep_checkpoints",
-              "num_workers", "wandb_project", "device", "val_clips", "val_pictures"}
+from common.survival import SkippedSteps, StopSignals, leave_signals_to_the_parent
+from common.training_config import TrainingConfig, check_same_run, learning_rate
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """Flags of every training command."""
-
-    results_dir: Path
-    """Run folder: config, log, checkpoints, sample sheets. The same command continues what is there."""
-    max_steps: int = 10_000
-    """Optimiser steps in all."""
-    global_batch_size: int = 8
-    """Samples per optimiser step."""
-    gradient_accumulation_steps: int = 1
-    """Parts that a global batch is computed in, to save memory."""
-    lr: float = 1e-4
-    """Peak learning rate."""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """After warm-up: stay, or fall to a tenth at the last step."""
-    warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay of tensors with two or more dimensions."""
-    beta1: float = 0.9
-    """AdamW: decay of the first moment."""
-    beta2: float = 0.95
-    """AdamW: decay of the second moment."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0: never."""
-    mixed_precision: Literal["bf16", "none"] = "bf16"
-    """bf16 autocast, or float32 throughout."""
-    ema_decay: float = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0: none."""
-    global_seed: int = 0
-    """Seed of initialisation, data order, dropout and augmentation."""
-    log_every: int = 50
-    """Steps between two log records."""
-    eval_every: int = 500
-    """Steps between two validations; 0: never."""
-    sample_every: int = 1000
-    """Steps between two sample sheets; 0: never."""
-    ckpt_every: int = 500
-    """Steps between two checkpoints; one is always written at the end."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints kept."""
-    num_workers: int = 0
-    """Processes that read data."""
-    wandb_project: str | None = None
-    """Log to this Weights & Biases project too (offline unless WANDB_MODE says otherwise)."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, max_steps=1, global_batch_size=1, gradient_accumulation_steps=1, log_every=1,
-                         ckpt_every=1, keep_checkpoints=1, eval_every=0, sample_every=0, warmup_steps=0, lr=0,
-                         weight_decay=0, max_grad_norm=0, num_workers=0)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
-
-
-class Task(Protocol):
+class Task:
     """What the loop needs to know of the thing it trains."""
 
     model: nn.Module
+    blocks: Sequence[nn.Module]  # parts of the model that are compiled, recomputed and sharded one by one
     train_set: Dataset
     facts: dict[str, Any]  # JSON-able; saved in every checkpoint, and must agree on resume
 
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of a batch, and scalars to log beside it."""
-
-    def after_step(self, step: int) -> None:
-        """Whatever the model needs between two steps."""
+    def loss(self, model: nn.Module, batch: Any, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of a batch, and scalars to log beside it; `seeds_B` (int64) decide what is random."""
+        raise NotImplementedError
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Scalars on the validation split."""
+        """Scalars on the validation split; called on every process."""
+        raise NotImplementedError
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
-        """Write a picture that shows what the model does now."""
+        """Write a picture that shows what the model does now; called on the main process."""
+
+    def after_step(self, step: int, averages: dict[str, Tensor]) -> None:
+        """Whatever the model needs between two steps, and with it its averaged weights if there are any, by
+        name; the same on every process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the model."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
+        """Go on from `state_dict` before step `step`."""
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Learning rate of step `step`, counted from 0."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.lr_schedule == "constant":
-        return config.lr * warm
-    progress = max(0, step - config.warmup_steps) / max(1, config.max_steps - 1 - config.warmup_steps)
-    return config.lr * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress))))
+class StepLoss(nn.Module):
+    """A task's loss as the forward of a module, which is where DDP and FSDP take hold."""
 
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task, self.model = task, task.model
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW, with weight decay on matrices only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-
-
-@torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * model, over parameters; buffers are copied."""
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-    for mine, theirs in zip(ema.buffers(), model.buffers(), strict=True):
-        mine.copy_(theirs)
+    def forward(self, batch: Any, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.task.loss(self.model, batch, seeds_B)
 
 
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> None:
-    """Train `task.model` up to `config.max_steps`, from the newest checkpoint in the run folder if any."""
-    if runtime.world_size > 1:
-        raise ValueError("torchrun: training runs as one process so far")
+    """Train `task.model` up to `config.max_steps`, from the newest checkpoint in the run folder if any.
+
+    SIGTERM and SIGINT end it after the current step with a checkpoint. A dry run only prints what it would
+    take.
+
+    Raises: `ValueError` if the run folder holds another run, or if too many steps in a row were not finite.
+    """
     state = TrainingState(task, config, runtime)
-    log = state.log
+    if config.dry_run:
+        report = dry_run(state)
+        if runtime.is_main:
+            print("\n".join([*state.notes, report]))
+        return
+    with runtime.together():
+        lines = state.resume()
+    with runtime.together():
+        log = state.open_log(lines)
+    try:
+        with StopSignals() as stop:
+            run_steps(state, log, stop)
+        if runtime.is_main:
+            draw_curves(config.results_dir)
+    except (ValueError, OSError) as error:
+        if not runtime.is_main:  # which may not have met it
+            print(f"process {runtime.rank}: {error}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        log.close()
+
+
+def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
+    """The steps that are left, with what is due between them."""
+    config, runtime = state.config, state.runtime
     batches = iter(state.batches())
-    started, seen = perf_counter(), 0
-    sums: dict[str, Tensor] = {}
+    since, started = state.step, perf_counter()
     bar = tqdm(range(state.step, config.max_steps), initial=state.step, total=config.max_steps, unit="step",
                disable=None if runtime.is_main else True)
     for step in bar:
-        torch.manual_seed(mix(config.global_seed, step))
-        scalars = state.optimise(step, batches)
-        task.after_step(step)
-        sums = {name: value + sums.get(name, 0) for name, value in scalars.items()}
-        state.step, seen = step + 1, seen + 1
+        state.optimise(step, batches)
+        stopping = runtime.any(bool(stop.name))
         if state.due(config.log_every):
-            means = {name: (value / seen).item() for name, value in sums.items()}
+            means = state.meter.read()
+            skipped = state.skipped.check(state.step, config.max_skipped_steps, config.lr)
+            means |= {"skipped": skipped} if skipped else {}
             log.record(state.step, **means, lr=learning_rate(config, step),
-                       steps_per_s=seen / (perf_counter() - started))
-            started, seen, sums = perf_counter(), 0, {}
+                       steps_per_s=(state.step - since) / (perf_counter() - started))
+            since, started = state.step, perf_counter()
         if state.due(config.eval_every):
             log.record(state.step, **{f"val_{name}": value for name, value in state.validate().items()})
-        if runtime.is_main and state.due(config.sample_every):
+        if state.due(config.sample_every):
             state.draw_sheet()
-        if state.due(config.ckpt_every):
+        if state.due(config.ckpt_every) or stopping:
             log.line(f"saved {state.save()}")
-    log.close()
+        if stopping and state.step < config.max_steps:
+            log.line(f"stopped by a signal at step {state.step} of {config.max_steps}; "
+                     "run the same command again to continue")
+            return
 
 
 class TrainingState:
     """Model, averaged weights, optimiser and step of one run, tied to its folder."""
 
     def __init__(self, task: Task, config: TrainingConfig, runtime: Runtime):
-        self.task, self.config = task, config
+        self.task, self.config, self.runtime = task, config, runtime
         self.device = runtime.device(config.device)
-        self.model = task.model.to(self.device)
+        self.notes: list[str] = []
+        self.model = task.model
+        compiled = config.compile and compiler_works(self.device)
+        if config.compile and not compiled:
+            self.notes.append("no working compiler on this machine: training without torch.compile")
+        wrap_blocks(task.blocks, compiled, config.activation_checkpointing)
+        self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
         self.optimizer = make_optimizer(self.model, config)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False) if config.ema_decay else None
+        self.ema = AveragedWeights(self.model, config.ema_decay) if config.ema_decay else None
+        self.meter, self.skipped = Meter(), SkippedSteps(self.device)
         self.step = 0
-        checkpoint, warnings = newest_checkpoint(config.results_dir / "checkpoints")
-        if warnings and not checkpoint:
-            raise ValueError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
-        if checkpoint:
-            self.restore(checkpoint)
-        self.log = RunLog(config.results_dir, runtime.is_main, self.step, config.wandb_project)
-        for warning in warnings:
-            self.log.line(warning)
-        if checkpoint:
-            self.log.line(f"continuing at step {self.step} of {config.max_steps}")
-        if runtime.is_main:
-            write_json(config.results_dir / "config.json", {"training": self.settings(), **task.facts})
 
-    def settings(self) -> dict[str, Any]:
-        """The command line as JSON."""
-        return {name: str(value) if isinstance(value, Path) else value
-                for name, value in asdict(self.config).items()}
+    def resume(self) -> list[str]:
+        """Go on from the newest checkpoint of the run folder, if any; returns what there is to say of it."""
+        config = self.config
+        checkpoint, warnings = newest_checkpoint(config.results_dir / "checkpoints")
+        if not checkpoint:
+            if warnings:
+                raise ValueError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
+            return self.notes
+        self.restore(checkpoint)
+        return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
+
+    def open_log(self, lines: list[str]) -> RunLog:
+        """The log of the run from this step on, begun with `lines`; `ValueError` if processes differ here."""
+        config = self.config
+        if len(set(self.runtime.gather(self.step))) > 1:
+            raise ValueError(f"--results-dir {config.results_dir}: not every process sees the same "
+                             "checkpoints; several machines need a folder that they share")
+        log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
+        for line in lines:
+            log.line(line)
+        if self.runtime.is_main:
+            write_json(config.results_dir / "config.json", {"training": config.settings(), **self.task.facts})
+        return log
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint of this run."""
-        there, folder = checkpoint["training"], self.config.results_dir
-        for name, value in self.settings().items():
-            fixed = name not in MAY_CHANGE and not isinstance(getattr(self.config, name), Path)
-            if fixed and there[name] != value:
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} {value}: the run in {folder} has {there[name]}")
-        for name, value in self.task.facts.items():
-            if without_path(checkpoint[name]) != without_path(value):
-                raise ValueError(f"--results-dir {folder}: holds a run with another {name}; "
-                                 "choose another folder, or the settings of that run")
-        self.model.load_state_dict(checkpoint["model"])
+        """Go on from a checkpoint of this run, of any number of processes and any wrapping."""
+        check_same_run(self.config, self.task.facts, checkpoint)
+        examples = self.model.state_dict()
+        self.model.load_state_dict(shard_all(checkpoint["model"], examples))
         if self.ema:
-            self.ema.load_state_dict(checkpoint["ema"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.ema.load_state_dict(shard_all(checkpoint["ema"], examples))
+        self.optimizer.load_state_dict(self.shard_optimizer(checkpoint["optimizer"]))
         self.step = checkpoint["step"]
+        self.task.load_state_dict(checkpoint.get("task", {}), self.step)
+        self.meter.load_state_dict(checkpoint.get("meter", {}))
+        self.skipped = SkippedSteps(self.device, checkpoint.get("skipped", 0))
+
+    def shard_optimizer(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A whole optimiser state cut up as the parameters are, which it numbers through its groups."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = {i: {name: shard_like(value, parameters[i]) if value.ndim else value
+                     for name, value in entry.items()} for i, entry in saved["state"].items()}
+        return {**saved, "state": state}
 
     def save(self) -> Path:
         """Write a checkpoint of this moment."""
         ema = {"ema": self.ema.state_dict()} if self.ema else {}
         checkpoint = {"model": self.model.state_dict(), **ema, "optimizer": self.optimizer.state_dict(),
-                      "step": self.step, "training": self.settings(), **self.task.facts}
-        return save_checkpoint(self.config.results_dir / "checkpoints", self.step, checkpoint,
-                               self.config.keep_checkpoints)
+                      "step": self.step, "task": self.task.state_dict(),
+                      "meter": self.meter.state_dict(), "skipped": int(self.skipped.total),
+                      "training": self.config.settings(), **self.task.facts}
+        folder, keep = self.config.results_dir / "checkpoints", self.config.keep_checkpoints
+        if self.runtime.world_size > 1 and self.config.data_parallel == "fsdp":
+            return save_parts(folder, self.step, checkpoint, keep, self.runtime)
+        path = None
+        with self.runtime.together():
+            if self.runtime.is_main:
+                path = save_checkpoint(folder, self.step, checkpoint, keep)
+        return path
 
     def batches(self) -> DataLoader:
-        """The batches of the steps that are left."""
+        """This process's share of the batches of the steps that are left."""
         config = self.config
         sampler = StepBatches(len(self.task.train_set), config.global_batch_size, config.global_seed,
-                              self.step, config.max_steps, config.gradient_accumulation_steps)
-        return DataLoader(self.task.train_set, batch_sampler=sampler, num_workers=config.num_workers)
+                              self.step, config.max_steps, config.gradient_accumulation_steps, self.runtime)
+        return DataLoader(self.task.train_set, batch_sampler=sampler, num_workers=config.num_workers,
+                          worker_init_fn=leave_signals_to_the_parent,
+                          pin_memory=self.device.type == "cuda")
 
     def due(self, every: int) -> bool:
         """True each `every` steps and at the last one; never if `every` is 0."""
@@ -233,44 +230,62 @@ class TrainingState:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
-    def optimise(self, step: int, batches: Any) -> dict[str, Tensor]:
-        """One optimiser step on the next global batch; returns scalars on the device (no synchronisation)."""
-        config = self.config
+    def optimise(self, step: int, batches: Any) -> None:
+        """One optimiser step on the next global batch, without waiting for the device."""
+        config, parts = self.config, self.config.gradient_accumulation_steps
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        parts = config.gradient_accumulation_steps
         sums: dict[str, Tensor] = {}
-        for _ in range(parts):
-            with self.autocast():
-                loss, scalars = self.task.loss(self.model, to_device(next(batches), self.device))
-            (loss / parts).backward()
+        for part in range(parts):
+            torch.manual_seed(mix(config.global_seed, step))  # the same for all parts and processes
+            seeds_B = sample_seeds(config.global_batch_size, config.global_seed, step, part, parts,
+                                   self.runtime)
+            batch = to_device([next(batches), seeds_B], self.device)
+            with self.runtime.sync_if(part == parts - 1, self.step_loss):
+                with self.autocast():
+                    loss, scalars = self.step_loss(*batch)
+                (loss / parts).backward()
             for name, value in {"loss": loss, **scalars}.items():
-                sums[name] = sums.get(name, 0) + value.detach() / parts
-        limit = config.max_grad_norm or math.inf
-        sums["grad_norm"] = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+                sums[name] = sums.get(name, 0) + value.detach().float() / parts
+        means = self.runtime.mean(torch.stack(list(sums.values()))).unbind()
+        norm = clip_gradients(self.model, config.max_grad_norm or math.inf)
+        finite = means[0].isfinite() & norm.isfinite()
+        skip_if(self.optimizer, ~finite)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
-            update_ema(self.ema, self.model, config.ema_decay)
-        return sums
+            self.ema.update()
+        with torch.no_grad():
+            self.task.after_step(step, self.ema.averages if self.ema else {})
+        self.meter.add({**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite)
+        self.skipped.add(finite)
+        self.step = step + 1
 
-    @torch.no_grad()
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """The model in eval mode, whole on every process, with the averaged weights where there are any."""
+        averaged = self.ema.in_place() if self.ema else nullcontext()
+        with torch.no_grad(), averaged, self.runtime.whole(self.step_loss):
+            yield self.model.eval()
+
     def validate(self) -> dict[str, float]:
-        """The task's validation scalars, of the averaged weights where there are any."""
-        with self.autocast():
-            return self.task.validate((self.ema or self.model).eval())
+        """The task's validation scalars."""
+        with self.evaluated() as model, self.autocast():
+            return self.task.validate(model)
 
-    @torch.no_grad()
     def draw_sheet(self) -> None:
-        """A sample sheet in the run folder."""
-        self.task.draw_sheet((self.ema or self.model).eval(),
-                             self.config.results_dir / "sheets" / f"{self.step:07d}.png")
+        """A sample sheet, and the curves so far, in the run folder."""
+        with self.evaluated() as model, self.runtime.together():
+            if self.runtime.is_main:
+                self.task.draw_sheet(model, self.config.results_dir / "sheets" / f"{self.step:07d}.png")
+                draw_curves(self.config.results_dir)
 
 
-def without_path(fact: Any) -> Any:
-    """A fact without the place where a file was found, which does not matter to what it is."""
-    return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
+def shard_all(whole: dict[str, Tensor], examples: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A whole state dict cut up as `examples` is; strict loading will name the keys that are not there."""
+    return {name: shard_like(value, examples[name]) if name in examples else value
+            for name, value in whole.items()}
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -15,11 +15,13 @@ from torch import nn
 
 from common.files import atomic_path
 
-# Where the weights are in the layouts in use: averaged weights first, then DDP, DeepSpeed and Lightning.
 # What torch and safetensors raise for one damaged file or another.
 BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
           AssertionError)
+# Where the weights are in the layouts in use: averaged weights first, then DDP, DeepSpeed and Lightning.
 STATE_KEYS = ("ema", "model", "module", "state_dict")
+SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
+PART = "part along dimension 0"  # marks such a part: {PART: tensor}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises: `ValueError` naming the file if it is missing, broken, or would run code.
     """
     path = Path(path)
+    if path.suffix == SHARDS and path.is_dir():
+        return join_parts([load_checkpoint(part) for part in part_files(path)])
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
@@ -50,6 +54,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: not a checkpoint (holds a {type(checkpoint).__name__})")
     return checkpoint
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that several processes wrote, by rank; `ValueError` if one is missing."""
+    found = sorted(folder.glob("*-of-*.pt"), key=lambda path: int(path.stem.split("-")[0]))
+    if not found or len(found) != int(found[0].stem.split("-")[-1]):
+        raise ValueError(f"{folder}: not a readable checkpoint ({len(found)} parts)")
+    return found
+
+
+def join_parts(parts: list[Any]) -> Any:
+    """One value as every process has it -> the whole: marked parts put together, all else taken once."""
+    first = parts[0]
+    if isinstance(first, dict):
+        if PART in first:
+            return torch.cat([part[PART] for part in parts])
+        return {key: join_parts([part[key] for part in parts]) for key in first}
+    return first
 
 
 def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:

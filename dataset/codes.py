@@ -62,13 +62,17 @@ class Codes:
 
 
 class CodesDataset(Dataset):
-    """(tokens (N,) int64, label) of every variant of the clips of one split, held in memory."""
+    """(tokens (N,) int64, label) of every variant of the clips of one split, held in memory.
 
-    def __init__(self, codes: Codes, split: str, variants: int | None = None):
+    With `count` only the first so many tokens of each clip.
+    """
+
+    def __init__(self, codes: Codes, split: str, variants: int | None = None, count: int | None = None):
         chosen = [i for i, s in enumerate(codes.splits) if s == split]
         codes_CAhw = np.asarray(codes.codes_CAhw[chosen])[:, :variants]
         self.variants = codes_CAhw.shape[1]
-        self.tokens_SN = codes_CAhw.reshape(len(chosen) * self.variants, math.prod(codes_CAhw.shape[2:]))
+        tokens_SN = codes_CAhw.reshape(len(chosen) * self.variants, math.prod(codes_CAhw.shape[2:]))
+        self.tokens_SN = tokens_SN[:, :count]
         self.labels_S = np.repeat(np.array(codes.labels, np.int64)[chosen], self.variants)
 
     def __len__(self) -> int:

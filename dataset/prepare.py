@@ -32,8 +32,9 @@ POSITIVE = ("rows", "cols", "frame_size", "fps", "frame_stride", "clip_stride", 
 @dataclass(frozen=True)
 class PrepareConfig:
     video_path: Path
-    """Folder of class folders of recordings: videos, or folders of numbered pictures, at any depth. Class
-    folders of grid PNGs alone, as released, count as prepared and get a dataset.json in place."""
+    """Folder of class folders of recordings: videos, or folders of numbered pictures, at any depth; with
+    --rows 1 --cols 1 also still pictures. Class folders of grid PNGs alone, as released, count as prepared
+    and get a dataset.json in place."""
     data_path: Path
     """Folder for the grid pictures; for released grid pictures the same as --video-path."""
     preset: str | None = None
@@ -87,11 +88,12 @@ def check_crop(crop: object, origin: str) -> str:
 def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
     """Prepare a data set and return its manifest; `ValueError` if nothing usable comes out."""
     preset = find_preset(config.preset) if config.preset else None
-    if config.video_path.is_dir() and manifests.grid_pictures(config.video_path):
+    stills = config.rows == config.cols == 1
+    if config.video_path.is_dir() and not stills and manifests.grid_pictures(config.video_path):
         return accept_released(config, preset, runtime)
     check_data_path(config)
     class_names = preset.class_names if preset else None
-    sources, others = find_sources(config.video_path, class_names, config.recording_pattern)
+    sources, others = find_sources(config.video_path, class_names, config.recording_pattern, stills)
     jobs = list_jobs(config, preset, sources)
     made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
     plans = [Plan(problem="reading it kills the process") if isinstance(one, BrokenProcessPool) else one

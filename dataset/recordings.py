@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dataset.video import VIDEO_SUFFIXES, is_frame_folder
+from dataset.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 
+NO_VIDEO = "not a video, nor in a folder of numbered pictures alone"
 LONGEST_STEM = 120  # bytes; file systems allow 255 for a name
 
 
 class Source(NamedTuple):
-    """A video file or a folder of numbered pictures."""
+    """A video file, a folder of numbered pictures, or a still picture."""
 
     class_name: str
     path: str
@@ -26,13 +27,13 @@ class Source(NamedTuple):
 
 
 def find_sources(
-    folder: Path, class_names: Sequence[str] | None, pattern: str | None
+    folder: Path, class_names: Sequence[str] | None, pattern: str | None, stills: bool = False
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """All recordings below `folder`/<class>, and (path, reason) of what else is there.
 
     `class_names` limits the classes, all of which must be there. `pattern` is a regular expression searched
     in the path below the class folder without its suffix; its first group names the recording that a file is
-    a piece of. Hidden files are passed over.
+    a piece of. With `stills` every picture is a recording of its own. Hidden files are passed over.
 
     Raises: `ValueError` if a folder is missing, there is no class folder, or the pattern is wrong.
     """
@@ -46,7 +47,7 @@ def find_sources(
         raise ValueError(f"--video-path {folder}: holds no class folders")
     sources, others = [], []
     for class_name in class_names or found:
-        paths, strangers = _walk(folder / class_name)
+        paths, strangers = _walk(folder / class_name, stills)
         for path, stem in _distinct_stems(paths).items():
             recording = f"{class_name}/{_recording(path, stem, pattern)}"
             sources.append(Source(class_name, f"{class_name}/{path}", stem, recording))
@@ -56,17 +57,17 @@ def find_sources(
     return sources, others
 
 
-def _walk(class_folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
+def _walk(class_folder: Path, stills: bool) -> tuple[list[str], list[tuple[str, str]]]:
     """Relative paths of the recordings in a class folder, and (path, reason) of the other files, sorted."""
     recordings, others = [], []
     for parent, folders, files in os.walk(class_folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(class_folder)
-        if relative.parts and is_frame_folder(Path(parent)):
+        if relative.parts and not stills and is_frame_folder(Path(parent)):
             recordings.append(relative.as_posix())
             continue
         for name in (name for name in files if not name.startswith(".")):
-            path, reason = (relative / name).as_posix(), _reason_against(Path(parent, name))
+            path, reason = (relative / name).as_posix(), _reason_against(Path(parent, name), stills)
             if reason:
                 others.append((path.encode(errors="replace").decode(), reason))
             else:
@@ -74,20 +75,21 @@ def _walk(class_folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
     return sorted(recordings), sorted(others)
 
 
-def _reason_against(file: Path) -> str | None:
+def _reason_against(file: Path, stills: bool) -> str | None:
     """Why a file cannot be a recording, as far as its name tells."""
     try:
         str(file).encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8"
-    if file.suffix.lower() not in VIDEO_SUFFIXES:
-        return "not a video, nor in a folder of numbered pictures alone"
+    known = VIDEO_SUFFIXES + IMAGE_SUFFIXES if stills else VIDEO_SUFFIXES
+    if file.suffix.lower() not in known:
+        return "neither a video nor a picture" if stills else NO_VIDEO
     return None if file.exists() else "a link that leads nowhere"
 
 
 def _without_suffix(path: str) -> str:
     pure = PurePosixPath(path)
-    return str(pure.with_suffix("") if pure.suffix.lower() in VIDEO_SUFFIXES else pure)
+    return str(pure.with_suffix("") if pure.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES else pure)
 
 
 def _distinct_stems(paths: list[str]) -> dict[str, str]:

@@ -35,8 +35,36 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 launch() {  # one process, or with NPROC=n that many under torchrun
   if [ "${NPROC:-1}" -gt 1 ]; then
-    "$python" -m torch.distributed.run --standalone --nproc-per-node "$NPROC" -m "$@"
+    launch_many --standalone --nproc-per-node "$NPROC" -m "$@"
   else
     "$python" -m "$@"
   fi
+}
+
+launch_many() {  # launch_many [torchrun arguments] -m MODULE [flags]; ends with the status of torchrun
+  # A shared store would hand addresses of lost processes to those started in their place (pytorch issue 135712).
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+  setsid "$python" -m torch.distributed.run "$@" &
+  local torchrun=$! status=0
+  # A signal goes to the processes, which save and end with status 0, and not to torchrun, which would end with 1.
+  trap 'pkill -TERM -P "$torchrun"' TERM INT HUP
+  wait "$torchrun" || status=$?
+  while kill -0 "$torchrun" 2>/dev/null; do  # a trap ends the first wait
+    status=0
+    wait "$torchrun" || status=$?
+  done
+  trap - TERM INT HUP
+  return "$status"
+}
+
+launch_nodes() {  # launch_nodes MODULE [torchrun arguments --] [flags]; without --: this machine, NPROC processes
+  local module=$1 rendezvous=()
+  shift
+  if [[ " $* " == *" -- "* ]]; then
+    while [ "$1" != -- ]; do rendezvous+=("$1"); shift; done
+    shift
+  else
+    rendezvous=(--standalone --nproc-per-node "${NPROC:-auto}")
+  fi
+  launch_many "${rendezvous[@]}" -m "$module" "$@"
 }

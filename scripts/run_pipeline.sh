@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# From a folder of videos to generated clips, every stage:  bash scripts/run_pipeline.sh VIDEOS OUT
-# VIDEOS holds one folder per class. Rerun the same command to continue. The defaults take about an hour on two CPU
-# cores; every capitalised name below can be set in the environment:  GPT_STEPS=20000 bash scripts/run_pipeline.sh ...
+# From a folder of videos to generated clips, every stage:  bash scripts/run_pipeline.sh [VIDEOS] OUT
+# VIDEOS holds one folder per class; without it a phantom is rendered. Rerun the same command to continue. The defaults
+# take about an hour on two CPU cores; every capitalised name below can be set in the environment:
+#   GPT_STEPS=20000 bash scripts/run_pipeline.sh videos out
 set -euo pipefail
-videos=${1:?"usage: $0 VIDEOS OUT"} out=${2:?"usage: $0 VIDEOS OUT"}
+[ $# -ge 1 ] && [ $# -le 2 ] || { echo "usage: $0 [VIDEOS] OUT" >&2; exit 2; }
+out=${*: -1}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 : "${ROWS:=4}" "${COLS:=4}" "${FRAME_SIZE:=64}" "${FPS:=10}" "${CLIP_STRIDE:=2}"  # clips overlap: small data
@@ -12,21 +14,30 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${WINDOW:=2}" "${VQ_STEPS:=1600}" "${VQ_BATCH:=8}"             # trained on WINDOW x WINDOW frames at once
 : "${GPT_MODEL:=GPT-XS}" "${GPT_STEPS:=1500}" "${GPT_BATCH:=4}"
 : "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
+: "${PHANTOM_RECORDINGS:=16}"                                     # per class, of 48 frames
+
+if [ $# -eq 2 ]; then
+  videos=$1
+else
+  videos=$out/videos
+  launch dataset.phantom --video-path "$videos" --clips-per-class "$PHANTOM_RECORDINGS" --frames 48 \
+    --size "$FRAME_SIZE" --fps "$FPS" --seed "$SEED"
+fi
 
 launch dataset.prepare --video-path "$videos" --data-path "$out/grids" --rows "$ROWS" --cols "$COLS" \
   --frame-size "$FRAME_SIZE" --fps "$FPS" --clip-stride "$CLIP_STRIDE" --recording-pattern "$RECORDING_PATTERN"
 
 # shellcheck disable=SC2086  # CH_MULT is a list
 NPROC=1 launch tokenizer.train_vq --data-path "$out/grids" --results-dir "$out/tokenizer" --ch "$CH" --ch-mult $CH_MULT \
-  --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$WINDOW" \
+  --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$WINDOW" --class-balance \
   --global-batch-size "$VQ_BATCH" --lr 5e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 \
   --max-steps "$VQ_STEPS" --global-seed "$SEED"
 
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$out/tokenizer" --flip
 
 NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --results-dir "$out/gpt" --gpt-model "$GPT_MODEL" \
-  --global-batch-size "$GPT_BATCH" --lr 1e-3 --lr-schedule cosine --warmup-steps 100 --ema-decay 0.995 \
-  --max-steps "$GPT_STEPS" --global-seed "$SEED"
+  --global-batch-size "$GPT_BATCH" --optimizer muon --class-balance --lr 1e-3 --lr-schedule cosine --warmup-steps 100 \
+  --ema-decay 0.995 --max-steps "$GPT_STEPS" --global-seed "$SEED"
 
 launch autoregressive.sample.sample_c2i --gpt-ckpt "$out/gpt" --save-folder "$out/samples" \
   --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED"

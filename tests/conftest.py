@@ -1,5 +1,6 @@
 """Small things that many tests share: a prepared data set, a tokenizer, codes, a GPT."""
 
+import dataclasses
 import os
 
 import pytest
@@ -7,13 +8,17 @@ import torch
 from small_data import make_grids
 
 from autoregressive.models.gpt import GPT, GPTConfig
+from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
+from common.cpu import avoid_broken_amx
 from common.distributed import Runtime
+from dataset.codes import Codes
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes
 from tokenizer.vq_model import VQConfig, VQModel
 
 torch.set_num_threads(1)  # small tensors, and other processes beside them
+avoid_broken_amx()
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +63,23 @@ def small_gpt():
     model = GPT(GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=256, num_classes=2))
     torch.nn.init.normal_(model.output.weight, std=0.5)
     return model.eval()
+
+
+@pytest.fixture
+def gpt_file(small_gpt, codes, tmp_path):
+    read = Codes.read(codes)
+    torch.save(
+        {
+            "model": small_gpt.state_dict(),
+            "config": dataclasses.asdict(small_gpt.config),
+            "dataset": read.dataset,
+            "tokenizer": read.tokenizer,
+        },
+        tmp_path / "gpt.pt",
+    )
+    return tmp_path / "gpt.pt"
+
+
+@pytest.fixture
+def sample_config(gpt_file, tmp_path):
+    return SampleC2IConfig(gpt_ckpt=gpt_file, save_folder=tmp_path / "clips", top_k=0, device="cpu")

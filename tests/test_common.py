@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from common.batches import StepBatches, batch_indices
+from common.batches import Blend, StepBatches, balanced, batch_indices, sample_seeds
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint
+from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
 from common.image_quality import psnr, ssim
+from common.optimisation import AveragedWeights
 from common.run_log import RunLog
-from common.training import TrainingConfig, learning_rate, update_ema
+from common.training_config import TrainingConfig, learning_rate
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -85,6 +87,22 @@ def test_parts_of_a_batch_are_the_batch():
         StepBatches(8, 4, 0, 0, 1, parts=3)
 
 
+def test_processes_share_every_part_of_a_batch_and_its_seeds():
+    for parts in (1, 2):
+        whole = list(StepBatches(50, 12, seed=0, start=0, stop=2, parts=parts))
+        group = [Runtime(rank, world_size=3) for rank in range(3)]
+        shares = [list(StepBatches(50, 12, 0, 0, 2, parts, runtime)) for runtime in group]
+        for k, part in enumerate(whole):
+            assert [shares[place % 3][k][place // 3] for place in range(len(part))] == part
+    seeds = sample_seeds(12, 0, 5, 0, 1, Runtime())
+    assert len(set(seeds.tolist())) == 12 and seeds.dtype == torch.int64
+    assert torch.equal(sample_seeds(12, 0, 5, 1, 2, group[2]), seeds[1::2][2::3])
+    with pytest.raises(ValueError, match="--global-batch-size 8"):
+        StepBatches(50, 8, 0, 0, 1, runtime=group[0])
+    with pytest.raises(ValueError, match="--data-parallel none: there are 3"):
+        group[0].wrap(torch.nn.Linear(1, 1), [], "none", torch.device("cpu"))
+
+
 def test_learning_rate_warms_up_and_falls_to_a_tenth(tmp_path):
     config = TrainingConfig(
         results_dir=tmp_path, lr=1.0, lr_schedule="cosine", warmup_steps=10, max_steps=111)
@@ -94,12 +112,17 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth(tmp_path):
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_ema_is_the_weighted_mean_and_copies_buffers():
-    ema, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+def test_averaged_weights_are_the_weighted_mean_with_the_models_buffers():
+    model = torch.nn.BatchNorm1d(2)
+    ema = AveragedWeights(model, 0.75)
     model.weight.data.fill_(3.0)
     model.running_mean.fill_(5.0)
-    update_ema(ema, model, 0.75)
-    assert ema.weight.tolist() == [1.5, 1.5] and ema.running_mean.tolist() == [5, 5]
+    ema.update()
+    state = ema.state_dict()
+    assert state["weight"].tolist() == [1.5, 1.5] and state["running_mean"].tolist() == [5, 5]
+    with ema.in_place():
+        assert model.weight.tolist() == [1.5, 1.5]
+    assert model.weight.tolist() == [3, 3] and ema.state_dict()["weight"].tolist() == [1.5, 1.5]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
@@ -151,6 +174,19 @@ def test_registry_names_known_presets_and_tokenizers():
     entries = registry()
     json.dumps(entries)
     for entry in entries.values():
-        assert entry["url"].startswith("https://") and entry["kind"] in ("gpt", "tokenizer")
+        assert entry.get("url", "https://").startswith("https://") and entry["kind"] in ("gpt", "tokenizer")
         assert entry.get("preset", "hyperkvasir16") in PRESETS
         assert entries[entry["tokenizer"]]["kind"] == "tokenizer" if entry["kind"] == "gpt" else True
+
+
+def test_blend_holds_every_part_in_its_share_and_all_of_each():
+    blend = Blend([list(range(30)), list(range(100, 104))], [0.75, 0.25])
+    samples = [blend[i] for i in range(len(blend))]
+    assert len(samples) == 40 and sorted(s for s in samples if s < 100) == list(range(30))
+    assert set(samples) >= {100, 101, 102, 103} and sum(s >= 100 for s in samples) == 10
+
+
+def test_balanced_draws_every_label_equally_often():
+    samples = ["a", "b", "b", "c", "c", "c", "c", "c"]
+    drawn = balanced(samples, [ord(sample) for sample in samples])
+    assert [list(drawn).count(label) for label in "abc"] == [5, 5, 5]

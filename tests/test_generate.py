@@ -9,7 +9,7 @@ from golden_weights import golden_state
 from scipy import stats
 
 import autoregressive.models.generate as generate_module
-from autoregressive.models.generate import generate, sample
+from autoregressive.models.generate import Rule, decode_in_windows, generate, sample
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys, uniform_noise
 
@@ -184,3 +184,27 @@ def test_noise_stays_finite_at_the_ends_of_the_unit_interval(monkeypatch):
 def test_wrong_settings_are_named(settings, flag):
     with pytest.raises(ValueError, match=flag):
         generate(build(), **{"labels_B": LABELS, "seeds": SEEDS, **settings})
+
+
+@pytest.mark.parametrize("settings", [
+    {"cfg_scale": 2.0}, {"cfg_scale": 1.5, "cfg_interval": 40, "top_k": 9}, {"temperature": 0.0}], ids=str)
+@pytest.mark.parametrize("window", [2, 5, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_window_of_any_size_gives_the_sequential_tokens(small_gpt, window, settings, dtype):
+    model, labels, seeds = small_gpt.to(dtype), torch.tensor([0, 1, 1]), [5, 6, 7]
+    given = torch.full((3, 256), -1)
+    given[0, 20:60], given[:, 100] = 3, 9
+    settings = {**settings, "given_BN": given}
+    plain = generate(model, labels, seeds, **settings)
+    assert torch.equal(generate(model, labels, seeds, decode_window=window, **settings), plain)
+
+
+def test_good_guesses_save_passes(small_gpt):
+    """A model that always says the same token is guessed right from the second window on."""
+    torch.nn.init.zeros_(small_gpt.output.weight)
+    rule = Rule(1.0, 0.0, 0, 1.0)
+    with torch.no_grad():
+        tokens, passes = decode_in_windows(
+            small_gpt, small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
+            torch.full((2, 256), -1), guided=0, rule=rule, window=16)
+    assert (tokens == 0).all() and passes == 1 + 16  # 255 tokens after the first, 16 at a time

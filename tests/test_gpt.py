@@ -10,6 +10,7 @@ from golden_weights import golden_state
 
 import autoregressive.models.gpt as gpt_module
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.models.noise import dropout, spread_keys
 from autoregressive.models.rope import rotary_tables, rotate
 
 torch.set_num_threads(1)  # tensors this small only wait for threads
@@ -130,20 +131,46 @@ def test_a_new_model_knows_nothing():
     assert abs(model.layers[0].feed_forward.w1.weight.std() - 0.02) < 0.001
 
 
-def test_class_is_dropped_at_its_rate_and_in_training_only():
+def test_class_is_dropped_at_its_rate_and_only_with_a_key():
     embedding = GPT(dataclasses.replace(SMALL, class_dropout_prob=0.25)).cls_embedding
     labels_B, none = torch.full((20000,), 1), embedding.embedding_table.weight[3]
-    torch.manual_seed(0)
-    assert abs((embedding(labels_B) == none).all(-1).float().mean() - 0.25) < 0.02
-    assert not (embedding.eval()(labels_B) == none).all(-1).any()
+    key_B2 = spread_keys(torch.arange(20000), 1)[:, 0]
+    assert abs((embedding(labels_B, key_B2) == none).all(-1).float().mean() - 0.25) < 0.02
+    assert not (embedding(labels_B) == none).all(-1).any()
 
 
-@pytest.mark.parametrize("name", ["token_dropout_p", "attn_dropout_p", "resid_dropout_p", "ffn_dropout_p"])
+DROPOUTS = ["token_dropout_p", "attn_dropout_p", "resid_dropout_p", "ffn_dropout_p", "class_dropout_prob"]
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
 def test_each_dropout_acts_in_training_only(name):
-    model, batch = build(dataclasses.replace(SMALL, **{name: 0.5})), clips(SMALL)
+    model, batch = build(dataclasses.replace(SMALL, **{name: 0.9})), clips(SMALL)
     reference = build(SMALL)(*batch)
     assert torch.equal(model(*batch), reference)
+    torch.manual_seed(0)
     assert not torch.equal(model.train()(*batch), reference)
+
+
+def test_what_is_dropped_from_a_clip_depends_on_its_seed_alone():
+    dropping = {name: 0.3 for name in DROPOUTS if name != "attn_dropout_p"}
+    model, (tokens_BN, labels_B) = build(dataclasses.replace(SMALL, **dropping)).train(), clips(SMALL, 6)
+    seeds_B = torch.tensor([3, 2**40, 7, 3, 0, 9])
+    whole = model.hidden(tokens_BN, labels_B, seeds_B)
+    torch.testing.assert_close(model.hidden(tokens_BN[4:], labels_B[4:], seeds_B[4:]), whole[4:])
+    assert not torch.allclose(model.hidden(tokens_BN, labels_B, seeds_B + 1), whole)
+
+
+def test_dropout_drops_at_its_rate_keeps_the_mean_and_is_not_correlated():
+    keys_B32 = spread_keys(torch.arange(8), 3)
+    kept_3BLD = torch.stack([dropout(torch.ones(8, 64, 128), 0.3, key_B2) for key_B2 in keys_B32.unbind(1)])
+    assert kept_3BLD.unique().tolist() == pytest.approx([0, 1 / 0.7], abs=1e-4)
+    assert abs(kept_3BLD.mean() - 1) < 5 * (0.3 / 0.7 / kept_3BLD.numel()) ** 0.5
+    centred = kept_3BLD.double() - kept_3BLD.mean()
+    limit = 5 * (centred**2).mean() / kept_3BLD.numel() ** 0.5
+    for dim in range(4):  # between layers, clips, positions and channels
+        for shift in (1, 2):
+            assert abs((centred * centred.roll(shift, dim)).mean()) < limit
+    assert dropout(centred, 0.3, None) is centred
 
 
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, n_kv_head=2, grid_height=2)])
@@ -174,7 +201,7 @@ def test_config_that_cannot_be_built_is_refused(changes, fact):
 def test_wrong_tokens_and_labels_are_refused():
     model, (tokens_BN, labels_B) = build(SMALL), clips(SMALL)
     for tokens, labels, fact in [
-        (tokens_BN[:, :-1], labels_B, "15"), (tokens_BN, labels_B[:2], "one per clip"),
+        (tokens_BN.repeat(1, 2), labels_B, "32"), (tokens_BN, labels_B[:2], "one per clip"),
         (tokens_BN, labels_B - 1, "label -1"), (tokens_BN, labels_B + 2, "label 4"),
     ]:
         with pytest.raises(ValueError, match=fact):

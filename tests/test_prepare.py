@@ -242,3 +242,17 @@ def test_wrong_value_is_refused_by_its_flag(videos, data, name, value):
 def test_fps_and_frame_stride_exclude_each_other(videos, data):
     with pytest.raises(ValueError, match=r"--fps.*--frame-stride"):
         prepare(videos, data, fps=5, frame_stride=2)
+
+
+def test_still_pictures_are_clips_of_one_frame(tmp_path, data):
+    folder = tmp_path / "stills" / "polyp"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index, size in enumerate([(60, 80), (90, 60), (70, 70), (64, 100)]):
+        Image.fromarray(rng.integers(40, 200, (*size, 3), np.uint8)).save(folder / f"{index}.png")
+    (folder / "notes.txt").write_text("no picture")
+    manifest = prepare(tmp_path / "stills", data, rows=1, cols=1, frame_size=32, val_fraction=0.25)
+    assert sorted(clip.split for clip in manifest.clips) == ["train"] * 3 + ["val"]
+    assert {Image.open(data / clip.name).size for clip in manifest.clips} == {(32, 32)}
+    refused = {"file": "polyp/notes.txt", "reason": "neither a video nor a picture"}
+    assert report(data)["unusable"] == [refused]

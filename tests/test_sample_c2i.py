@@ -1,5 +1,6 @@
 """Sampling: its files, a clip as a function of weights, class and seed alone, and continuing a job."""
 
+import base64
 import dataclasses
 import subprocess
 import sys
@@ -7,11 +8,10 @@ import sys
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from autoregressive.models.checkpoint import find_gpt
-from autoregressive.sample.sample_c2i import SampleC2IConfig, make_jobs, run
+from autoregressive.sample.sample_c2i import make_jobs, run
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_json
@@ -23,23 +23,8 @@ CLASSES = ("blue wall", "red wall")
 
 
 @pytest.fixture
-def gpt_file(small_gpt, codes, tmp_path):
-    read = Codes.read(codes)
-    torch.save(
-        {
-            "model": small_gpt.state_dict(),
-            "config": dataclasses.asdict(small_gpt.config),
-            "dataset": read.dataset,
-            "tokenizer": read.tokenizer,
-        },
-        tmp_path / "gpt.pt",
-    )
-    return tmp_path / "gpt.pt"
-
-
-@pytest.fixture
-def config(gpt_file, tmp_path):
-    return SampleC2IConfig(gpt_ckpt=gpt_file, save_folder=tmp_path / "clips", top_k=0, device="cpu")
+def config(sample_config):
+    return sample_config
 
 
 def pictures(folder):
@@ -66,6 +51,26 @@ def test_every_clip_is_written_as_grid_frames_video_and_gif(config, runtime):
             assert gif.n_frames == 4 and gif.info["loop"] == 0
     assert Image.open(config.save_folder / "contact_sheet.png").width > 4 * 32
     assert not [path for path in config.save_folder.rglob(".*")]
+
+
+def test_gallery_holds_every_clip_and_what_made_it(config, runtime):
+    run(config, runtime)
+    page = (config.save_folder / "index.html").read_text()
+    for clip in read_json(config.save_folder / "samples.json")["clips"]:
+        assert base64.b64encode((config.save_folder / clip["video"]).read_bytes()).decode() in page
+        assert clip["class"] in page
+    assert "gpt.pt" in page and "cfg_scale" in page and "http" not in page  # needs nothing from elsewhere
+
+
+def test_notice_and_settings_of_a_registered_model(config, runtime, gpt_file, monkeypatch, capsys):
+    monkeypatch.setattr("autoregressive.sample.sample_c2i.MODELS_FOLDER", gpt_file.parent)
+    entry = {"notice": "PHANTOM <b>", "sampling": {"cfg_scale": 2.0, "temperature": 0.5}}
+    monkeypatch.setattr("autoregressive.sample.sample_c2i.registry", lambda: {"gpt.pt": entry})
+    run(dataclasses.replace(config, temperature=0.9), runtime)
+    samples = read_json(config.save_folder / "samples.json")
+    assert samples["sampling"]["cfg_scale"] == 2.0 and samples["sampling"]["temperature"] == 0.9
+    assert samples["notice"] == "PHANTOM <b>" and "PHANTOM <b>" in capsys.readouterr().out
+    assert "PHANTOM &lt;b&gt;" in (config.save_folder / "index.html").read_text()
 
 
 def test_samples_json_says_where_the_clips_come_from(config, codes, runtime):
@@ -200,12 +205,17 @@ def test_queue_holds_every_class_for_every_seed(config):
     assert [(job.label, job.seed) for job in jobs] == [(0, 3), (1, 3), (0, 4), (1, 4)]
 
 
-def test_without_a_model_it_says_what_to_put_where(monkeypatch, tmp_path):
+def test_model_is_the_named_one_or_the_first_there_is(monkeypatch, tmp_path):
     monkeypatch.setattr("autoregressive.models.checkpoint.MODELS_FOLDER", tmp_path)
-    with pytest.raises(
-        ValueError, match=r"put hyperkvasir_model_0054236.pt and vq_ds16_c2i.pt into pretrained_models"
-    ):
+    with pytest.raises(ValueError, match=r"no model is in pretrained_models: .*download_models.sh hyperkv"):
         find_gpt(None)
+    (tmp_path / "endogen_phantom_gpt.safetensors").touch()
+    assert find_gpt(None).name == "endogen_phantom_gpt.safetensors"
     (tmp_path / "surgvisdom_model_0065324.pt").touch()
-    assert find_gpt(None).name == "surgvisdom_model_0065324.pt"
+    assert find_gpt(None).name == "surgvisdom_model_0065324.pt"  # the bundled one comes last
+    assert find_gpt(None, "phantom").name == "endogen_phantom_gpt.safetensors"
+    with pytest.raises(ValueError, match=r"--model hyperkvasir: hyperkvasir_model_0054236.pt is not in"):
+        find_gpt(None, "hyperkvasir")
+    with pytest.raises(ValueError, match=r"--model nonsense: unknown, choose from hyperkvasir"):
+        find_gpt(None, "nonsense")
     assert find_gpt(tmp_path / "own.pt") == checkpoint_file(tmp_path / "own.pt")

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic import write_class_videos
 
 from common.files import read_json
 
@@ -24,34 +23,28 @@ def bash(script, *arguments, env, cwd, check=True):
     return subprocess.run(command, env=env, cwd=cwd, check=check, capture_output=True, text=True)
 
 
-def test_pipeline_goes_from_videos_to_samples_and_continues(script_env, tmp_path):
-    write_class_videos(tmp_path / "videos", frames=24, size=64)
-    tiny = {
-        "ROWS": "2",
-        "COLS": "2",
-        "FRAME_SIZE": "32",
-        "CH_MULT": "1 1 1",
-        "CODEBOOK_SIZE": "32",
-        "VQ_STEPS": "4",
-        "GPT_STEPS": "4",
-        "GPT_BATCH": "4",
-        "CLIPS_PER_CLASS": "1",
-    }
-    done = bash("scripts/run_pipeline.sh", "videos", "out", env={**script_env, **tiny}, cwd=tmp_path)
+def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, tmp_path):
+    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1", "CODEBOOK_SIZE": "32",
+            "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
+            "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
+    env = {**script_env, **tiny}
+    done = bash("scripts/run_pipeline.sh", "out", env=env, cwd=tmp_path)
+    assert (tmp_path / "out" / "videos" / "PHANTOM.txt").exists()
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")
-    assert [clip["class"] for clip in samples["clips"]] == ["a", "b"] and "in their class" in done.stdout
+    assert [clip["class"] for clip in samples["clips"]] == samples["dataset"]["class_names"]
+    assert len(samples["clips"]) == 8 and "in their class" in done.stdout
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     assert len(first) == 2
-    bash("scripts/run_pipeline.sh", "videos", "out", env={**script_env, **tiny}, cwd=tmp_path)
+    bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == first
 
 
-def test_demo_without_a_model_says_in_one_line_what_to_put_where(script_env, tmp_path):
-    if list((ROOT / "pretrained_models").glob("*.pt")):
-        pytest.skip("there are models in pretrained_models")
-    done = bash("sample_c2i_512_demo.sh", env=script_env, cwd=tmp_path, check=False)
+def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, tmp_path):
+    if (ROOT / "pretrained_models" / "surgvisdom_model_0065324.pt").exists():
+        pytest.skip("it is there")
+    done = bash("sample_c2i_512_demo.sh", "--model", "surgvisdom", env=script_env, cwd=tmp_path, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "hyperkvasir_model_0054236.pt" in done.stderr and "pretrained_models" in done.stderr
+    assert "download_models.sh surgvisdom" in done.stderr and "pretrained_models" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

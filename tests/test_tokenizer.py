@@ -11,15 +11,17 @@ import pytest
 import torch
 from golden_weights import golden_state
 from PIL import Image
+from small_data import make_grids
 
-from common.checkpoints import checkpoint_file
+from common.checkpoints import checkpoint_file, save_checkpoint
 from common.files import read_jsonl
 from common.weights import load_checkpoint, save_safetensors
 from dataset.grid import grid_to_frames, mirror_frames
 from dataset.grid_images import GridImages
 from dataset.manifest import Manifest
-from tokenizer.train_vq import Crops, TrainVQConfig, revive_dead_codes, start_model
+from tokenizer.train_vq import TokenizerTask, TrainVQConfig, revive_dead_codes, start_model
 from tokenizer.train_vq import run as train_vq
+from tokenizer.training_data import Crops
 from tokenizer.vq_model import VQConfig, VQModel
 from tokenizer.weights import find_tokenizer, load_tokenizer, tokenizer_facts
 
@@ -64,9 +66,13 @@ def test_released_keys_and_shapes():
 
 
 def test_small_tokenizer_keeps_mean_colour_through_its_norms(tmp_path):
-    config = TrainVQConfig(data_path=tmp_path, results_dir=tmp_path, ch=32)
+    config = TrainVQConfig(data_path=(tmp_path,), results_dir=tmp_path, ch=32)
     assert start_model(config).encoder.norm_out.num_groups == 8  # with 32 each channel would lose its mean
     assert start_model(dataclasses.replace(config, ch=128, ch_mult=(1, 1))).config.norm_groups == 32
+    narrow = start_model(dataclasses.replace(config, ch=16))
+    save_checkpoint(tmp_path / "checkpoints", 1, {"model": narrow.state_dict(),
+                                                  "config": dataclasses.asdict(narrow.config)}, keep=1)
+    assert load_tokenizer(tmp_path).config == narrow.config
 
 
 @pytest.mark.parametrize("config", [VQConfig(), VQConfig(32, (1, 2), 64, 128, 4, 1, norm_groups=32)])
@@ -120,17 +126,49 @@ def test_dead_codes_move_to_latents_and_used_ones_stay():
     assert 0 < used.sum() < 64 and torch.equal(moved, ~used)
 
 
+def test_moved_codes_move_in_the_averaged_weights_too(grids, tmp_path, runtime):
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, max_steps=1, ema_decay=0.999, **TINY)
+    train_vq(config, runtime)
+    checkpoint = load_checkpoint(checkpoint_file(tmp_path))
+    codes, averaged = (checkpoint[part]["quantize.embedding.weight"] for part in ("model", "ema"))
+    assert torch.equal(codes, averaged)  # the first step places all codes
+
+
 def test_training_learns_to_reconstruct(grids, tmp_path, runtime):
-    config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=60, lr=5e-4, **TINY)
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, max_steps=60, lr=5e-4, **TINY)
     train_vq(config, runtime)
     psnr = [record["val_psnr"] for record in read_jsonl(tmp_path / "log.jsonl") if "val_psnr" in record]
     assert psnr[-1] > max(16, psnr[0] + 3)
     assert Image.open(tmp_path / "sheets" / "0000060.png").size == (256, 128)
 
 
+def test_mosaic_puts_crops_side_by_side(grids, tmp_path, runtime):
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, **{**TINY, "window": 1, "mosaic": 2})
+    task = TokenizerTask(config, runtime)
+    task.model.train()
+    task.loss(task.model, torch.stack([task.train_set[i] for i in range(4)]), torch.arange(4))
+    assert task.seen.codes_Bhw.shape == (1, 16, 16)  # four frames of 32 px at downsample factor 4
+    with pytest.raises(ValueError, match="--mosaic 3"):
+        TokenizerTask(dataclasses.replace(config, mosaic=3), runtime)
+
+
+def test_two_data_folders_are_measured_apart(grids, tmp_path, runtime):
+    stills = make_grids(tmp_path / "stills", rows=1, cols=1)
+    config = TrainVQConfig(data_path=(grids, stills), data_share=(0.75, 0.25), results_dir=tmp_path / "run",
+                           class_balance=True, max_steps=2, **{**TINY, "window": 1})
+    train_vq(config, runtime)
+    scores = {name for record in read_jsonl(tmp_path / "run" / "log.jsonl") for name in record}
+    assert {"val_psnr_grids", "val_psnr_stills", "val_usage_stills"} <= scores
+    other = make_grids(tmp_path / "other", size=16)
+    with pytest.raises(ValueError, match="frames of different sizes"):
+        train_vq(dataclasses.replace(config, data_path=(grids, other)), runtime)
+    with pytest.raises(ValueError, match="--data-share"):
+        dataclasses.replace(config, data_share=(0.5, 0.6))
+
+
 def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime, command_env):
     config = TrainVQConfig(
-        data_path=grids, results_dir=tmp_path / "whole", max_steps=8, ema_decay=0.9, **TINY
+        data_path=(grids,), results_dir=tmp_path / "whole", max_steps=8, ema_decay=0.9, **TINY
     )
     train_vq(config, runtime)
     flags = ["--data-path", str(grids), "--results-dir", str(tmp_path / "killed"), "--max-steps", "8"]
@@ -155,7 +193,7 @@ def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime,
 
 
 def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
-    config = TrainVQConfig(data_path=grids, results_dir=tmp_path, max_steps=2, **TINY)
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, max_steps=2, **TINY)
     train_vq(config, runtime)
     with pytest.raises(ValueError, match="--codebook-size 32: the run in"):
         train_vq(dataclasses.replace(config, codebook_size=32), runtime)
@@ -163,10 +201,15 @@ def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
         train_vq(dataclasses.replace(config, ema_decay=0.5), runtime)
 
 
+def test_sharing_out_a_tokenizer_is_refused(grids, tmp_path):
+    with pytest.raises(ValueError, match="--data-parallel fsdp: a tokenizer is small"):
+        TrainVQConfig(data_path=(grids,), results_dir=tmp_path, data_parallel="fsdp")
+
+
 def test_fine_tuning_starts_from_the_given_tokenizer(grids, tokenizer_run, tmp_path, runtime):
     other_shape = {**TINY, "ch": 64}
     config = TrainVQConfig(
-        data_path=grids, results_dir=tmp_path, max_steps=1, vq_ckpt=tokenizer_run, lr=0.0, **other_shape
+        data_path=(grids,), results_dir=tmp_path, max_steps=1, vq_ckpt=tokenizer_run, lr=0.0, **other_shape
     )
     train_vq(config, runtime)
     before, after = (

@@ -12,7 +12,6 @@ from autoregressive.models.checkpoint import load_gpt, released_facts, start_fro
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run, segment_length
 from common.checkpoints import checkpoint_file
-from common.distributed import Runtime
 from common.files import read_jsonl
 from common.registry import registry
 from common.weights import load_checkpoint
@@ -79,6 +78,8 @@ def test_killed_training_continues_to_the_same_weights(config, codes, runtime, c
         command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as child:
         while "saved" not in child.stdout.readline():
+            assert child.poll() is None
+        while not list((killed.results_dir / "checkpoints").glob(".*")):  # till the next is being written
             assert child.poll() is None
         child.kill()
     assert int(checkpoint_file(killed.results_dir).stem) < 6
@@ -226,12 +227,34 @@ def test_tokenizer_given_as_gpt_and_gpt_given_as_tokenizer_are_refused(tokenizer
         load_tokenizer(config.results_dir)
 
 
-def test_several_processes_are_refused(config):
-    with pytest.raises(ValueError, match="one process"):
-        run(config, Runtime(rank=0, world_size=2))
-
-
 def test_weights_of_unknown_name_and_no_facts_are_refused(tmp_path):
     torch.save(small(2).state_dict(), tmp_path / "mystery.pt")
     with pytest.raises(ValueError, match=r"mystery\.pt: says nothing of its classes"):
         load_gpt(tmp_path / "mystery.pt")
+
+
+def test_muon_resumes_to_the_same_weights(config, runtime, tmp_path):
+    config = dataclasses.replace(config, optimizer="muon", lr=1e-2, max_steps=4)
+    run(config, runtime)
+    halves = dataclasses.replace(config, results_dir=tmp_path / "halves")
+    run(dataclasses.replace(halves, max_steps=2), runtime)
+    run(halves, runtime)
+    whole, halves = weights(config.results_dir), weights(halves.results_dir)
+    assert all(torch.equal(whole[key], halves[key]) for key in whole)
+    with pytest.raises(ValueError, match="--optimizer adamw: the run in"):
+        run(dataclasses.replace(config, optimizer="adamw", max_steps=6), runtime)
+
+
+def test_first_rows_are_trained_on_as_beginnings_of_clips(config, runtime):
+    config = dataclasses.replace(config, first_rows=1)
+    task = GPTTask(config, runtime)
+    assert task.train_set[0][0].shape == (128,)  # one of two rows of frames
+    tokens, label = (torch.as_tensor(part)[None] for part in task.train_set[0])
+    torch.nn.init.normal_(task.model.output.weight)
+    task.model.eval()
+    whole = torch.cat([tokens, torch.zeros_like(tokens)], 1)
+    assert torch.allclose(task.model(tokens, label), task.model(whole, label)[:, :128], atol=1e-5)
+    run(config, runtime)
+    assert weights(config.results_dir).keys() == task.model.state_dict().keys()
+    with pytest.raises(ValueError, match="--first-rows 3: the clips have 2 rows"):
+        GPTTask(dataclasses.replace(config, first_rows=3), runtime)

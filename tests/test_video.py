@@ -1,3 +1,4 @@
+import hashlib
 import struct
 import tracemalloc
 from fractions import Fraction
@@ -80,10 +81,11 @@ def test_mp4_is_what_browsers_play_and_looks_like_the_frames(video, clip):
 
 def test_writing_twice_gives_the_same_bytes(tmp_path, clip):
     for write, suffix in ((write_mp4, "mp4"), (write_gif, "gif")):
-        files = [tmp_path / f"{name}.{suffix}" for name in ("first", "second")]
-        for file in files:
-            write(file, clip, 8.0)
-        assert files[0].read_bytes() == files[1].read_bytes()
+        contents = set()
+        for _ in range(10):
+            write(tmp_path / f"clip.{suffix}", clip, 8.0)
+            contents.add(hashlib.sha256((tmp_path / f"clip.{suffix}").read_bytes()).hexdigest())
+        assert len(contents) == 1
 
 
 @pytest.mark.parametrize("fps", [0.5, 8, 29.97, 60.0])

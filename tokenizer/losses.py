@@ -16,3 +16,15 @@ def codebook_losses(quantised: Quantised) -> tuple[Tensor, Tensor]:
     codebook = F.mse_loss(quantised.vectors_BDhw, quantised.latent_BDhw.detach())
     commitment = F.mse_loss(quantised.latent_BDhw, quantised.vectors_BDhw.detach())
     return codebook, commitment
+
+
+def entropy_loss(latent_BDhw: Tensor, vectors_VD: Tensor, temperature: float = 0.01) -> Tensor:
+    """Entropy of a latent's soft choice of code, minus that of the choice on average (Yu et al. 2023).
+
+    It is low when every latent is sure of its code and all codes are chosen alike. Both are unit vectors.
+    """
+    latent_ND = latent_BDhw.movedim(1, -1).flatten(0, -2)
+    log_NV = (latent_ND @ vectors_VD.mT / temperature).log_softmax(-1)
+    sure = -(log_NV.exp() * log_NV).sum(-1).mean()
+    mean_V = log_NV.exp().mean(0)
+    return sure + (mean_V * (mean_V + 1e-5).log()).sum()

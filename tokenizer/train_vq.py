@@ -5,35 +5,44 @@ Shapes: B crops per batch, each of window x window frames of S pixels a side: (3
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from common.batches import Blend, balanced
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path
-from common.training import TrainingConfig, train
-from dataset.grid import mirror_frames
-from dataset.grid_images import GridImages, to_pixels
-from dataset.manifest import Manifest
-from tokenizer.losses import codebook_losses, reconstruction_loss
-from tokenizer.quality import measure_quality, reconstruct
+from common.training import Task, train
+from common.training_config import LOST, TrainingConfig
+from dataset.grid_images import to_pixels
+from tokenizer.adversary import Adversary
+from tokenizer.losses import codebook_losses, entropy_loss, reconstruction_loss
+from tokenizer.perceptual import Perceptual
+from tokenizer.quality import measure_quality
+from tokenizer.training_data import GridSet, flip_frames
 from tokenizer.vq_model import Quantised, VQConfig, VQModel
 from tokenizer.weights import load_tokenizer
+
+CODEBOOK = "quantize.embedding.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVQConfig(TrainingConfig):
     """Train a VQGAN tokenizer on the grid pictures of a prepared data set."""
 
-    data_path: Path
-    """Folder of grid pictures written by dataset.prepare."""
+    data_path: tuple[Path, ...]
+    """Folders of grid pictures, or of still pictures, written by dataset.prepare."""
+    data_share: tuple[float, ...] = ()
+    """Part of the training crops that each folder gives (default: each crop counts alike)."""
+    class_balance: bool = False
+    """Draw every class of a folder equally often, however few clips it has."""
     vq_ckpt: Path | None = None
     """Start from this tokenizer (fine-tuning); its shape then replaces the five flags that follow."""
     ch: int = 128
@@ -50,10 +59,27 @@ class TrainVQConfig(TrainingConfig):
     """Width of a code vector."""
     window: int = 1
     """Side of a training crop in frames, always whole frames: 1 is one frame, rows the whole grid."""
+    mosaic: int = 1
+    """Train on pictures of mosaic x mosaic crops, drawn anywhere. A tokenizer that has only seen single
+    frames loses 2 dB on whole grids, across which it attends and normalises."""
     recon_loss: Literal["l1", "l2"] = "l1"
     """Pixel loss."""
     commit_weight: float = 0.25
     """Weight of the commitment loss."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy loss, which makes the use of the codes sure and even."""
+    lpips_vgg: Path | None = None
+    """torchvision's vgg16-397923af.pth: adds the perceptual loss LPIPS."""
+    lpips_weight: float = 1.0
+    """Weight of the perceptual loss."""
+    disc_weight: float = 0.0
+    """Weight of the adversarial loss (LlamaGen: 0.5); 0: no discriminator."""
+    disc_start: int = 1000
+    """Step from which the discriminator and its loss take part (LlamaGen: 20,000)."""
+    disc_width: int = 64
+    """Channels of the discriminator's first layer, a multiple of 8."""
+    trained_part: Literal["all", "decoder"] = "all"
+    """decoder: the encoder and the codebook stay as they are, and with them codes that exist already."""
     val_pictures: int = 32
     """Grid pictures that a validation looks at."""
 
@@ -61,72 +87,111 @@ class TrainVQConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,
-                         commit_weight=0, val_pictures=1)
+                         mosaic=1, commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
+                         disc_start=0, disc_width=8, val_pictures=1)
+        if self.trained_part == "decoder" and not self.vq_ckpt:
+            raise ValueError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
+        if self.data_parallel == "fsdp":
+            raise ValueError("--data-parallel fsdp: a tokenizer is small, take ddp")
+        shares = self.data_share
+        if shares and (len(shares) != len(self.data_path) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+            raise ValueError(f"--data-share {shares}: needs one positive number per data folder, 1 in all")
 
 
-class Crops(Dataset):
-    """All aligned crops of window x window frames of all pictures, without overlap."""
-
-    def __init__(self, images: GridImages, window: int):
-        rows, cols = images.manifest.rows, images.manifest.cols
-        if rows % window or cols % window:
-            raise ValueError(f"--window {window}: does not divide the grid of {rows} x {cols} frames")
-        self.images, self.down, self.across = images, rows // window, cols // window
-
-    def __len__(self) -> int:
-        return len(self.images) * self.down * self.across
-
-    def __getitem__(self, index: int) -> Tensor:
-        index, cell = divmod(index, self.down * self.across)
-        crops = rearrange(self.images[index], "c (r h) (k w) -> (r k) c h w", r=self.down, k=self.across)
-        return crops[cell]
-
-
-class TokenizerTask:
+class TokenizerTask(Task):
     """What the training loop needs to know of the tokenizer."""
 
     def __init__(self, config: TrainVQConfig, runtime: Runtime):
-        self.config, self.manifest = config, Manifest.read(config.data_path)
+        self.config, self.runtime = config, runtime
+        at_once = config.global_batch_size // config.gradient_accumulation_steps // runtime.world_size
+        if at_once % config.mosaic**2:
+            raise ValueError(f"--mosaic {config.mosaic}: {at_once} crops at once are no multiple of its "
+                             f"{config.mosaic**2}")
         torch.manual_seed(config.global_seed)
-        self.model: nn.Module = start_model(config)
-        train_clips, val_clips = (self.manifest.select(split) for split in ("train", "val"))
-        self.train_set = Crops(GridImages(config.data_path, self.manifest, train_clips), config.window)
-        every = max(1, len(val_clips) // config.val_pictures)
-        self.val_set = GridImages(config.data_path, self.manifest, val_clips[::every][: config.val_pictures])
-        names = json.dumps([clip.name for clip in train_clips])
-        self.facts: dict[str, Any] = {"config": asdict(self.model.config), "dataset": self.manifest.facts(),
-                                      "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
+        self.model: nn.Module = start_model(config).to(memory_format=torch.channels_last)  # faster by a tenth
+        self.blocks = [self.model.encoder, self.model.decoder]
+        self.sets = sets = [GridSet(folder, config.window, config.val_pictures)
+                            for folder in config.data_path]
+        if len({part.manifest.frame_size for part in sets}) > 1:
+            raise ValueError("--data-path: the folders have frames of different sizes")
+        sizes = [len(part.crops) for part in sets]
+        shares = config.data_share or [size / sum(sizes) for size in sizes]
+        crops = [balanced(part.crops, part.crops.labels()) if config.class_balance else part.crops
+                 for part in sets]
+        self.train_set = Blend(crops, shares)
+        names = json.dumps([clip.name for part in sets for clip in part.crops.images.clips])
+        self.facts: dict[str, Any] = {
+            "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
+            "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
         self.device = runtime.device(config.device)
+        self.perceptual = Perceptual(config.lpips_vgg).to(self.device) if config.lpips_vgg else None
+        self.adversary = (Adversary(config.lr, config.disc_width, runtime, self.device)
+                          if config.disc_weight else None)
+        self.step = 0
 
-    def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Tensor, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction + codebook + commitment loss of uint8 crops (B, 3, H, W)."""
-        pixels_B3HW = flip_frames(to_pixels(batch), self.config.window)
+        pixels_B3HW = flip_frames(to_pixels(batch), self.config.window, seeds_B)
+        side = self.config.mosaic
+        pixels_B3HW = rearrange(pixels_B3HW, "(b m n) c h w -> b c (m h) (n w)", m=side, n=side)
         quantised = model(pixels_B3HW)
         pixel = reconstruction_loss(self.config.recon_loss, quantised.pixels_B3HW, pixels_B3HW)
         codebook, commitment = codebook_losses(quantised)
+        parts = {"pixel": (1, pixel), "codebook": (1, codebook),
+                 "commitment": (self.config.commit_weight, commitment)}
+        if self.config.entropy_weight:
+            entropy = entropy_loss(quantised.latent_BDhw, model.quantize.vectors_VD())
+            parts["entropy"] = (self.config.entropy_weight, entropy)
+        if self.perceptual:
+            parts["lpips"] = (self.config.lpips_weight, self.perceptual(quantised.pixels_B3HW, pixels_B3HW))
+        if self.adversary and self.step >= self.config.disc_start:
+            look = sum(parts[name][0] * parts[name][1] for name in ("pixel", "lpips") if name in parts)
+            last = model.decoder.conv_out.weight
+            against = self.adversary.generator_loss(quantised.pixels_B3HW, look, last)
+            parts["adversarial"] = (self.config.disc_weight, against)
         if model.training:
-            self.seen = quantised
-        total = pixel + codebook + self.config.commit_weight * commitment
-        return total, {"pixel": pixel, "codebook": codebook, "commitment": commitment}
+            self.seen, self.real_B3HW = quantised, pixels_B3HW
+        total = sum(weight * part for weight, part in parts.values())
+        return total, {name: part for name, (_, part) in parts.items()}
 
-    def after_step(self, step: int) -> None:
-        """Keep the codebook alive."""
-        revive_dead_codes(self.model, self.seen, step, fresh=step == 0 and not self.config.vq_ckpt)
+    def after_step(self, step: int, averages: dict[str, Tensor]) -> None:
+        """Keep the codebook alive, by the latents of all processes, and let the discriminator learn."""
+        if self.config.trained_part == "all":
+            seen = replace(self.seen, latent_BDhw=self.runtime.gather_batch(self.seen.latent_BDhw),
+                           codes_Bhw=self.runtime.gather_batch(self.seen.codes_Bhw))
+            moved_n = revive_dead_codes(self.model, seen, step, step == 0 and not self.config.vq_ckpt)
+            if CODEBOOK in averages:  # a code that moves does so on average too
+                averages[CODEBOOK][moved_n] = self.model.quantize.embedding.weight[moved_n]
+        if self.adversary and step >= self.config.disc_start:
+            self.adversary.step(self.real_B3HW, self.seen.pixels_B3HW.detach().float())
+        self.step = step + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the model."""
+        return {"adversary": self.adversary.state_dict()} if self.adversary else {}
+
+    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
+        """Go on from `state_dict` before step `step`."""
+        self.step = step
+        if self.adversary:
+            self.adversary.load_state_dict(state["adversary"])
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR, SSIM and codebook use on held-out pictures; nothing if none are held out."""
-        if not len(self.val_set):
-            return {}
-        pictures = [self.val_set[i] for i in range(len(self.val_set))]
-        quality = measure_quality(model, pictures, self.manifest.rows, self.manifest.cols, self.device)
-        return {name: value for name, value in asdict(quality).items() if name != "frames"}
+        """PSNR, SSIM and codebook use on held-out pictures of each data folder that holds some out."""
+        scalars = {}
+        for part in self.sets:
+            manifest, name = part.manifest, f"_{part.folder.name}" if len(self.sets) > 1 else ""
+            pictures = [part.held_out[i] for i in range(len(part.held_out))]
+            if pictures:
+                quality = measure_quality(model, pictures, manifest.rows, manifest.cols, self.device)
+                scalars |= {key + name: value for key, value in asdict(quality).items() if key != "frames"}
+        return scalars
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
         """Held-out pictures above their reconstructions (training pictures if none are held out)."""
-        images = self.val_set if len(self.val_set) else self.train_set.images
-        pictures = [images[i] for i in range(0, len(images), max(1, len(images) // 4))][:4]
-        again = [reconstruct(model, picture, self.device)[0] for picture in pictures]
-        sheet_3HW = torch.cat([torch.cat(pictures, -1), torch.cat(again, -1)], -2)
+        strips = [strip_3HW for part in self.sets for strip_3HW in part.strips(model, self.device)]
+        width = max(strip_3HW.shape[-1] for strip_3HW in strips)
+        sheet_3HW = torch.cat([F.pad(strip_3HW, (0, width - strip_3HW.shape[-1])) for strip_3HW in strips], 1)
         with atomic_path(path) as temporary:
             Image.fromarray(sheet_3HW.permute(1, 2, 0).numpy()).save(temporary)
 
@@ -134,24 +199,21 @@ class TokenizerTask:
 def start_model(config: TrainVQConfig) -> VQModel:
     """A fresh tokenizer of the shape that the flags say, or the one to fine-tune."""
     if config.vq_ckpt:
-        return load_tokenizer(config.vq_ckpt).requires_grad_(True)
+        model = load_tokenizer(config.vq_ckpt)
+        for part in [model] if config.trained_part == "all" else [model.post_quant_conv, model.decoder]:
+            part.requires_grad_(True)
+        return model
     return VQModel(VQConfig(config.ch, config.ch_mult, config.z_channels, config.codebook_size,
                             config.codebook_embed_dim, config.num_res_blocks, min(32, config.ch // 4)))
 
 
-def flip_frames(pixels_B3HW: Tensor, window: int) -> Tensor:
-    """Mirror the frames of each crop in their places, with probability 1/2 per crop."""
-    flip_B111 = torch.rand(len(pixels_B3HW), 1, 1, 1, device=pixels_B3HW.device) < 0.5
-    return torch.where(flip_B111, mirror_frames(pixels_B3HW, window), pixels_B3HW)
-
-
 @torch.no_grad()
-def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool) -> None:
+def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool) -> Tensor:
     """Record which codes the batch used; move codes that nothing has used for long onto latents of it.
 
     Those are the codes absent from the last 65,536 latents, looked at each time as many have come by; of a
     `fresh` codebook all, so that training starts with codes where the data is. Without this most codes of a
-    codebook trained from scratch are never used.
+    codebook trained from scratch are never used. Returns the codes that moved (n,).
     """
     used = model.quantize.codebook_used
     codes_N = seen.codes_Bhw.flatten()[-len(used):]
@@ -165,10 +227,12 @@ def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool) -
         counts_V.index_add_(0, used.clamp(min=0).long(), (used >= 0).float())
         dead_n = (counts_V == 0).nonzero().flatten()
     else:
-        return
+        return torch.empty(0, dtype=torch.long, device=used.device)
     pick_n = torch.randint(len(latents_ND), (len(dead_n),), device=used.device)
     noise_nD = 0.02 * torch.randn(len(dead_n), weight_VD.shape[1], device=used.device)
-    weight_VD[dead_n] = (latents_ND[pick_n] + noise_nD).to(weight_VD)
+    moved_nD = (latents_ND[pick_n] + noise_nD).to(weight_VD)
+    weight_VD[dead_n] = torch.where(moved_nD.isfinite(), moved_nD, weight_VD[dead_n])  # of a skipped step
+    return dead_n
 
 
 def run(config: TrainVQConfig, runtime: Runtime) -> None:
@@ -177,4 +241,4 @@ def run(config: TrainVQConfig, runtime: Runtime) -> None:
 
 
 if __name__ == "__main__":
-    run_command(TrainVQConfig, run)
+    run_command(TrainVQConfig, run, LOST)

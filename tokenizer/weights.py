@@ -20,13 +20,12 @@ def load_tokenizer(path: Path) -> VQModel:
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint)
     try:
-        model = VQModel.from_state(state)
-        if "config" in checkpoint:  # released files hold weights only
-            model = VQModel(VQConfig(**checkpoint["config"]))
-    except ValueError as error:
+        known = isinstance(checkpoint.get("config"), dict) and "ch_mult" in checkpoint["config"]
+        model = VQModel(VQConfig(**checkpoint["config"])) if known else VQModel.from_state(state)
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     load_strict(model, state, str(path), reinit=(USAGE_BUFFER,))
-    return model.requires_grad_(False).eval()
+    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # faster on CPU and GPU
 
 
 def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:

@@ -13,17 +13,19 @@ from common.weights import load_checkpoint, load_strict, model_state
 CLASS_EMBEDDING = "cls_embedding"
 
 
-def find_gpt(given: Path | None) -> Path:
-    """The checkpoint file given, or the first in pretrained_models that clips can be sampled from."""
+def find_gpt(given: Path | None, name: str | None = None) -> Path:
+    """The checkpoint given, the registered model `name`, or the first one there is in pretrained_models."""
     if given:
         return checkpoint_file(given)
-    names = [name for name, entry in registry().items() if "preset" in entry]
-    for name in names:
-        if (MODELS_FOLDER / name).is_file():
-            return MODELS_FOLDER / name
-    tokenizer = registry()[names[0]]["tokenizer"]
-    raise ValueError(f"no model found: put {names[0]} and {tokenizer} into pretrained_models "
-                     "(registry.json there has their addresses), or give --gpt-ckpt and --vq-ckpt")
+    models = {entry["name"]: file for file, entry in registry().items() if entry.get("clips")}
+    if name is not None and name not in models:
+        raise ValueError(f"--model {name}: unknown, choose from {', '.join(models)}")
+    for model in models if name is None else [name]:
+        if (MODELS_FOLDER / models[model]).is_file():
+            return MODELS_FOLDER / models[model]
+    missing = f"--model {name}: {models[name]} is not" if name else "no model is"
+    raise ValueError(f"{missing} in pretrained_models: get it with bash scripts/download_models.sh "
+                     f"{name or '|'.join(models)}, or give --gpt-ckpt")
 
 
 def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:

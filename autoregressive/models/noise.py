@@ -1,11 +1,11 @@
-"""Counter-based Gumbel noise: a pure function of (clip seed, position, token id).
+"""Counter-based noise for sampling and for dropout: a pure function of (clip seed, position, id).
 
 No generator and no order of drawing is involved, so a clip is the same alone, in a batch, on any rank. The
 bits come from wrapping 32-bit integer products and shifts, which are the same on every device; two rounds
 of a multiply and xor-shift hash in the manner of MurmurHash3's finaliser, each fed one half of a 64-bit
 key.
 
-Shapes: B clips, N positions, M candidate token ids.
+Shapes: B clips, N positions, M candidate token ids, L positions of D channels.
 """
 
 import hashlib
@@ -24,11 +24,15 @@ def noise_keys(seeds: Sequence[int], positions: int, device: torch.device | str 
     """One 64-bit key per clip and position, as two int32 halves: (B, positions, 2). A seed is any integer."""
     digests = (hashlib.blake2b(str(int(seed)).encode(), digest_size=8).digest() for seed in seeds)
     words = [int.from_bytes(digest, "little", signed=True) for digest in digests]
-    seed_B = torch.tensor(words, dtype=torch.int64, device="cpu")
-    key_BN = seed_B[:, None] + GOLDEN_64 * torch.arange(1, positions + 1, device="cpu")
+    return spread_keys(torch.tensor(words, dtype=torch.int64, device="cpu"), positions).to(device)
+
+
+def spread_keys(seed_B: Tensor, count: int) -> Tensor:
+    """`count` 64-bit keys from each int64 seed, as two int32 halves: (B, count, 2), on the seeds' device."""
+    key_BN = seed_B[:, None] + GOLDEN_64 * torch.arange(1, count + 1, device=seed_B.device)
     key_BN = (key_BN ^ _shift_right(key_BN, 30, 64)) * (0xBF58476D1CE4E5B9 - 2**64)
     key_BN = (key_BN ^ _shift_right(key_BN, 27, 64)) * (0x94D049BB133111EB - 2**64)
-    return (key_BN ^ _shift_right(key_BN, 31, 64))[..., None].view(torch.int32).to(device)
+    return (key_BN ^ _shift_right(key_BN, 31, 64))[..., None].view(torch.int32)
 
 
 def gumbel_noise(key_B2: Tensor, ids: Tensor) -> Tensor:
@@ -44,6 +48,19 @@ def uniform_noise(key_B2: Tensor, ids: Tensor) -> Tensor:
     """Uniform noise strictly between 0 and 1, float32 (B, M)."""
     bits = _random_bits(key_B2, ids)
     return (bits & 0x7FFFFFFF).float().add_(0.5).mul_(UNIT)
+
+
+def dropout(x_BLD: Tensor, rate: float, key_B2: Tensor | None) -> Tensor:
+    """Zero values with probability `rate`, scale the rest up (Srivastava et al. 2014); identity without key.
+
+    Sixteen bits decide on a value, so one hash serves two channels, D must be even and `rate` is rounded.
+    """
+    dropped = round(rate * 65536)
+    if key_B2 is None or dropped == 0:
+        return x_BLD
+    ids = torch.arange(x_BLD[0].numel() // 2, device=x_BLD.device)
+    bits_BLD = _random_bits(key_B2, ids).view(torch.int16).view(x_BLD.shape)
+    return x_BLD.masked_fill(bits_BLD < dropped - 32768, 0) * (65536 / (65536 - dropped))
 
 
 def _random_bits(key_B2: Tensor, ids: Tensor) -> Tensor:

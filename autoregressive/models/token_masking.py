@@ -9,6 +9,8 @@ Shapes: B batch, L = 1 + N positions with the class token first, S segments of H
 import torch
 from torch import Tensor, nn
 
+from autoregressive.models.noise import uniform_noise
+
 MODES = ("token", "element")
 TINY = 1e-30  # keeps 0/0 out of a clip whose every segment is constant
 
@@ -20,7 +22,7 @@ class SemanticAwareTokenMasking(nn.Module):
     the last segment shorter where L - 1 is no multiple of H. "element" is the released code's masking, bit
     for bit: one rate per sample, segment and channel, noise shared by the batch, tokens after the last
     whole segment never masked. Rates lie in [0, max_rate]; the class token is never masked. Noise comes
-    from `generator`, by default torch's.
+    from `generator`, by default torch's; of "token", with `key_B2` (one key per clip), from the keys alone.
     """
 
     def __init__(self, max_rate: float, segment: int = 8, mode: str = "token"):
@@ -33,16 +35,20 @@ class SemanticAwareTokenMasking(nn.Module):
             raise ValueError(f"SAT segment of {segment} tokens: a variance takes at least 2")
         self.max_rate, self.segment, self.mode = max_rate, segment, mode
 
-    def forward(self, x_BLD: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, generator: torch.Generator | None = None,
+                key_B2: Tensor | None = None) -> Tensor:
         if not self.training or self.max_rate == 0:
             return x_BLD
         with torch.no_grad():
             tokens_BND = x_BLD[:, 1:].to(torch.promote_types(x_BLD.dtype, torch.float32))
-            keep = self._keep_tokens if self.mode == "token" else self._keep_elements
-            keep_BLD = keep(tokens_BND, generator)
+            if self.mode == "token":
+                keep_BLD = self._keep_tokens(tokens_BND, generator, key_B2)
+            else:
+                keep_BLD = self._keep_elements(tokens_BND, generator)
         return x_BLD * keep_BLD
 
-    def _keep_tokens(self, tokens_BND: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _keep_tokens(self, tokens_BND: Tensor, generator: torch.Generator | None,
+                     key_B2: Tensor | None) -> Tensor:
         batch, count, _ = tokens_BND.shape
         whole = count // self.segment * self.segment
         parts = tokens_BND[:, :whole].unflatten(1, (-1, self.segment)), tokens_BND[:, None, whole:]
@@ -50,7 +56,10 @@ class SemanticAwareTokenMasking(nn.Module):
         variance_BS = torch.cat(variances, dim=1)
         rate_BS = self._rate(variance_BS, variance_BS.amax(dim=1, keepdim=True))
         rate_BN = rate_BS.repeat_interleave(self.segment, dim=1)[:, :count]
-        noise_BN = torch.rand(batch, count, device=tokens_BND.device, generator=generator)
+        if key_B2 is None:
+            noise_BN = torch.rand(batch, count, device=tokens_BND.device, generator=generator)
+        else:
+            noise_BN = uniform_noise(key_B2, torch.arange(count, device=tokens_BND.device))
         keep_BL = nn.functional.pad(noise_BN >= rate_BN, (1, 0), value=True)
         return keep_BL[..., None]
 

@@ -5,32 +5,31 @@ has one is complete: the same command makes what is missing. Shapes: B clips at 
 T frames, H x W pixels of a frame.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
+from autoregressive.sample.clip_files import Job, write_clip, write_manifest, write_sheet
+from autoregressive.sample.gallery import write_gallery
+from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
-from common.files import atomic_path, file_hash, read_json, write_json
+from common.files import file_hash, read_json, write_json
 from common.progress import progress
-from dataset.grid import grid_to_frames
+from common.registry import MODELS_FOLDER, registry
 from dataset.grid_images import to_uint8
-from dataset.manifest import Clip, Manifest
-from dataset.sheet import contact_sheet
-from dataset.video import write_frames, write_gif, write_mp4
 from tokenizer.vq_model import VQModel
 from tokenizer.weights import find_tokenizer, tokenizer_facts
 
-SHEET_CLIPS = 32  # clips on the contact sheet at most
+LINK_SEED = 1 << 40  # from the seed of one link of a chain to the next one's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +39,10 @@ class SampleC2IConfig:
     save_folder: Path
     """Where grids, frames, videos and gifs go; clips already there are kept."""
     gpt_ckpt: Path | None = None
-    """Checkpoint or run folder; it says what its classes, grid and frame rate are. None: the first model
-    found in pretrained_models/."""
+    """Checkpoint or run folder; it says what its classes, grid and frame rate are."""
+    model: str | None = None
+    """Instead of a checkpoint: a model of pretrained_models/registry.json. Neither: the first one that is
+    there, the bundled phantom last."""
     vq_ckpt: Path | None = None
     """Tokenizer; without it the one that the checkpoint names."""
     classes: tuple[str, ...] = ()
@@ -52,23 +53,44 @@ class SampleC2IConfig:
     """First seed."""
     batch_size: int = 8
     """Clips sampled at once."""
-    cfg_scale: float = 1.0
-    """Classifier-free guidance; 1: none."""
+    cfg_scale: float | None = None
+    """Classifier-free guidance; 1: none (default: what suits a registered model, else 1)."""
     cfg_interval: int = -1
     """Last decode step that is guided; -1: all are."""
-    temperature: float = 1.0
-    """0: always the most likely token."""
+    temperature: float | None = None
+    """0: always the most likely token (default: what suits a registered model, else 1)."""
     top_k: int = 2000
     """Sample among this many most likely tokens; 0: all."""
     top_p: float = 1.0
     """Sample among the fewest tokens that hold this probability."""
+    start_from: Path | None = None
+    """Begin every clip with the first frames of this: a grid picture, a picture, a frame folder, a video."""
+    start_frames: int | None = None
+    """How many of them; -k: the last k (default: the first row of the grid, or what there is)."""
+    chain: int = 1
+    """Clips joined to a longer one: each goes on from the last row of frames of the one before."""
+    blend_with: str | None = None
+    """Move every class towards this one ..."""
+    blend: float = 0.5
+    """... by so much: 0 is the class itself, 1 the other one."""
+    decode_window: int = 1
+    """Tokens of a clip worked on at once; the clip stays the same, a window that suits is faster."""
     mixed_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, clips_per_class=1, batch_size=1, seed=0)
+        require_at_least(self, clips_per_class=1, batch_size=1, seed=0, chain=1, decode_window=1)
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"--blend {self.blend}: must be from 0 to 1")
+        if self.gpt_ckpt and self.model:
+            raise ValueError(f"--model {self.model}: not together with --gpt-ckpt")
+
+    def settled(self, entry: dict[str, Any]) -> "SampleC2IConfig":
+        """The flags that were not given filled in from a model's registry entry."""
+        best = {"cfg_scale": 1.0, "temperature": 1.0, **entry.get("sampling", {})}
+        return replace(self, **{name: value for name, value in best.items() if getattr(self, name) is None})
 
     def settings(self) -> dict[str, Any]:
         """What, beside weights, class and seed, a clip depends on."""
@@ -76,28 +98,11 @@ class SampleC2IConfig:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(frozen=True)
-class Job:
-    """One clip to make."""
-
-    class_name: str
-    label: int
-    seed: int
-
-    def path(self, kind: str, suffix: str) -> str:
-        """Where a file of this clip goes, below the save folder."""
-        return f"{kind}/{self.class_name}/{self.seed:06d}{suffix}"
-
-    def record(self) -> dict[str, Any]:
-        """What samples.json says of this clip."""
-        return {"class": self.class_name, "label": self.label, "seed": self.seed,
-                "grid": self.path("grids", ".png"), "frames": self.path("frames", ""),
-                "video": self.path("videos", ".mp4"), "gif": self.path("gifs", ".gif")}
-
-
 def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[Job]:
     """The queue: for every seed, every class."""
     unknown = [name for name in config.classes if name not in class_names]
+    if config.blend_with and config.blend_with not in class_names:
+        raise ValueError(f"--blend-with {config.blend_with}: the checkpoint knows {', '.join(class_names)}")
     if unknown:
         raise ValueError(f"--classes {unknown[0]}: the checkpoint knows {', '.join(class_names)}")
     chosen = config.classes or class_names
@@ -107,32 +112,47 @@ def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[Job]:
 
 @torch.no_grad()
 def make_clips(
-    gpt: GPT, tokenizer: VQModel, jobs: Sequence[Job], config: SampleC2IConfig, dataset: dict[str, Any]
-) -> list[Tensor]:
-    """Grid pictures, uint8 (3, rows*H, cols*W), of some jobs."""
+    gpt: GPT, tokenizer: VQModel, jobs: Sequence[Job], config: SampleC2IConfig, dataset: dict[str, Any],
+    start_N: Tensor | None,
+) -> list[list[Tensor]]:
+    """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W)."""
     labels_B = torch.tensor([job.label for job in jobs])
     device = gpt.output.weight.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-        tokens_BN = generate(gpt, labels_B, [job.seed for job in jobs], **config.settings())
     height = dataset["rows"] * dataset["frame_size"] // tokenizer.config.downsample
-    codes_Bhw = tokens_BN.unflatten(1, (height, -1))
-    return [to_uint8(tokenizer.decode(codes_hw[None])[0]).cpu() for codes_hw in codes_Bhw]
+    given_BN = None if start_N is None else start_N.expand(len(jobs), -1)
+    towards = (dataset["class_names"].index(config.blend_with), config.blend) if config.blend_with else None
+    links = []
+    for link in range(config.chain):
+        seeds = [job.seed + link * LINK_SEED for job in jobs]
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+            tokens_BN = generate(gpt, labels_B, seeds, **config.settings(), given_BN=given_BN,
+                                 towards=towards, decode_window=config.decode_window)
+        codes_Bhw = tokens_BN.unflatten(1, (height, -1))
+        links.append([to_uint8(tokenizer.decode(codes_hw[None])[0]).cpu() for codes_hw in codes_Bhw])
+        given_BN = continued(tokens_BN, dataset["rows"])
+    return [list(pictures) for pictures in zip(*links, strict=True)]
 
 
-def frames_of(picture_3HW: Tensor, dataset: dict[str, Any]) -> np.ndarray:
-    """Grid picture -> frames (T, H, W, 3) uint8."""
-    frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
-    return frames_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
+def read_given(config: SampleC2IConfig, tokenizer: VQModel, dataset: dict[str, Any]) -> Tensor | None:
+    """The tokens (N,) that every clip begins with, -1 where there are none; None without --start-from."""
+    if config.start_from is None:
+        return None
+    frames_T3SS = read_start(config.start_from, dataset)
+    keep = min(len(frames_T3SS), dataset["cols"]) if config.start_frames is None else config.start_frames
+    return given_tokens(frames_T3SS, keep, tokenizer, dataset)
 
 
-def write_clip(folder: Path, job: Job, picture_3HW: Tensor, dataset: dict[str, Any]) -> None:
-    """All files of a clip, the grid picture last."""
-    frames_THWC, record = frames_of(picture_3HW, dataset), job.record()
-    write_frames(folder / record["frames"], frames_THWC)
-    write_mp4(folder / record["video"], frames_THWC, dataset["fps"])
-    write_gif(folder / record["gif"], frames_THWC, dataset["fps"])
-    with atomic_path(folder / record["grid"]) as temporary:
-        Image.fromarray(picture_3HW.permute(1, 2, 0).numpy()).save(temporary)
+def sampling_facts(config: SampleC2IConfig, start_N: Tensor | None) -> dict[str, Any]:
+    """All that, beside weights, class and seed, decides what a clip looks like."""
+    facts = {**config.settings(), "mixed_precision": config.mixed_precision}
+    if config.chain > 1:
+        facts["chain"] = config.chain
+    if config.blend_with:
+        facts |= {"blend_with": config.blend_with, "blend": config.blend}
+    if start_N is not None:
+        digest = hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]
+        facts["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()), "hash": digest}
+    return facts
 
 
 def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -149,38 +169,24 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return there["clips"]
 
 
-def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:
-    """dataset.json beside the grid pictures, so that they are a data set again."""
-    facts = {field.name: dataset.get(field.name) for field in fields(Manifest)}
-    names, split_by = tuple(facts["class_names"]), dict.fromkeys(facts["class_names"], "recording")
-    entries = []
-    for clip in clips:
-        name, recording = clip["grid"].removeprefix("grids/"), f"{clip['class']}/{clip['seed']}"
-        entries.append(Clip(name, clip["label"], recording, "train", 0.0))
-    Manifest(**{**facts, "class_names": names, "split_by": split_by, "clips": tuple(entries)}).write(folder)
-
-
-def write_sheet(folder: Path, jobs: Sequence[Job], dataset: dict[str, Any]) -> None:
-    """The first clips of the queue, a row each."""
-    rows = []
-    for job in jobs[:SHEET_CLIPS]:
-        with Image.open(folder / job.path("grids", ".png")) as image:
-            picture_3HW = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        rows.append((f"{job.class_name} {job.seed}", frames_of(picture_3HW, dataset)))
-    with atomic_path(folder / "contact_sheet.png") as temporary:
-        contact_sheet(rows).save(temporary)
-
-
 def run(config: SampleC2IConfig, runtime: Runtime) -> None:
     """Make this process's share of the clips that are missing."""
     device, folder = runtime.device(config.device), config.save_folder
-    path = find_gpt(config.gpt_ckpt)
+    path = find_gpt(config.gpt_ckpt, config.model)
+    entry = registry().get(path.name, {}) if path.parent == MODELS_FOLDER else {}
+    config = config.settled(entry)
     gpt, dataset, wanted = load_gpt(path)
     tokenizer, vq_path = find_tokenizer(wanted, config.vq_ckpt, path)
     jobs = make_jobs(config, dataset["class_names"])
+    start_N = read_given(config, tokenizer, dataset)
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": file_hash(path)[:16]},
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
-             "dataset": dataset, "sampling": {**config.settings(), "mixed_precision": config.mixed_precision}}
+             "dataset": dataset, "sampling": sampling_facts(config, start_N),
+             **{name: value for name, value in entry.items() if name == "notice"}}
+    if runtime.is_main:
+        print(f"model {path.name}, tokenizer {vq_path.name}")
+        if "notice" in entry:
+            print(entry["notice"])
     clips = clips_there(folder, facts) if runtime.is_main else []
     if runtime.is_main and not clips:
         write_json(folder / "samples.json", {**facts, "clips": []})  # from now on the folder is theirs
@@ -190,18 +196,21 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
     with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar:
         for start in range(0, len(todo), config.batch_size):
             batch = todo[start : start + config.batch_size]
-            pictures = make_clips(gpt, tokenizer, batch, config, dataset)
-            for job, picture_3HW in zip(batch, pictures, strict=True):
-                write_clip(folder, job, picture_3HW, dataset)
+            chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N)
+            for job, pictures in zip(batch, chains, strict=True):
+                write_clip(folder, job, pictures, dataset)
             bar.update(len(batch))
     runtime.gather(None)  # all clips are there
     if runtime.is_main:
-        clips += [job.record() for job in jobs if job.record() not in clips]
+        records = [job.record(config.chain) for job in jobs]
+        clips += [record for record in records if record not in clips]
         clips.sort(key=lambda clip: (clip["seed"], clip["label"]))
         write_json(folder / "samples.json", {**facts, "clips": clips})
         write_manifest(folder / "grids", clips, dataset)
         write_sheet(folder, jobs, dataset)
-        print(f"{len(jobs)} clips of {len({job.class_name for job in jobs})} classes in {folder}")
+        write_gallery(folder, facts, clips)
+        print(f"{len(jobs)} clips of {len({job.class_name for job in jobs})} classes in {folder}: open "
+              f"{folder / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.models.checkpoint import CLASS_EMBEDDING, start_from
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from common.batches import balanced
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path
-from common.training import TrainingConfig, to_device, train
+from common.training import Task, to_device, train
+from common.training_config import LOST, TrainingConfig
 from dataset.codes import Codes, CodesDataset
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
@@ -48,6 +50,11 @@ class TrainC2IConfig(TrainingConfig):
     """Dropout of the attention's and the feed-forward's output."""
     class_dropout_prob: float = 0.1
     """How often the class is hidden, which guidance needs."""
+    first_rows: int = 0
+    """Train on the first so many rows of frames of each clip: what it shows is decided there, and the rest is
+    most of the work. For a first phase, whose weights --gpt-ckpt then takes up; 0: on whole clips."""
+    class_balance: bool = False
+    """Draw every class equally often, however few clips it has."""
     val_clips: int = 256
     """Clips that a validation looks at."""
 
@@ -61,19 +68,24 @@ class TrainC2IConfig(TrainingConfig):
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")
 
 
-class GPTTask:
+class GPTTask(Task):
     """What the training loop needs to know of the GPT."""
 
     def __init__(self, config: TrainC2IConfig, runtime: Runtime):
-        self.config, self.device = config, runtime.device(config.device)
+        self.config, self.runtime, self.device = config, runtime, runtime.device(config.device)
         self.codes = codes = Codes.read(config.code_path, config.preset)
-        self.train_set = CodesDataset(codes, "train")
-        self.val_set = CodesDataset(codes, "val", variants=1)
+        count = self.first_tokens()
+        train_set = CodesDataset(codes, "train", count=count)
+        self.train_set: Dataset = train_set
+        if config.class_balance:
+            self.train_set = balanced(train_set, train_set.labels_S)
+        self.val_set = CodesDataset(codes, "val", variants=1, count=count)
         torch.manual_seed(config.global_seed)
         model = GPT(gpt_config(config, codes))
         self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": codes.dataset,
-                                      "tokenizer": codes.tokenizer, "data_hash": self.train_set.digest()}
+                                      "tokenizer": codes.tokenizer, "data_hash": train_set.digest()}
         self.model: nn.Module = model
+        self.blocks = list(model.layers)
         self.note = ""
         if config.gpt_ckpt:
             fresh = start_from(model, config.gpt_ckpt, codes.dataset["class_names"])
@@ -82,15 +94,19 @@ class GPTTask:
         if config.sample_every:
             tokenizer, _ = find_tokenizer(codes.tokenizer, config.vq_ckpt, config.code_path)
             self.tokenizer = tokenizer.to(self.device)
-        self.unigram = unigram_entropy(self.train_set, self.val_set, model.config.vocab_size)
+        self.unigram = unigram_entropy(train_set, self.val_set, model.config.vocab_size)
 
-    def loss(self, model: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def first_tokens(self) -> int | None:
+        """How many tokens of each clip are trained on; None: all."""
+        rows, (height, width) = self.codes.dataset["rows"], self.codes.token_grid
+        if not 0 <= self.config.first_rows <= rows:
+            raise ValueError(f"--first-rows {self.config.first_rows}: the clips have {rows} rows of frames")
+        return self.config.first_rows * height * width // rows or None
+
+    def loss(self, model: nn.Module, batch: list[Tensor], seeds_B: Tensor
+             ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy in nats per token."""
-        tokens_BN, labels_B = batch
-        return model.loss(tokens_BN, labels_B), {}
-
-    def after_step(self, step: int) -> None:
-        """Nothing."""
+        return model.loss(*batch, seeds_B), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Loss on held-out clips, without token masking, beside what the mere frequency of codes gives."""
@@ -98,9 +114,9 @@ class GPTTask:
             return {}
         every = max(1, len(self.val_set) // self.config.val_clips)
         clips = range(0, len(self.val_set), every)[: self.config.val_clips]
-        batches = DataLoader(self.val_set, self.config.global_batch_size, sampler=clips)
-        total = sum(model.loss(*to_device(batch, self.device)) * len(batch[1]) for batch in batches)
-        return {"loss": (total / len(clips)).item(), "unigram": self.unigram}
+        batches = DataLoader(self.val_set, self.config.global_batch_size, sampler=self.runtime.share(clips))
+        total = sum(float(model.loss(*to_device(batch, self.device))) * len(batch[1]) for batch in batches)
+        return {"loss": sum(self.runtime.gather(total)) / len(clips), "unigram": self.unigram}
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
         """One clip of each class (at most 8), always from the same seed."""
@@ -151,4 +167,4 @@ def run(config: TrainC2IConfig, runtime: Runtime) -> None:
 
 
 if __name__ == "__main__":
-    run_command(TrainC2IConfig, run)
+    run_command(TrainC2IConfig, run, LOST)

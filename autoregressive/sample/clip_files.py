@@ -1,0 +1,85 @@
+"""The files of generated clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.files import atomic_path
+from dataset.grid import grid_to_frames
+from dataset.manifest import Clip, Manifest
+from dataset.sheet import contact_sheet
+from dataset.video import write_frames, write_gif, write_mp4
+
+SHEET_CLIPS = 32  # clips on the contact sheet at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to make."""
+
+    class_name: str
+    label: int
+    seed: int
+
+    def path(self, kind: str, suffix: str) -> str:
+        """Where a file of this clip goes, below the save folder."""
+        return f"{kind}/{self.class_name}/{self.seed:06d}{suffix}"
+
+    def grids(self, chain: int) -> list[str]:
+        """The grid pictures of a clip of `chain` links."""
+        return [self.path("grids", ".png"), *(self.path("grids", f"_{k}.png") for k in range(1, chain))]
+
+    def record(self, chain: int) -> dict[str, Any]:
+        """What samples.json says of this clip."""
+        return {"class": self.class_name, "label": self.label, "seed": self.seed,
+                "grid": self.path("grids", ".png"), "frames": self.path("frames", ""),
+                "video": self.path("videos", ".mp4"), "gif": self.path("gifs", ".gif"),
+                **({"grids": self.grids(chain)} if chain > 1 else {})}
+
+
+def frames_of(picture_3HW: Tensor, dataset: dict[str, Any]) -> np.ndarray:
+    """Grid picture -> frames (T, H, W, 3) uint8."""
+    frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
+    return frames_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def write_clip(folder: Path, job: Job, pictures: Sequence[Tensor], dataset: dict[str, Any]) -> None:
+    """All files of a clip, whose links share a row of frames; the first grid picture last."""
+    first, *rest = (frames_of(picture_3HW, dataset) for picture_3HW in pictures)
+    frames_THWC, record = np.concatenate([first, *(link[dataset["cols"]:] for link in rest)]), job.record(1)
+    write_frames(folder / record["frames"], frames_THWC)
+    write_mp4(folder / record["video"], frames_THWC, dataset["fps"])
+    write_gif(folder / record["gif"], frames_THWC, dataset["fps"])
+    names = job.grids(len(pictures))
+    for name, picture_3HW in reversed(list(zip(names, pictures, strict=True))):
+        with atomic_path(folder / name) as temporary:
+            Image.fromarray(picture_3HW.permute(1, 2, 0).numpy()).save(temporary)
+
+
+def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:
+    """dataset.json beside the grid pictures, so that they are a data set again."""
+    facts = {field.name: dataset.get(field.name) for field in fields(Manifest)}
+    names, split_by = tuple(facts["class_names"]), dict.fromkeys(facts["class_names"], "recording")
+    entries = []
+    for clip in clips:
+        recording = f"{clip['class']}/{clip['seed']}"
+        for name in clip.get("grids", [clip["grid"]]):
+            entries.append(Clip(name.removeprefix("grids/"), clip["label"], recording, "train", 0.0))
+    Manifest(**{**facts, "class_names": names, "split_by": split_by, "clips": tuple(entries)}).write(folder)
+
+
+def write_sheet(folder: Path, jobs: Sequence[Job], dataset: dict[str, Any]) -> None:
+    """The first clips of the queue, a row each."""
+    rows = []
+    for job in jobs[:SHEET_CLIPS]:
+        with Image.open(folder / job.path("grids", ".png")) as image:
+            picture_3HW = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        rows.append((f"{job.class_name} {job.seed}", frames_of(picture_3HW, dataset)))
+    with atomic_path(folder / "contact_sheet.png") as temporary:
+        contact_sheet(rows).save(temporary)

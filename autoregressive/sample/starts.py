@@ -1,0 +1,72 @@
+"""What a clip may begin with: frames that are given, or the last row of the clip before it.
+
+Given frames become given tokens, and the GPT samples the others around them. Shapes: T frames of a clip in
+rows x cols, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from dataset.field_of_view import find_field_of_view
+from dataset.grid import frames_to_grid, grid_to_frames
+from dataset.grid_images import to_pixels
+from dataset.video import IMAGE_SUFFIXES, read_frames
+from tokenizer.vq_model import VQModel
+
+
+def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
+    """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video.
+
+    A video is read at the clips' frame rate. Frames of another size than the clips' are cropped to the field
+    of view, as dataset.prepare does.
+    """
+    rows, cols, size = dataset["rows"], dataset["cols"], dataset["frame_size"]
+    if not path.exists():
+        raise ValueError(f"--start-from {path}: no such file or folder")
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+        try:
+            with Image.open(path) as image:
+                if image.size == (cols * size, rows * size):
+                    picture_3HW = np.array(image.convert("RGB")).transpose(2, 0, 1)
+                    return np.ascontiguousarray(grid_to_frames(picture_3HW, rows, cols))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"--start-from {path}: not a readable picture ({error})") from None
+    pixels = [frame.pixels for frame in read_frames(path, None if path.is_dir() else dataset["fps"])]
+    if pixels[0].shape[:2] != (size, size):
+        crop = find_field_of_view(pixels)
+        pixels = [crop.apply(frame, size) for frame in pixels]
+    return np.stack(pixels).transpose(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def given_tokens(frames_T3SS: np.ndarray, keep: int, tokenizer: VQModel, dataset: dict[str, Any]) -> Tensor:
+    """(N,): the tokens of the first `keep` frames, or for a negative number of the last ones; -1 elsewhere.
+
+    Raises: `ValueError` if they are fewer frames, or leave none to sample.
+    """
+    rows, cols = dataset["rows"], dataset["cols"]
+    count = len(frames_T3SS)
+    most = min(count, rows * cols - 1)
+    if not 0 < abs(keep) <= most:
+        raise ValueError(f"--start-frames {keep}: must be 1 to {most}, or for the last frames -1 to -{most}")
+    kept = frames_T3SS[:keep] if keep > 0 else frames_T3SS[keep:]
+    filled = np.concatenate([kept, np.repeat(kept[-1:], rows * cols - len(kept), 0)])
+    picture_3HW = torch.from_numpy(frames_to_grid(filled, rows, cols))
+    device = tokenizer.quantize.embedding.weight.device
+    codes_hw = tokenizer.encode(to_pixels(picture_3HW)[None].to(device))[0]
+    cells_Thw = grid_to_frames(codes_hw[None], rows, cols)[:, 0].clone()
+    cells_Thw[len(kept):] = -1
+    return frames_to_grid(cells_Thw[:, None], rows, cols).flatten().cpu()
+
+
+def continued(tokens_BN: Tensor, rows: int) -> Tensor:
+    """(B, N): the last row of frames as the first of the next clip, -1 elsewhere."""
+    row = tokens_BN.shape[1] // rows
+    next_BN = torch.full_like(tokens_BN, -1)
+    next_BN[:, :row] = tokens_BN[:, -row:]
+    return next_BN

@@ -1,0 +1,132 @@
+"""STAGE: checkpoint -> files to share: safetensors with config, or the layout of the released checkpoints.
+
+Either holds what sampling uses (averaged weights where there are any). Nothing in it names a folder of this
+machine.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from autoregressive.models.checkpoint import CLASS_EMBEDDING, load_gpt
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from common.checkpoints import checkpoint_file, write_tensors
+from common.command import run_command
+from common.distributed import Runtime
+from common.files import atomic_path, write_json
+from common.training_config import without_path
+from common.weights import STATE_KEYS, load_checkpoint, model_state, save_safetensors
+from tokenizer.weights import load_tokenizer
+
+OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write the weights of a GPT, a tokenizer or a probe for others."""
+
+    ckpt: Path
+    """Run folder or checkpoint."""
+    output: Path
+    """NAME.safetensors, with its facts inside and in NAME.json; or NAME.pt, as LlamaGen's and EndoGen's own
+    code reads and writes it."""
+    averaged: bool = True
+    """Take the averaged weights where there are any."""
+    precision: Literal["float", "half"] = "float"
+    """half: float16, which halves a safetensors file."""
+
+    def __post_init__(self) -> None:
+        if self.output.suffix not in (".safetensors", ".pt"):
+            raise ValueError(f"--output {self.output}: must end in .safetensors or .pt")
+        if self.output.suffix == ".pt" and self.precision == "half":
+            raise ValueError("--precision half: the released layout is in float32")
+
+
+def run(config: ExportConfig, runtime: Runtime) -> None:
+    """Write the files, read them back, and compare; work for one process."""
+    if not runtime.is_main:
+        return
+    path, file = checkpoint_file(config.ckpt), config.output
+    state, facts = weights_and_facts(path, config.averaged)
+    if config.precision == "half":
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    if file.suffix == ".safetensors":
+        save_safetensors(file, state, facts)
+        write_json(file.with_suffix(".json"), facts)
+    else:
+        with atomic_path(file) as temporary:
+            write_tensors(temporary, released_layout(load_checkpoint(path), state, facts))
+    again = model_state(load_checkpoint(file))
+    if again.keys() != state.keys() or not all(torch.equal(state[key], again[key]) for key in state):
+        raise OSError(f"{file}: reads back with other weights than were written")
+    values = sum(value.numel() for value in state.values())
+    print(f"{file}: {len(state)} tensors of {values:,} values, read back and found equal")
+
+
+def weights_and_facts(path: Path, averaged: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights, and what one must know to build and use the model."""
+    checkpoint = load_checkpoint(path)
+    state = model_state(checkpoint if averaged else {**checkpoint, "ema": None})
+    if "config" in checkpoint:
+        kept = checkpoint.keys() - OF_THE_RUN
+        return state, {name: without_path(checkpoint[name]) for name in sorted(kept)}
+    if "tok_embeddings.weight" not in state:  # weights alone, as released
+        tokenizer = load_tokenizer(path)
+        return tokenizer.state_dict(), {"config": asdict(tokenizer.config)}
+    model, dataset, tokenizer_facts = load_gpt(path)
+    return model.state_dict(), {"config": asdict(model.config), "dataset": dataset,
+                                "tokenizer": without_path(tokenizer_facts)}
+
+
+def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts: dict[str, Any]
+                    ) -> dict[str, Any]:
+    """{"model", "steps", "args"} as the reference saves it, and of our own GPT training "optimizer".
+
+    Not with averaged weights, which the optimiser's moments do not belong to.
+    """
+    released = {"model": dict(sorted(state.items(), key=lambda item: not comes_first(item[0]))),
+                "steps": checkpoint.get("step", checkpoint.get("steps", 0)), "args": Namespace()}
+    if "tokenizer" not in facts:  # a tokenizer itself
+        return released
+    released["args"] = reference_arguments(facts, checkpoint.get("training", {}))
+    adamw = checkpoint.get("training", {}).get("optimizer", "adamw") == "adamw"
+    if "training" in checkpoint and adamw and "ema" not in checkpoint:
+        released["optimizer"] = released_optimizer(checkpoint["optimizer"], facts)
+    return released
+
+
+def comes_first(name: str) -> bool:
+    """True for the parameters that the released model registers first, and ours second."""
+    return name.startswith(CLASS_EMBEDDING)
+
+
+def reference_arguments(facts: dict[str, Any], training: dict[str, Any]) -> Namespace:
+    """The reference's names of the settings that a reader of its checkpoints may want."""
+    model, dataset, tokenizer = facts["config"], facts["dataset"], facts["tokenizer"]
+    sizes = {name: size for name, size in GPT_SIZES.items() if size.items() <= model.items()}
+    kept = ("global_batch_size", "lr", "weight_decay", "beta1", "beta2", "max_grad_norm", "global_seed",
+            "mixed_precision")
+    return Namespace(
+        gpt_model=next(iter(sizes), None), gpt_type="c2i", cls_token_num=1, vocab_size=model["vocab_size"],
+        num_classes=model["num_classes"], image_size=dataset["rows"] * dataset["frame_size"],
+        downsample_size=tokenizer["downsample"], token_dropout_p=model["token_dropout_p"],
+        **{name: training[name] for name in kept if name in training})
+
+
+def released_optimizer(optimizer: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """AdamW's state numbered in the released order of the parameters; the two groups are the same."""
+    with torch.device("meta"):
+        model = GPT(GPTConfig(**facts["config"]))
+    groups = [[name for name, p in model.named_parameters() if (p.ndim >= 2) == matrices]
+              for matrices in (True, False)]
+    ours = [name for group in groups for name in group]
+    theirs = [name for group in groups for name in sorted(group, key=lambda name: not comes_first(name))]
+    return {**optimizer, "state": {i: optimizer["state"][ours.index(name)] for i, name in enumerate(theirs)}}
+
+
+if __name__ == "__main__":
+    run_command(ExportConfig, run)

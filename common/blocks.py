@@ -1,0 +1,29 @@
+"""What goes around the blocks of a model from outside: compilation, and recomputation of activations."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def wrap_blocks(blocks: Sequence[nn.Module], compiled: bool, checkpointing: bool) -> None:
+    """Replace the `forward` of each block; names and values of its parameters stay.
+
+    Compilation block by block takes little time, as equal blocks share their code, and fits DDP and FSDP,
+    which act between blocks. With `checkpointing` only a block's inputs are kept for the backward pass (Chen
+    et al. 2016).
+    """
+    for block in blocks:
+        forward = torch.compile(block.forward, dynamic=False) if compiled else block.forward
+        block.forward = partial(checkpoint, forward, use_reentrant=False) if checkpointing else forward
+
+
+def compiler_works(device: torch.device) -> bool:
+    """True if `torch.compile` can make code for `device` here, which takes a C++ compiler, or Triton."""
+    try:
+        torch.compile(torch.cos)(torch.zeros(8, device=device))
+    except Exception:  # whatever a compiler that is missing or broken raises, the answer is no
+        return False
+    return True

@@ -1,0 +1,27 @@
+"""A fault of some virtual machines that would end every bfloat16 run on the CPU."""
+
+import faulthandler
+import os
+from pathlib import Path
+
+import torch
+
+
+def avoid_broken_amx() -> None:
+    """Keep oneDNN off AMX where using it kills the process; call before the first product.
+
+    Some hypervisors announce AMX and leave out the description of its tiles (CPUID leaf 1Dh); oneDNN then
+    makes a kernel that ends in SIGILL. A forked child tries one product. ONEDNN_MAX_CPU_ISA, if set, is left
+    as it is.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if "ONEDNN_MAX_CPU_ISA" in os.environ or not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
+        return
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        torch.set_num_threads(1)  # the pool of threads did not come along
+        torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)
+        os._exit(0)
+    if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_FP16"

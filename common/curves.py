@@ -1,0 +1,34 @@
+"""The curves of a run as one picture."""
+
+from pathlib import Path
+
+from common.files import atomic_path, read_jsonl
+
+TOGETHER = {"loss": ("loss", "val_loss", "val_unigram")}
+WIDE = 3  # panels in a row
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw every scalar of `folder/log.jsonl` against the step into `folder/curves.png`, if there are any."""
+    records = read_jsonl(Path(folder) / "log.jsonl")
+    names = dict.fromkeys(name for record in records for name in record if name != "step")
+    shown = {name for group in TOGETHER.values() for name in group}
+    panels = {title: [name for name in group if name in names] for title, group in TOGETHER.items()}
+    panels |= {name: [name] for name in names if name not in shown}
+    panels = {title: group for title, group in panels.items() if group}
+    if not panels:
+        return
+    from matplotlib.figure import Figure  # takes a second, which other stages need not wait
+
+    rows = -(-len(panels) // WIDE)
+    figure = Figure(figsize=(4.5 * WIDE, 3 * rows), layout="constrained")
+    for place, (title, group) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, WIDE, place, title=title, xlabel="step")
+        for name in group:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", label=name)
+        axes.grid(alpha=0.3)
+        if len(group) > 1:
+            axes.legend()
+    with atomic_path(Path(folder) / "curves.png") as temporary:
+        figure.savefig(temporary, dpi=100)

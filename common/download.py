@@ -1,0 +1,137 @@
+"""Released weights, fetched into pretrained_models/:  python -m common.download NAME
+
+A file appears under its name only when it is whole: its size is the one announced, its hash the registry's
+where one is known, and it can be read as a checkpoint. What a broken connection leaves is continued.
+"""
+
+import shutil
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.client import HTTPException
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from common.command import require_at_least, run_command
+from common.distributed import Runtime
+from common.progress import progress
+from common.registry import MODELS_FOLDER, registry
+from common.weights import load_checkpoint
+
+PIECE = 1 << 20  # bytes read at once
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """Fetch a registered model and its tokenizer."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Name of a model, or of a file, in pretrained_models/registry.json."""
+    source: tuple[str, ...] = ()
+    """Folders on this machine, or addresses, to look for the files in first, as a mirror."""
+    folder: Path = field(default=MODELS_FOLDER)
+    """Where the files go."""
+    tries: int = 5
+    """Attempts at each address; each continues where the last one broke off."""
+    timeout: float = 30.0
+    """Seconds without a byte after which an attempt is given up."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, tries=1, timeout=0)
+
+
+def files_of(name: str) -> list[str]:
+    """The files that a model consists of, tokenizer first."""
+    entries = registry()
+    models = {entry["name"]: file for file, entry in entries.items() if "name" in entry and "url" in entry}
+    file = models.get(name, name)
+    if "url" not in entries.get(file, {}):
+        raise ValueError(f"{name}: unknown, choose from {', '.join(models)}")
+    return [*filter(None, [entries[file].get("tokenizer")]), file]
+
+
+def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
+    """Get one file from the first place that has it whole; `ValueError` with the reasons if none has."""
+    target, part = config.folder / file, config.folder / f".partial-{file}"
+    config.folder.mkdir(parents=True, exist_ok=True)
+    reasons = []
+    for place in [*(f"{source.rstrip('/')}/{file}" for source in config.source), entry["url"]]:
+        for attempt in range(config.tries):
+            try:
+                if "://" in place:
+                    download(place, part, config.timeout)
+                else:
+                    shutil.copyfile(place, part)
+                check(part, entry)
+                part.replace(target)
+                return
+            except (OSError, HTTPException, ValueError) as error:
+                reasons.append(f"{place}: {str(error) or type(error).__name__}")
+                hopeless = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
+                if hopeless or "://" not in place:
+                    break
+                time.sleep(min(attempt, 3))
+    raise ValueError(f"{file}: could not be had ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def download(url: str, part: Path, timeout: float) -> None:
+    """Bring `part` to the full length of what is at `url`, continuing what is there if the server can.
+
+    Raises: `ConnectionError` if the connection ends early; the beginning stays for the next attempt.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing beyond what is there: all of it, or of something else
+            return
+        raise
+    with response:
+        start = have if response.status == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with open(part, "r+b" if start else "wb") as file, progress(None, total, part.name, "B", True) as bar:
+            file.seek(start)
+            while piece := response.read(PIECE):
+                file.write(piece)
+                bar.update(len(piece))
+            end = file.tell()
+    if total is not None and end < total:
+        raise ConnectionError(f"broke off after {end} of {total} bytes")
+
+
+def check(part: Path, entry: dict[str, Any]) -> None:
+    """Delete `part` and raise `ValueError` unless it is the file of a registry entry."""
+    try:
+        if part.stat().st_size != entry.get("bytes", part.stat().st_size):
+            raise ValueError(f"{part.stat().st_size} bytes, should be {entry['bytes']}")
+        if "sha256" in entry:
+            with open(part, "rb") as file:
+                digest = sha256()
+                while piece := file.read(PIECE):
+                    digest.update(piece)
+            if digest.hexdigest() != entry["sha256"]:
+                raise ValueError("its SHA-256 is not the registry's")
+        load_checkpoint(part)
+    except ValueError:
+        part.unlink()
+        raise
+
+
+def run(config: DownloadConfig, runtime: Runtime) -> None:
+    """Fetch what is missing."""
+    for file in files_of(config.model):
+        if (config.folder / file).exists():
+            print(f"{config.folder / file}: there already")
+            continue
+        fetch(file, registry()[file], config)
+        print(config.folder / file)
+
+
+if __name__ == "__main__":
+    run_command(DownloadConfig, run)

@@ -1,0 +1,70 @@
+"""The optimisers of the training loop: AdamW, or Muon for hidden matrices with AdamW for the rest."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float,
+          betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW, with weight decay on matrices only."""
+    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+
+
+class MuonAdamW:
+    """Muon (Jordan et al. 2024) for the matrices of a transformer's layers, AdamW for all else.
+
+    Muon's updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning
+    rate serves both. To the training loop it is one optimiser, whose state counts Muon's parameters first.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]):
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        hidden = [p for name, p in named if name.startswith("layers.") and p.ndim == 2]
+        if not hidden:
+            raise ValueError("--optimizer muon: is for the layers of a GPT, this model has none")
+        rest = [p for name, p in named if not (name.startswith("layers.") and p.ndim == 2)]
+        self.count = len(hidden)
+        self.muon = torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.adamw = adamw(rest, lr, weight_decay, betas)
+        self.found_inf: Tensor | None = None  # see common.optimisation.skip_if
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.muon.param_groups + self.adamw.param_groups
+
+    def step(self) -> None:
+        """Both steps; looks at `found_inf` on the host, which Muon cannot do on the device."""
+        if self.found_inf is None or not self.found_inf:
+            self.muon.step()
+            self.adamw.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.muon.zero_grad(set_to_none)
+        self.adamw.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        muon, rest = self.muon.state_dict(), self.adamw.state_dict()
+        return {"state": {**muon["state"], **renumbered(rest["state"], self.count)},
+                "param_groups": muon["param_groups"] + shifted(rest["param_groups"], self.count)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        first, *others = saved["param_groups"]
+        mine = {i: entry for i, entry in saved["state"].items() if i < self.count}
+        rest = {i: entry for i, entry in saved["state"].items() if i >= self.count}
+        self.muon.load_state_dict({"state": mine, "param_groups": [first]})
+        self.adamw.load_state_dict({"state": renumbered(rest, -self.count),
+                                    "param_groups": shifted(others, -self.count)})
+
+
+def renumbered(state: dict[int, Any], by: int) -> dict[int, Any]:
+    """The entries of an optimiser's state under other numbers."""
+    return {i + by: entry for i, entry in state.items()}
+
+
+def shifted(groups: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
+    """Parameter groups under other numbers."""
+    return [{**group, "params": [i + by for i in group["params"]]} for group in groups]

@@ -1,0 +1,65 @@
+"""What lets a run end in good order: signals wait for the end of a step, and diverging is noticed."""
+
+import signal
+import threading
+from time import monotonic
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+ECHO = 10.0  # seconds in which a process may get the same signal again, from the terminal and from torchrun
+
+
+class StopSignals:
+    """Within it SIGTERM and SIGINT are only noted in `name`; one that comes after `ECHO` acts as always."""
+
+    def __init__(self) -> None:
+        self.name, self.since = "", 0.0
+        self.before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+            self.before = {number: signal.signal(number, self._note)
+                           for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if not self.name:
+            self.name, self.since = signal.Signals(number).name, monotonic()
+        elif monotonic() - self.since > ECHO:
+            self.__exit__()
+            signal.raise_signal(number)
+
+
+def leave_signals_to_the_parent(_: int) -> None:
+    """For processes that read data: the signals may go to all, and the last steps still need their data."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class SkippedSteps:
+    """Counts the steps whose loss or gradient was not finite, on the device: all, and those in a row."""
+
+    def __init__(self, device: torch.device, total: int = 0):
+        self.total = torch.tensor(total, device=device)
+        self.in_row = torch.tensor(0, device=device)
+
+    def add(self, finite: Tensor) -> None:
+        """Count one step."""
+        self.total += ~finite
+        self.in_row = (self.in_row + 1) * ~finite
+
+    def check(self, step: int, limit: int, lr: float) -> int:
+        """The total; waits for the device.
+
+        Raises: `ValueError` if the last `limit` steps or more were skipped.
+        """
+        if self.in_row >= limit:
+            raise ValueError(f"--lr {lr}: loss or gradient was not finite in the last {int(self.in_row)} "
+                             f"steps, up to step {step} (--max-skipped-steps {limit}); these were skipped")
+        return int(self.total)

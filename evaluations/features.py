@@ -1,0 +1,254 @@
+"""Features of a set of clips: computed in a stream, kept in a cache, the same on any number of processes.
+
+The clips are cut into blocks of fixed size. A block is computed by one process in batches that do not cross
+its borders, written whole, and never again: so an interrupted run continues, and what comes out depends
+neither on the number of processes nor on the order. Shapes: n clips, R feature vectors of each, D dimensions.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.distributed import Runtime
+from common.files import atomic_path, read_json, remove
+from common.progress import progress
+from evaluations.clips import ClipSet, Entry
+from evaluations.extractor import Extractor
+from evaluations.feature_files import block_path, is_unchanged, is_whole, join_blocks
+
+BLOCK = 32  # clips
+READERS = 4  # threads that read clips while the network computes
+Window = Callable[[Entry, int], slice]  # which frames of a clip of so many are looked at
+
+
+def whole_clip(_: Entry, frames: int) -> slice:
+    """The window that shows all frames."""
+    return slice(0, frames)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of some clips, read from the cache when they are wanted."""
+
+    entries: tuple[Entry, ...]
+    stored_NRD: np.ndarray
+    """float32; a memory map of the cache, of these clips and maybe others."""
+    places: np.ndarray
+    """Where in it the features of each clip are."""
+    facts: dict[str, Any]
+    """Extractor, weights, preprocessing, window, and geometry of the clips."""
+    bad: tuple[tuple[str, str], ...] = ()
+    """(clip, reason) of those that were skipped."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def take(self, chosen: Sequence[int] | np.ndarray) -> "Features":
+        """The clips at some places of this set."""
+        entries = tuple(self.entries[i] for i in chosen)
+        return replace(self, entries=entries, places=self.places[np.asarray(chosen, int)])
+
+    def vectors(self, columns: slice = slice(None), most: int | None = None) -> np.ndarray:
+        """All feature vectors (n * R, D), clip after clip, or `most` of them evenly spread."""
+        per_clip = self.stored_NRD.shape[1]
+        rows = np.arange(len(self) * per_clip)
+        if most is not None and len(rows) > most:
+            rows = np.linspace(0, len(rows) - 1, most).round().astype(int)
+        return self.stored_NRD[self.places[rows // per_clip], rows % per_clip, columns]
+
+    def chunks(self, columns: slice = slice(None), clips: int = 64) -> Iterator[np.ndarray]:
+        """All feature vectors, those of a few clips at a time."""
+        for start in range(0, len(self), clips):
+            yield self.stored_NRD[self.places[start : start + clips], :, columns].reshape(
+                -1, len(range(*columns.indices(self.stored_NRD.shape[2]))))
+
+    def of_class(self, class_name: str) -> "Features":
+        """The clips of one class."""
+        return self.take([i for i, entry in enumerate(self.entries) if entry.class_name == class_name])
+
+    @property
+    def recordings(self) -> list[str]:
+        """Recording of every clip."""
+        return [entry.recording for entry in self.entries]
+
+
+def require_comparable(a: Features, b: Features) -> None:
+    """`ValueError` if two sets of features differ in extractor, weights, window or geometry of the clips."""
+    for name in a.facts:
+        if a.facts[name] != b.facts.get(name):
+            raise ValueError(f"features cannot be compared: {name} is {a.facts[name]} for one side and "
+                             f"{b.facts.get(name)} for the other")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are made; the same for every set of clips of a comparison."""
+
+    extractor: Extractor
+    device: torch.device
+    cache: Path
+    """Folder in which features are kept, named by what they depend on."""
+    batch_size: int
+    skip_bad: bool = False
+    window: Window = whole_clip
+    window_name: str = "all frames"
+    """What `window` does, in words."""
+
+    def run(self, clips: ClipSet, runtime: Runtime, title: str) -> Features:
+        """Features of `clips`, from the cache or computed by all processes together; the same on each.
+
+        Raises: `ValueError` naming a clip that is unreadable, has another geometry than the first one, or is
+        too short; with `skip_bad` such clips are left out and listed.
+        """
+        folder = self.cache / f"{self.extractor.name}-{self._key(clips)}"
+        problem = None
+        try:
+            if self._stale(folder, runtime):
+                self._compute_blocks(clips, folder, runtime, title)
+        except ValueError as error:
+            problem = str(error)
+        problem = next(filter(None, runtime.gather(problem)), None)  # also: all blocks are there
+        if problem:
+            raise ValueError(problem)
+        if runtime.is_main and not (folder / "features.json").exists():
+            starts = range(0, len(clips.entries), BLOCK)
+            join_blocks([block_path(folder, start) for start in starts], folder)
+        runtime.gather(None)
+        return self._load(clips, folder)
+
+    def _key(self, clips: ClipSet) -> str:
+        """Stands for everything that the features depend on."""
+        files = [(entry.name, clips.state(entry)) for entry in clips.entries]
+        grid = clips.grid and [clips.grid.rows, clips.grid.cols]
+        key = json.dumps([self._facts(), self.batch_size, grid, files])
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def _facts(self) -> dict[str, Any]:
+        extractor = self.extractor
+        return {"extractor": extractor.name, "weights": extractor.weights,
+                "preprocessing": extractor.preprocessing, "window": self.window_name}
+
+    def _stale(self, folder: Path, runtime: Runtime) -> bool:
+        """True, on every process, if there are no whole features in `folder`; broken ones are removed."""
+        stale = None
+        if runtime.is_main:
+            path = folder / "features.json"
+            stale = not path.exists()
+            if not stale and not is_unchanged(folder):
+                print(f"{folder}: damaged, computed again", flush=True)
+                remove(folder)
+                stale = True
+        return runtime.gather(stale)[0]
+
+    def _compute_blocks(self, clips: ClipSet, folder: Path, runtime: Runtime, title: str) -> None:
+        """This process's share of the blocks that are missing."""
+        shape = self._geometry(clips)
+        starts = range(0, len(clips.entries), BLOCK)
+        todo = [start for start in runtime.share(starts) if not is_whole(block_path(folder, start))]
+        blocks = [clips.entries[start : start + BLOCK] for start in todo]
+        with ThreadPoolExecutor(READERS) as pool:
+            frames = _read_ahead(pool, clips, [entry for block in blocks for entry in block], self.batch_size)
+            pairs = list(zip(todo, blocks, strict=True))
+            for start, entries in progress(pairs, len(pairs), title, "block", runtime.is_main):
+                good, bad, parts = [], [], []
+                for first in range(0, len(entries), self.batch_size):
+                    batch = list(islice(frames, min(self.batch_size, len(entries) - first)))
+                    kept, lost = self._sort_out(batch, shape)
+                    bad += lost
+                    good += [entry.name for entry, _ in kept]
+                    if kept:
+                        parts.append(self._features([pixels for _, pixels in kept]))
+                values = np.concatenate(parts) if parts else np.zeros((0, 0, 0), np.float32)
+                shown = [self._shown(clips, shape[0]), *shape[1:]]
+                facts = json.dumps({"good": good, "bad": bad, "geometry": shown})
+                with atomic_path(block_path(folder, start)) as temporary:
+                    np.savez(temporary, values=values, facts=facts)
+
+    def _geometry(self, clips: ClipSet) -> tuple[int, int, int]:
+        """(frames, height, width) of the first readable clip, which all others must have."""
+        problem = ""
+        for entry in clips.entries:
+            try:
+                frames, _, height, width = clips.frames(entry).shape
+                break
+            except ValueError as error:
+                problem = problem or str(error)
+                if not self.skip_bad:
+                    raise
+        else:
+            raise ValueError(f"{clips.folder}: no clip can be read, first {problem}")
+        shown = self._shown(clips, frames)
+        if shown < self.extractor.min_frames:
+            raise ValueError(f"{clips.folder}: clips of {shown} frames, but {self.extractor.name} needs at "
+                             f"least {self.extractor.min_frames}")
+        return frames, height, width
+
+    def _shown(self, clips: ClipSet, frames: int) -> int:
+        """How many of a clip's frames the window shows."""
+        return len(range(*self.window(clips.entries[0], frames).indices(frames)))
+
+    def _sort_out(
+        self, batch: Sequence[tuple[Entry, np.ndarray | str]], shape: tuple[int, int, int]
+    ) -> tuple[list[tuple[Entry, np.ndarray]], list[tuple[str, str]]]:
+        """The clips of a batch that can be used, windowed, and (name, reason) of the others."""
+        kept, bad = [], []
+        for entry, frames in batch:
+            if isinstance(frames, str):
+                bad.append((entry.name, frames))
+            elif (len(frames), *frames.shape[2:]) != shape:
+                found, wanted = ("{} frames of {} x {} px".format(*size)
+                                 for size in ((len(frames), *frames.shape[2:]), shape))
+                bad.append((entry.name, f"{entry.name}: {found}, the first clip has {wanted}"))
+            else:
+                kept.append((entry, frames[self.window(entry, len(frames))]))
+        if bad and not self.skip_bad:
+            raise ValueError(f"{bad[0][1]}; --skip-bad leaves such clips out")
+        return kept, bad
+
+    @torch.inference_mode()
+    def _features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 (B, R, D) of the frames of some clips, in full precision."""
+        frames_BT3HW = torch.from_numpy(np.stack(frames)).to(self.device)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            features_BRD = self.extractor.features(self.extractor.preprocess(frames_BT3HW))
+        return features_BRD.float().cpu().numpy()
+
+    def _load(self, clips: ClipSet, folder: Path) -> Features:
+        record = read_json(folder / "features.json")
+        if record["bad"] and not self.skip_bad:
+            raise ValueError(f"{record['bad'][0][1]}; --skip-bad leaves such clips out")
+        by_name = {entry.name: entry for entry in clips.entries}
+        geometry = dict(zip(("frames", "height", "width"), record["geometry"], strict=True))
+        entries = tuple(by_name[name] for name in record["good"])
+        stored_NRD = np.load(folder / "features.npy", mmap_mode="r")
+        bad = tuple((name, reason) for name, reason in record["bad"])
+        return Features(entries, stored_NRD, np.arange(len(entries)), {**self._facts(), **geometry}, bad)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, clips: ClipSet, entries: Sequence[Entry], batch_size: int
+) -> Iterator[tuple[Entry, np.ndarray | str]]:
+    """(clip, its frames or what is wrong with it) in order, while the next two batches are being read."""
+    def read(entry: Entry) -> np.ndarray | str:
+        try:
+            return np.ascontiguousarray(clips.frames(entry))
+        except ValueError as error:
+            return str(error)
+
+    waiting = deque()
+    for entry in entries:
+        waiting.append((entry, pool.submit(read, entry)))
+        if len(waiting) > 2 * batch_size:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for entry, future in waiting:
+        yield entry, future.result()

@@ -1,0 +1,92 @@
+"""Fréchet distance of two sets of features: the number behind FVD and FID.
+
+Two Gaussians are fitted and compared (Dowson and Landau 1982; Heusel et al. 2017 for FID, Unterthiner et al.
+2018 for FVD):  |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A B)^(1/2).  With A = F F^T and B = G G^T the last
+trace is the sum of the singular values of F^T G, which needs no square root of a matrix that is not
+symmetric and is exact for covariances of deficient rank. Shapes: n and m features of D dimensions; all
+computed in float64.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and scatter (sum of squared deviations) of features; parts add up to the whole."""
+
+    count: int
+    mean_D: Array
+    scatter_DD: Array
+
+    @classmethod
+    def of(cls, features_nD: Array) -> "Moments":
+        """Moments of some features. Raises: `ValueError` if they are no matrix, empty, or not finite."""
+        features_nD = np.asarray(features_nD, np.float64)
+        if features_nD.ndim != 2 or 0 in features_nD.shape:
+            raise ValueError(f"features must be (n, D) and not empty, not {features_nD.shape}")
+        if not np.isfinite(features_nD).all():
+            raise ValueError("features hold values that are not finite")
+        mean_D = features_nD.mean(0)
+        centred_nD = features_nD - mean_D
+        return cls(len(features_nD), mean_D, centred_nD.T @ centred_nD)
+
+    @classmethod
+    def of_stream(cls, chunks: Iterable[Array]) -> "Moments":
+        """Moments of features that come chunk by chunk, in the memory of one chunk and one matrix D x D."""
+        total = None
+        for features_nD in chunks:
+            part = cls.of(features_nD)
+            total = part if total is None else total + part
+        if total is None:
+            raise ValueError("there are no features")
+        return total
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of both sets together (Chan, Golub and LeVeque 1979)."""
+        count = self.count + other.count
+        shift_D = other.mean_D - self.mean_D
+        between_DD = np.outer(shift_D, shift_D) * (self.count * other.count / count)
+        mean_D = self.mean_D + shift_D * (other.count / count)
+        return Moments(count, mean_D, self.scatter_DD + other.scatter_DD + between_DD)
+
+    def factor(self, ddof: int) -> Array:
+        """F (D, rank) with F F^T the covariance; directions that are rounding noise are left out."""
+        if self.count <= ddof:
+            raise ValueError(f"a covariance needs more than {ddof} features, there is {self.count}")
+        values_D, vectors_DD = np.linalg.eigh(self.scatter_DD / (self.count - ddof))
+        kept = values_D > max(values_D[-1], 0) * len(values_D) * np.finfo(np.float64).eps
+        return vectors_DD[:, kept] * np.sqrt(values_D[kept])
+
+
+def gaussian_distance(
+    mean_a_D: Array, factor_a_Dr: Array, mean_b_D: Array, factor_b_Ds: Array
+) -> float:
+    """Fréchet distance of two Gaussians, each given by its mean and a factor F of its covariance F F^T."""
+    cross = 0.0
+    if factor_a_Dr.size and factor_b_Ds.size:
+        cross = np.linalg.svd(factor_a_Dr.T @ factor_b_Ds, compute_uv=False).sum()
+    difference_D = mean_a_D - mean_b_D
+    value = difference_D @ difference_D + (factor_a_Dr**2).sum() + (factor_b_Ds**2).sum() - 2 * cross
+    return max(float(value), 0.0)
+
+
+def moments_distance(a: Moments, b: Moments, ddof: int = 1) -> float:
+    """Fréchet distance of two sets of features given by their moments."""
+    if a.mean_D.shape != b.mean_D.shape:
+        raise ValueError(f"features of {len(a.mean_D)} and of {len(b.mean_D)} dimensions cannot be compared")
+    return gaussian_distance(a.mean_D, a.factor(ddof), b.mean_D, b.factor(ddof))
+
+
+def frechet_distance(features_a_nD: Array, features_b_mD: Array, ddof: int = 1) -> float:
+    """Fréchet distance of two sets of features, not negative.
+
+    `ddof` 1 divides the scatter by n - 1 (`numpy.cov`, FID, the released EndoGen script), 0 by n
+    (StyleGAN-V). Raises: `ValueError` for features that are not two finite matrices of the same width with
+    more than `ddof` rows.
+    """
+    return moments_distance(Moments.of(features_a_nD), Moments.of(features_b_mD), ddof)

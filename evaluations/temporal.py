@@ -1,0 +1,77 @@
+"""Do generated clips move as real ones do? Statistics of frame differences, which need no network.
+
+FVD hardly sees frozen or flickering clips, so this is looked at by itself. Shapes: B clips, T frames,
+H x W pixels.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import wasserstein_distance
+from torch import Tensor
+
+from common.distributed import Runtime
+from evaluations.comparison import Comparison
+from evaluations.features import Features
+from evaluations.results import extraction_facts
+from evaluations.scoring import Measure, make_views, score_views
+
+STATISTICS = ("motion", "jump", "jerk", "flicker")
+FROZEN = 0.1  # of the real median: a clip that moves less is frozen
+
+
+class FrameDifferences:
+    """An extractor of four numbers per clip, in grey levels of 0 to 255, each 0 for a still picture.
+
+    motion: mean absolute change of a pixel from frame to frame; jump: the same at its largest; jerk: mean
+    absolute second difference; flicker: mean absolute change of a frame's mean.
+    """
+
+    name, min_frames = "frame-differences", 3
+    preprocessing = "as they are"
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] = {}
+
+    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
+        """-> float32, 0 to 255."""
+        return frames_BT3HW.float()
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """-> (B, 1, 4)."""
+        change_BT = pixels.diff(dim=1).abs().mean((2, 3, 4))
+        jerk_B = pixels.diff(n=2, dim=1).abs().mean((1, 2, 3, 4))
+        flicker_B = pixels.mean((2, 3, 4)).diff(dim=1).abs().mean(1)
+        return torch.stack([change_BT.mean(1), change_BT.amax(1), jerk_B, flicker_B], 1)[:, None]
+
+
+def _distances(real: Features, generated: Features) -> list[float]:
+    """Wasserstein-1 distance of each statistic, in grey levels."""
+    return [float(wasserstein_distance(a, b))
+            for a, b in zip(real.vectors().T, generated.vectors().T, strict=True)]
+
+
+def _ratio(real: Features, generated: Features) -> list[float]:
+    """Mean motion over that of real clips."""
+    return [float(generated.vectors()[:, 0].mean() / max(real.vectors()[:, 0].mean(), 1e-9))]
+
+
+def _frozen(real: Features, generated: Features) -> list[float]:
+    """Share of clips that hardly move."""
+    return [float((generated.vectors()[:, 0] < FROZEN * np.median(real.vectors()[:, 0])).mean())]
+
+
+MEASURES = [Measure(tuple(f"{name}_distance" for name in STATISTICS), "lower", _distances),
+            Measure(("motion_ratio",), "near 1", _ratio),
+            Measure(("frozen",), "lower", _frozen)]
+
+
+def measure(comparison: Comparison, runtime: Runtime) -> dict[str, Any]:
+    """The section "temporal" of the results; empty on all processes but the main one."""
+    features = comparison.features(FrameDifferences(), runtime)
+    if not runtime.is_main:
+        return {}
+    views = make_views(comparison.protocol, comparison.class_names, *features)
+    scores = score_views(MEASURES, views, comparison.config.groups)
+    return {"temporal": {**extraction_facts(features), "scores": scores}}

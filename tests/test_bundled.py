@@ -1,0 +1,58 @@
+"""The models in the box: small, whole, at one with each other, and named for what they are."""
+
+import pytest
+import torch
+
+from autoregressive.models.checkpoint import find_gpt, load_gpt
+from common.presets import find_preset
+from common.registry import MODELS_FOLDER, registry
+from common.weights import load_checkpoint
+from dataset.phantom import CLASS_NAMES, render_clip
+from evaluations.probe import load_probe, measure, probe_input
+from tokenizer.weights import find_tokenizer
+
+GPT_FILE = MODELS_FOLDER / "endogen_phantom_gpt.safetensors"
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    return load_gpt(GPT_FILE)
+
+
+def test_all_weights_together_are_small_and_name_no_folder():
+    files = list(MODELS_FOLDER.glob("*.safetensors"))
+    assert len(files) == 3 and sum(file.stat().st_size for file in files) <= 32_000_000
+    for file in files:
+        facts = {key: value for key, value in load_checkpoint(file).items() if key != "model"}
+        assert "/" not in str(facts) and "optimizer" not in facts
+
+
+def test_gpt_finds_its_tokenizer_and_knows_its_data(gpt):
+    model, dataset, wanted = gpt
+    tokenizer, path = find_tokenizer(wanted, None, GPT_FILE)
+    assert path.parent == MODELS_FOLDER and tokenizer.config.downsample == 16
+    assert model.config.block_size == 1024 and dataset["class_names"] == list(CLASS_NAMES)
+    preset = find_preset("phantom").facts()
+    assert {name: dataset[name] for name in ("rows", "cols", "frame_size", "fps")} == {
+        name: preset[name] for name in ("rows", "cols", "frame_size", "fps")}
+    assert torch.isfinite(model(torch.zeros(1, 1024, dtype=torch.long), torch.tensor([0]))).all()
+
+
+def test_it_is_said_to_be_a_phantom():
+    entry = registry()[GPT_FILE.name]
+    assert "PHANTOM" in entry["notice"] and "no clinical data" in entry["notice"]
+    card = (MODELS_FOLDER / "README.md").read_text()
+    assert "no clinical" in card and "CC BY 4.0" in card and "@" not in card.split("## Attribution")[0]
+    assert find_gpt(None, "phantom") == GPT_FILE
+
+
+def test_probe_knows_rendered_clips_it_has_not_seen():
+    probe, dataset = load_probe(MODELS_FOLDER / "endogen_phantom_probe.safetensors")
+    assert dataset["class_names"] == list(CLASS_NAMES)
+    inputs = []
+    for label in range(len(CLASS_NAMES)):
+        frames_THWC, _ = render_clip(label, 10_000, 16, 128, 12.0)
+        grid_HWC = frames_THWC.reshape(4, 4, 128, 128, 3).transpose(0, 2, 1, 3, 4).reshape(512, 512, 3)
+        inputs.append(probe_input(torch.from_numpy(grid_HWC).permute(2, 0, 1), 4, 4))
+    logits, _ = measure(probe, inputs, torch.device("cpu"))
+    assert (logits.argmax(1) == range(len(CLASS_NAMES))).mean() >= 0.75

@@ -1,0 +1,105 @@
+"""Two processes, with DDP or FSDP2, train what one trains, and each goes on from the others' checkpoints."""
+
+import pytest
+import torch
+from training_jobs import TINY_GPT, run_job, run_jobs
+
+from autoregressive.models.checkpoint import load_gpt
+from autoregressive.models.gpt import GPT_SIZES
+from common.checkpoints import checkpoint_file
+from common.files import read_jsonl
+from common.weights import load_checkpoint
+
+STEPS = {"max_steps": 5, "log_every": 1, "sample_every": 0, "device": "cpu", "mixed_precision": "none"}
+# Gradients are summed in another order: float32 rounding, which Adam makes larger where a gradient is nearly
+# nothing but rounding. So weights may differ by a hundredth of the learning rate, losses by 1 in a million.
+# (A tokenizer at a higher rate than here soon chooses another code somewhere, and there the runs part.)
+LOSS, GPT_WEIGHT = {"rtol": 1e-6, "atol": 0}, {"rtol": 0, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def jobs(codes, grids):
+    """name -> flags; a name says the wrapping, and from whose checkpoint of step 3 the run goes on.
+
+    Those that go on compute a batch in parts, or recompute activations, which changes nothing either.
+    """
+    gpt = {"stage": "c2i", "code_path": str(codes), "global_batch_size": 4, "eval_every": 5, "ckpt_every": 3,
+           "ema_decay": 0.5, "lr": 1e-2, **STEPS}
+    vq = {"stage": "vq", "data_path": [str(grids)], "ch": 32, "ch_mult": [1, 1], "z_channels": 32, "lr": 1e-5,
+          "codebook_size": 64, "num_res_blocks": 1, "global_batch_size": 4, "eval_every": 5, **STEPS}
+    ddp, fsdp = {**gpt, "data_parallel": "ddp"}, {**gpt, "data_parallel": "fsdp"}
+    return {
+        "one": gpt,
+        "ddp": ddp,
+        "fsdp": fsdp,
+        "one from fsdp": gpt,
+        "ddp from fsdp": {**ddp, "gradient_accumulation_steps": 2},
+        "fsdp from one": {**fsdp, "activation_checkpointing": True},
+        "vq": vq,
+        "vq ddp": {**vq, "data_parallel": "ddp"},
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(jobs, tmp_path_factory, runtime, command_env):
+    """The folder in which every job has been run, in one process or in two."""
+    folder = tmp_path_factory.mktemp("runs")
+    GPT_SIZES["tiny"] = TINY_GPT
+    for name, job in jobs.items():
+        job = jobs[name] = {**job, "results_dir": str(folder / name)}
+        if " from " in name:
+            job["goes_on_from"] = str(folder / name.split(" from ")[1])
+    for name in ("one", "vq"):
+        run_job(runtime, **jobs[name])
+    run_jobs([jobs[name] for name in ("ddp", "fsdp", "ddp from fsdp", "fsdp from one", "vq ddp")], folder,
+             command_env)
+    run_job(runtime, **jobs["one from fsdp"])
+    yield folder
+    del GPT_SIZES["tiny"]
+
+
+def losses(run):
+    return [record["loss"] for record in read_jsonl(run / "log.jsonl") if "loss" in record]
+
+
+def assert_same_run(run, reference):
+    """Losses of all steps, validation, and weights, averaged weights and moments of the last."""
+    torch.testing.assert_close(losses(run), losses(reference), **LOSS)
+    assert len(losses(run)) == 5
+    validations = [read_jsonl(x / "log.jsonl")[-1]["val_loss"] for x in (run, reference)]
+    torch.testing.assert_close(*validations, **LOSS)
+    mine, theirs = (load_checkpoint(checkpoint_file(x)) for x in (run, reference))
+    assert mine["step"] == theirs["step"] == 5
+    for part in {"model", "ema"} & theirs.keys():
+        torch.testing.assert_close(mine[part], theirs[part], **GPT_WEIGHT)
+    torch.testing.assert_close(mine["optimizer"]["state"], theirs["optimizer"]["state"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_processes_train_what_one_trains(name, runs):
+    assert_same_run(runs / name, runs / "one")
+
+
+@pytest.mark.parametrize("name", ["one from fsdp", "ddp from fsdp", "fsdp from one"])
+def test_run_goes_on_with_another_wrapping_and_number_of_processes(name, runs):
+    assert_same_run(runs / name, runs / "one")
+
+
+def test_tokenizer_trains_on_two_processes_as_on_one(runs):
+    torch.testing.assert_close(losses(runs / "vq ddp"), losses(runs / "vq"), **LOSS)
+    mine, theirs = (load_checkpoint(checkpoint_file(runs / name))["model"] for name in ("vq ddp", "vq"))
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+    assert torch.equal(mine["quantize.codebook_used"], theirs["quantize.codebook_used"])
+
+
+def test_sharded_checkpoint_holds_parts_and_can_be_sampled_from(runs):
+    folder = checkpoint_file(runs / "fsdp")
+    assert sorted(path.name for path in folder.iterdir()) == ["0-of-2.pt", "1-of-2.pt"]
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert max(sizes) < 0.6 * checkpoint_file(runs / "one").stat().st_size
+    model, dataset, _ = load_gpt(folder)
+    assert len(dataset["class_names"]) == model.config.num_classes
+    (folder / "1-of-2.pt").rename(runs / "lost.pt")
+    with pytest.raises(ValueError, match=r"0000005.shards: not a readable checkpoint \(1 parts\)"):
+        load_checkpoint(folder)
+    (runs / "lost.pt").rename(folder / "1-of-2.pt")

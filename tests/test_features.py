@@ -1,0 +1,188 @@
+"""Features: the same whatever the kind of folder or a kill; bad clips and damaged caches are said."""
+
+import shutil
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_data import make_grids
+from tiny_extractor import TinyExtractor
+
+from dataset.grid import grid_to_frames
+from dataset.video import write_frames
+from evaluations.clips import ClipSet
+from evaluations.features import Extraction, require_comparable
+
+
+def extraction(cache, **settings):
+    options = {"extractor": TinyExtractor(), "device": torch.device("cpu"), "batch_size": 4, **settings}
+    return Extraction(cache=cache, **options)
+
+
+def as_kind(grids, folder, kind):
+    """The clips of a prepared data set as frame folders or npz files."""
+    clips = ClipSet.read(grids, "--data-path")
+    for entry in clips.entries:
+        frames_THWC = clips.frames(entry).transpose(0, 2, 3, 1)
+        target = folder / entry.name.removesuffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "npz":
+            np.savez_compressed(target.with_suffix(".npz"), frames_THWC)
+        else:
+            write_frames(target, frames_THWC)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["frames", "npz"])
+def test_a_clip_has_the_same_frames_in_every_kind_of_folder(grids, tmp_path, kind):
+    clips, other = ClipSet.read(grids, "x"), ClipSet.read(as_kind(grids, tmp_path, kind), "x")
+    assert [entry.class_name for entry in other.entries] == [entry.class_name for entry in clips.entries]
+    assert [entry.recording for entry in other.entries] == [entry.recording for entry in clips.entries]
+    for a, b in zip(clips.entries, other.entries, strict=True):
+        np.testing.assert_array_equal(clips.frames(a), other.frames(b))
+
+
+def test_frames_are_those_of_the_picture(grids):
+    clips = ClipSet.read(grids, "--data-path")
+    picture = np.array(Image.open(grids / clips.entries[3].name)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(clips.frames(clips.entries[3]), grid_to_frames(picture, 2, 2))
+
+
+def test_features_are_those_of_each_clip_alone(grids, tmp_path, runtime, monkeypatch):
+    monkeypatch.setattr("evaluations.features.BLOCK", 5)
+    clips = ClipSet.read(grids, "x")
+    made = extraction(tmp_path).run(clips, runtime, "test")
+    tiny = TinyExtractor()
+    frames = [torch.from_numpy(clips.frames(entry))[None] for entry in clips.entries]
+    alone = [tiny.features(tiny.preprocess(frames_1T3HW))[0] for frames_1T3HW in frames]
+    assert made.entries == clips.entries and made.stored_NRD.shape == (12, 1, 6)
+    np.testing.assert_allclose(made.vectors(), torch.cat(alone).numpy(), rtol=1e-5)
+    assert made.facts["frames"] == 4 and made.facts["height"] == 32
+
+
+def test_vectors_of_some_clips_are_theirs_whole_or_in_chunks(grids, tmp_path, runtime):
+    clips = ClipSet.read(grids, "x")
+    made = extraction(tmp_path, extractor=TinyExtractor(per_frame=True)).run(clips, runtime, "test")
+    some = made.take([7, 2, 9]).take([2, 0])
+    assert some.entries == (clips.entries[9], clips.entries[7])
+    np.testing.assert_array_equal(some.vectors(), np.concatenate(made.stored_NRD[[9, 7]]))
+    chunks = np.concatenate(list(made.chunks(slice(1, 3), clips=5)))
+    np.testing.assert_array_equal(chunks, made.vectors()[:, 1:3])
+    np.testing.assert_array_equal(made.vectors(most=5), made.vectors()[[0, 12, 24, 35, 47]])
+
+
+def test_rerun_reads_the_cache_and_changed_clips_do_not(tmp_path, runtime):
+    grids = make_grids(tmp_path / "grids")
+    first, again, changed = TinyExtractor(), TinyExtractor(), TinyExtractor()
+    clips = ClipSet.read(grids, "x")
+    made = extraction(tmp_path / "cache", extractor=first).run(clips, runtime, "test")
+    cached = extraction(tmp_path / "cache", extractor=again).run(clips, runtime, "test")
+    assert first.batches and not again.batches
+    np.testing.assert_array_equal(made.vectors(), cached.vectors())
+    picture = Image.open(grids / clips.entries[0].name)
+    Image.fromarray(255 - np.array(picture)).save(grids / clips.entries[0].name)
+    fresh = extraction(tmp_path / "cache", extractor=changed).run(clips, runtime, "test")
+    assert changed.batches and np.abs(fresh.vectors() - made.vectors())[0].max() > 0.1
+    np.testing.assert_array_equal(fresh.vectors()[1:], made.vectors()[1:])
+
+
+def test_interrupted_run_computes_only_what_is_missing(grids, tmp_path, runtime, monkeypatch):
+    monkeypatch.setattr("evaluations.features.BLOCK", 4)
+    clips = ClipSet.read(grids, "x")
+    whole = extraction(tmp_path / "whole").run(clips, runtime, "test")
+
+    class Dies(TinyExtractor):
+        def features(self, pixels):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().features(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        extraction(tmp_path / "cut", extractor=Dies()).run(clips, runtime, "test")
+    rest = TinyExtractor()
+    made = extraction(tmp_path / "cut", extractor=rest).run(clips, runtime, "test")
+    assert rest.batches == [4]  # one block of three
+    np.testing.assert_array_equal(made.vectors(), whole.vectors())
+
+
+@pytest.mark.parametrize("name", ["features.npy", "features.json", "blocks/0000000.npz"])
+def test_damaged_cache_is_said_and_made_again(grids, tmp_path, runtime, capsys, name):
+    clips = ClipSet.read(grids, "x")
+    whole = extraction(tmp_path).run(clips, runtime, "test").vectors()
+    path = next(tmp_path.iterdir()) / name
+    if name.startswith("blocks"):
+        (path.parent.parent / "features.json").unlink()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"PK rubbish")
+    again = extraction(tmp_path).run(clips, runtime, "test")
+    assert "damaged, computed again" in capsys.readouterr().out
+    np.testing.assert_array_equal(again.vectors(), whole)
+
+
+def spoiled(tmp_path):
+    grids = make_grids(tmp_path / "grids")
+    (grids / "red wall" / "rec1_000000.png").write_bytes(b"no picture")
+    return ClipSet.read(grids, "x")
+
+
+def test_bad_clip_is_named(tmp_path, runtime):
+    with pytest.raises(ValueError, match=r"red wall/rec1_000000.png: not a readable picture.*--skip-bad"):
+        extraction(tmp_path / "cache").run(spoiled(tmp_path), runtime, "test")
+
+
+def test_bad_clips_are_left_out_and_listed_when_asked(tmp_path, runtime):
+    clips = spoiled(tmp_path)
+    for _ in range(2):  # computed, then cached
+        made = extraction(tmp_path / "cache", skip_bad=True).run(clips, runtime, "test")
+        assert [name for name, _ in made.bad] == ["red wall/rec1_000000.png"]
+        assert len(made) == len(made.vectors()) == 11
+    with pytest.raises(ValueError, match="rec1_000000"):
+        extraction(tmp_path / "cache").run(clips, runtime, "test")
+
+
+def test_clip_of_another_length_is_named(tmp_path, grids, runtime):
+    folder = as_kind(grids, tmp_path / "clips", "frames")
+    next((folder / "red wall" / "rec2_000000").iterdir()).unlink()
+    with pytest.raises(ValueError, match="wall/rec2_000000: 3 frames of 32 x 32 px, the first clip has 4"):
+        extraction(tmp_path / "cache").run(ClipSet.read(folder, "x"), runtime, "test")
+
+
+def test_clips_too_short_for_the_network_are_refused(grids, tmp_path, runtime):
+    extractor = TinyExtractor()
+    extractor.min_frames = 9
+    with pytest.raises(ValueError, match="clips of 4 frames, but tiny needs at least 9"):
+        extraction(tmp_path, extractor=extractor).run(ClipSet.read(grids, "x"), runtime, "test")
+
+
+@pytest.mark.parametrize("fact", ["weights", "window", "height", "frames"])
+def test_features_of_another_kind_are_refused(grids, tmp_path, runtime, fact):
+    made = extraction(tmp_path).run(ClipSet.read(grids, "x"), runtime, "test")
+    require_comparable(made, made)
+    with pytest.raises(ValueError, match=f"{fact} is .* for one side and other for the other"):
+        require_comparable(made, replace(made, facts={**made.facts, fact: "other"}))
+
+
+def test_memory_does_not_grow_with_the_number_of_clips(tmp_path, runtime):
+    grids = make_grids(tmp_path / "grids", clips_per_class=16)
+    names = [entry.name for entry in ClipSet.read(grids, "x").entries]
+    peaks = []
+    for copies in (2, 10):
+        folder = tmp_path / f"clips{copies}"
+        for copy in range(copies):
+            for name in names:
+                target = folder / name.replace(".png", f"_{copy}.png")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(grids / name, target)
+        clips = ClipSet.read(grids, "x")
+        entries = tuple(replace(entry, name=entry.name.replace(".png", f"_{copy}.png"))
+                        for entry in clips.entries for copy in range(copies))
+        clips = replace(clips, folder=folder, entries=entries)
+        tracemalloc.start()
+        extraction(tmp_path / "cache").run(clips, runtime, "test")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(clips.entries) * 3 * 64 * 64 > 3 * peaks[1]  # the pixels would not have fitted
+    assert peaks[1] < 1.5 * peaks[0]

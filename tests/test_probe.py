@@ -1,0 +1,96 @@
+"""The probe learns what clips show; its report tells good samples from copies and from mixed-up classes."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from small_data import make_grids
+
+from common.files import read_json, read_jsonl
+from common.weights import save_safetensors
+from dataset.manifest import Manifest
+from evaluations.probe import FRAMES, SIZE, ProbeConfig, TrainProbeConfig, VideoProbe, load_probe, probe_input
+from evaluations.probe import run as train_probe
+from evaluations.probe_report import ProbeReportConfig, nearest
+from evaluations.probe_report import run as report
+
+
+@pytest.fixture(scope="module")
+def probe_run(grids, tmp_path_factory, runtime):
+    folder = tmp_path_factory.mktemp("probe")
+    config = TrainProbeConfig(data_path=grids, results_dir=folder, max_steps=40, lr=2e-3, eval_every=40,
+                              sample_every=0, device="cpu")
+    train_probe(config, runtime)
+    return folder
+
+
+@pytest.fixture
+def config(grids, probe_run, tmp_path):
+    """The held-out clips stand for their own reconstructions, other clips of the same kind for samples."""
+    make_grids(tmp_path / "samples" / "grids", clips_per_class=9)
+    manifest = Manifest.read(grids)
+    held_out = dataclasses.replace(manifest, clips=tuple(manifest.select("val")))
+    shutil.copytree(grids, tmp_path / "again")
+    held_out.write(tmp_path / "again")
+    return ProbeReportConfig(probe=probe_run, data_path=grids, reconstruction_path=tmp_path / "again",
+                             sample_path=tmp_path / "samples", device="cpu")
+
+
+def test_input_is_the_same_for_any_grid():
+    for rows, cols, size in ((4, 4, 128), (2, 2, 64), (1, 1, 70)):
+        assert probe_input(torch.zeros(3, rows * size, cols * size, dtype=torch.uint8), rows, cols).shape == (
+            FRAMES, 3, SIZE, SIZE)
+
+
+def test_probe_is_small_enough_to_bundle_and_survives_half_precision(tmp_path):
+    torch.manual_seed(0)
+    probe = VideoProbe(ProbeConfig(num_classes=8)).eval()
+    facts = {"config": dataclasses.asdict(probe.config), "dataset": {"class_names": ["a"]}}
+    path = tmp_path / "probe.safetensors"
+    save_safetensors(path, {key: value.half() for key, value in probe.state_dict().items()}, facts)
+    assert path.stat().st_size < 1_000_000
+    clips = torch.rand(2, FRAMES, 3, SIZE, SIZE)
+    assert torch.allclose(load_probe(path)[0](clips), probe(clips), atol=2e-3)
+
+
+def test_probe_learns_the_classes(probe_run):
+    records = read_jsonl(probe_run / "log.jsonl")
+    assert [record["val_accuracy"] for record in records if "val_accuracy" in record][-1] == 1.0
+
+
+def test_good_samples_are_in_their_class(config, runtime):
+    result = report(config, runtime)
+    assert result["generated"]["accuracy"] == 1.0 and result["generated"]["clips"] == 18
+    assert result["frechet"]["reconstructed val"] == pytest.approx(result["frechet"]["real val"])
+    assert result["distance_of_a_copy"] == 0
+    assert read_json(config.sample_path / "probe_report.json") == result
+
+
+def test_mixed_up_classes_are_seen(config, runtime):
+    folder = config.sample_path / "grids"
+    manifest = Manifest.read(folder)
+    clips = tuple(dataclasses.replace(clip, label=1 - clip.label) for clip in manifest.clips)
+    dataclasses.replace(manifest, clips=clips).write(folder)
+    result = report(config, runtime)
+    assert result["generated"]["accuracy"] == 0.0
+    assert result["generated"]["by_class"]["red wall"]["taken_for"] == [9, 0]
+
+
+def test_nearest_training_clip_of_a_copy_is_itself():
+    train = np.random.RandomState(0).randn(20, 8)
+    assert nearest(train[3:5], train).tolist() == [0, 0]
+    assert nearest(np.zeros((1, 8)), train)[0] == pytest.approx(np.linalg.norm(train, axis=1).min())
+
+
+def test_other_classes_are_refused(config, runtime, tmp_path):
+    manifest = Manifest.read(config.data_path)
+    renamed = dataclasses.replace(manifest, class_names=("other", "red wall"))
+    shutil.copytree(config.data_path, tmp_path / "renamed")
+    renamed.write(tmp_path / "renamed")
+    with pytest.raises(ValueError, match=r"--data-path .*: its classes are not those of the probe"):
+        report(dataclasses.replace(config, data_path=tmp_path / "renamed"), runtime)
+    with pytest.raises(ValueError, match="holds no probe"):
+        torch.save({"model": {}}, tmp_path / "no_probe.pt")
+        load_probe(tmp_path / "no_probe.pt")

@@ -1,0 +1,70 @@
+"""Reconstruction: what is measured, that it resumes, and that its pictures are a data set again."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_data import make_grids
+
+from common.files import read_json
+from dataset.manifest import Manifest
+from tokenizer.reconstruct import ReconstructConfig, compare, run
+
+
+@pytest.fixture
+def config(grids, tokenizer_run, tmp_path):
+    return ReconstructConfig(data_path=grids, vq_ckpt=tokenizer_run, save_path=tmp_path / "out", device="cpu")
+
+
+def clip_of(value, frames=4, size=32):
+    return np.full((frames, 3, size, size), value, np.uint8)
+
+
+def test_identical_clips_are_perfect():
+    clip = np.random.RandomState(0).randint(0, 255, (4, 3, 32, 32)).astype(np.uint8)
+    measures = compare(clip, clip)
+    assert measures["psnr"] == 100 and measures["ssim"] == pytest.approx(1)
+    assert np.isnan(measures["flicker"])  # in noise nothing stands still
+
+
+def test_error_at_the_borders_is_a_seam():
+    again = clip_of(100)
+    again[..., :4, :], again[..., -4:, :], again[..., :4], again[..., -4:] = 106, 106, 106, 106
+    again[..., 4:-4, 4:-4] += 2
+    assert compare(clip_of(100), again)["seam_error"] == pytest.approx(3)
+
+
+def test_flicker_is_change_where_the_original_stands_still():
+    original, again = clip_of(100), clip_of(100)
+    original[1::2, :, :16], again[1::2, :, :16] = 150, 150  # this half moves in both
+    again[1::2, :, 16:] += 5
+    assert compare(original, again)["flicker"] == pytest.approx(5)
+    assert compare(original, again)["flicker_original"] == 0
+
+
+def test_pictures_form_a_data_set_and_measures_are_written(config, runtime):
+    result = run(config, runtime)
+    manifest = Manifest.read(config.save_path)
+    assert {clip.split for clip in manifest.clips} == {"val"} and len(manifest.clips) == 4
+    assert all(Image.open(config.save_path / clip.name).size == (64, 64) for clip in manifest.clips)
+    assert read_json(config.save_path / "reconstruction.json") == result
+    assert result["by_class"]["blue wall"]["clips"] == 2 and 0 < result["all"]["psnr"] < 40
+    assert Image.open(config.save_path / "sheet.png").height > 3 * 4 * 32
+
+
+def test_rerun_keeps_pictures_and_another_tokenizer_is_refused(config, runtime, tmp_path):
+    first = run(config, runtime)
+    kept = config.save_path / Manifest.read(config.save_path).clips[0].name
+    stamp = kept.stat().st_mtime_ns
+    assert run(config, runtime) == first and kept.stat().st_mtime_ns == stamp
+    other = make_grids(tmp_path / "other", rows=1, cols=1)
+    with pytest.raises(ValueError, match="holds reconstructions of other inputs"):
+        run(dataclasses.replace(config, data_path=other), runtime)
+    stills = dataclasses.replace(config, data_path=other, save_path=tmp_path / "stills", clips_per_class=1)
+    assert "flicker" not in run(stills, runtime)["all"]  # one frame does not move
+
+
+def test_wrong_folders_are_named(config, runtime, grids):
+    with pytest.raises(ValueError, match=r"--save-path .*: is --data-path"):
+        run(dataclasses.replace(config, save_path=grids), runtime)

@@ -1,0 +1,184 @@
+"""What a training run survives: signals, a full disk, steps that are not finite, a lost process."""
+
+import contextlib
+import dataclasses
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from training_jobs import TINY_GPT
+
+import common.survival
+from autoregressive.models.gpt import GPT_SIZES
+from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
+from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint, save_parts
+from common.files import read_jsonl
+from common.survival import StopSignals
+from common.weights import load_checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_size():
+    GPT_SIZES["tiny"] = TINY_GPT
+    yield
+    del GPT_SIZES["tiny"]
+
+
+@pytest.fixture
+def config(codes, tmp_path):
+    return TrainC2IConfig(code_path=codes, results_dir=tmp_path / "run", gpt_model="tiny", max_steps=6,
+                          global_batch_size=4, log_every=4, eval_every=0, sample_every=0, ckpt_every=100,
+                          lr=1e-2, device="cpu")
+
+
+def after_step(monkeypatch, action):
+    """Let `action(step)` happen at the end of every step."""
+    monkeypatch.setattr(GPTTask, "after_step", lambda task, step, averages: action(step))
+
+
+def assert_same_weights(one, two):
+    states = [load_checkpoint(checkpoint_file(folder))["model"] for folder in (one, two)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_run_after_its_step_and_the_next_one_goes_on(config, runtime, tmp_path, monkeypatch,
+                                                                    capsys, number):
+    run(dataclasses.replace(config, results_dir=tmp_path / "whole"), runtime)
+    with monkeypatch.context() as patch:
+        after_step(patch, lambda step: os.kill(os.getpid(), number) if step == 2 else None)
+        run(config, runtime)
+    assert "stopped by a signal at step 3 of 6; run the same command again" in capsys.readouterr().out
+    assert [path.stem for path in checkpoints(config.results_dir / "checkpoints")] == ["0000003"]
+    run(config, runtime)
+    assert_same_weights(config.results_dir, tmp_path / "whole")
+    logs = [[record["loss"] for record in read_jsonl(folder / "log.jsonl")]
+            for folder in (config.results_dir, tmp_path / "whole")]
+    assert logs[0] == logs[1]  # the mean over steps 1 to 4, though the run was stopped at 3
+
+
+def test_later_signal_acts_at_once_and_an_echo_does_not(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            assert stop.name == "SIGINT"
+        monkeypatch.setattr(common.survival, "ECHO", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file can grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_ends_the_run_with_the_old_checkpoint_intact(config, runtime):
+    run(dataclasses.replace(config, max_steps=3), runtime)
+    folder = config.results_dir / "checkpoints"
+    with full_disk(20_000), pytest.raises(OSError, match=r"no checkpoint written \(.*File too large\)"):
+        run(config, runtime)
+    assert [path.name for path in folder.iterdir()] == ["0000003.pt"]
+    run(config, runtime)
+    assert newest_checkpoint(folder)[0]["step"] == 6
+
+
+def test_full_disk_leaves_a_sharded_checkpoint_intact(tmp_path, runtime):
+    save_parts(tmp_path, 1, {"step": 1, "model": torch.ones(9999)}, 2, runtime)
+    with full_disk(20_000), pytest.raises(OSError, match="no checkpoint written"):
+        save_parts(tmp_path, 2, {"step": 2, "model": torch.ones(9999)}, 2, runtime)
+    assert [path.name for path in tmp_path.iterdir()] == ["0000001.shards"]
+    assert newest_checkpoint(tmp_path)[0]["step"] == 1
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_goes_with_the_next(tmp_path, runtime):
+    save_checkpoint(tmp_path, 1, {"step": 1}, 2)
+    (tmp_path / ".0000002.99.tmp.pt").write_bytes(b"half")
+    (tmp_path / ".0000002.tmp.shards").mkdir()
+    assert [path.stem for path in checkpoints(tmp_path)] == ["0000001"]
+    save_parts(tmp_path, 2, {"step": 2}, 2, runtime)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000001.pt", "0000002.shards"]
+
+
+def bad_steps(monkeypatch, bad):
+    """Let the loss not be finite at the steps in `bad`."""
+    steps, loss = iter(range(100)), GPTTask.loss
+
+    def spoilt(task, *arguments):
+        value, scalars = loss(task, *arguments)
+        return value * float("nan") if next(steps) in bad else value, scalars
+
+    monkeypatch.setattr(GPTTask, "loss", spoilt)
+
+
+def test_step_that_is_not_finite_is_skipped_and_counted(config, runtime, tmp_path, monkeypatch):
+    weights = []
+    bad_steps(monkeypatch, bad={2})
+    monkeypatch.setattr(GPTTask, "after_step", lambda task, step, averages: weights.append(
+        torch.cat([p.flatten() for p in task.model.parameters()])))
+    run(dataclasses.replace(config, log_every=1), runtime)
+    moved = [not torch.equal(before, after) for before, after in pairwise(weights)]
+    assert moved == [True, False, True, True, True] and weights[-1].isfinite().all()
+    records = read_jsonl(config.results_dir / "log.jsonl")
+    assert ["loss" in record for record in records] == [True, True, False, True, True, True]
+    assert [record.get("skipped", 0) for record in records] == [0, 0, 1, 1, 1, 1]
+    assert load_checkpoint(checkpoint_file(config.results_dir))["skipped"] == 1
+
+
+def test_run_that_diverges_ends_with_the_weights_from_before(config, runtime, monkeypatch):
+    bad_steps(monkeypatch, bad=range(3, 100))
+    config = dataclasses.replace(config, log_every=1, ckpt_every=2, max_steps=50, max_skipped_steps=4)
+    with pytest.raises(ValueError, match=r"--lr 0.01: .* in the last 4 steps, up to step 7"):
+        run(config, runtime)
+    state = load_checkpoint(checkpoint_file(config.results_dir))
+    assert state["step"] == 6 and all(value.isfinite().all() for value in state["model"].values())
+
+
+def wait_for(text, output, child, seconds=100):
+    deadline = time.monotonic() + seconds
+    while text not in output.read_text():
+        assert child.poll() is None and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.05)
+
+
+def children(pid):
+    return [int(x) for x in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_lost_process_ends_all_torchrun_starts_them_again_and_a_signal_ends_them_well(codes, tmp_path):
+    flags = {"code-path": codes, "results-dir": tmp_path / "run", "gpt-model": "GPT-XS", "device": "cpu",
+             "global-batch-size": 2, "max-steps": 10_000, "ckpt-every": 5, "eval-every": 0, "sample-every": 0}
+    command = ["bash", ROOT / "scripts" / "train_c2i_ddp.sh", "--standalone", "--nproc-per-node", "2",
+               "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
+    command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    env = {**os.environ, "ENDOGEN_VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    output = tmp_path / "output"
+    with open(output, "w") as file:
+        script = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        wait_for("saved", output, script)
+        torchrun = next(pid for pid in children(script.pid) if children(pid))
+        os.kill(children(torchrun)[1], signal.SIGKILL)
+        wait_for("continuing at step", output, script)
+        assert "process 0 lost contact with another one" in output.read_text()
+    finally:
+        script.send_signal(signal.SIGTERM)
+    assert script.wait(60) == 0, output.read_text()
+    assert "stopped by a signal at step" in output.read_text()

@@ -1,0 +1,109 @@
+"""Losses of the tokenizer beyond the pixels, and training of the decoder alone."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.checkpoints import checkpoint_file
+from common.distributed import Runtime
+from common.files import read_jsonl
+from common.weights import load_checkpoint
+from tokenizer.adversary import Adversary, PatchDiscriminator
+from tokenizer.losses import entropy_loss
+from tokenizer.perceptual import Perceptual
+from tokenizer.train_vq import TrainVQConfig, run
+
+TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "num_res_blocks": 1,
+        "global_batch_size": 4, "log_every": 1, "eval_every": 0, "sample_every": 0, "ckpt_every": 2,
+        "disc_width": 8, "disc_start": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    """A file with the keys and shapes of torchvision's VGG-16, untrained."""
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    state = vgg16(weights=None).features.state_dict()
+    torch.save({f"features.{key}": value for key, value in state.items()}, path)
+    return path
+
+
+def test_entropy_is_lowest_for_sure_and_even_choices():
+    vectors = F.normalize(torch.eye(8), dim=-1)
+    even = vectors.mT.reshape(1, 8, 2, 4)  # each latent is one of the codes
+    one = vectors[:1].mT.reshape(1, 8, 1, 1).expand(1, 8, 2, 4)  # all the same code
+    unsure = F.normalize(torch.ones(1, 8, 2, 4), dim=1)
+    assert entropy_loss(even, vectors) == pytest.approx(-math.log(8), abs=1e-3)
+    assert entropy_loss(one, vectors) == pytest.approx(0, abs=1e-3)
+    assert entropy_loss(unsure, vectors) == pytest.approx(0, abs=1e-3)
+
+
+def test_adversarial_gradient_is_as_large_as_that_of_the_other_losses():
+    torch.manual_seed(0)
+    adversary = Adversary(1e-4, 8, Runtime(), torch.device("cpu"))
+    last = torch.nn.Conv2d(3, 3, 1)
+    output = last(torch.rand(2, 3, 32, 32))
+    others = output.square().mean()
+    loss = adversary.generator_loss(output, others, last.weight)
+    wanted, got = (torch.autograd.grad(part, last.weight, retain_graph=True)[0].norm()
+                   for part in (others, loss))
+    assert got == pytest.approx(wanted.item(), rel=0.05)
+    assert all(p.grad is None and p.requires_grad for p in adversary.model.parameters())
+
+
+def test_discriminator_learns_to_tell_two_kinds_of_pictures():
+    torch.manual_seed(0)
+    adversary = Adversary(1e-3, 8, Runtime(), torch.device("cpu"))
+    rough, smooth = torch.rand(4, 3, 32, 32), torch.full((4, 3, 32, 32), 0.5)
+    losses = [adversary.step(rough, smooth).item() for _ in range(30)]
+    assert losses[0] > 0.8 and losses[-1] < 0.3
+    before = {key: value.clone() for key, value in adversary.model.state_dict().items()}
+    adversary.step(torch.full_like(rough, torch.nan), smooth)
+    assert all(torch.equal(before[key], value) for key, value in adversary.model.state_dict().items())
+
+
+def test_verdict_on_a_picture_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    model, pictures = PatchDiscriminator(8).eval(), torch.rand(3, 3, 32, 32)
+    assert torch.allclose(model(pictures)[:1], model(pictures[:1]), atol=1e-5)
+
+
+def test_lpips_is_nought_for_equal_pictures_and_refuses_other_files(vgg, tmp_path):
+    perceptual, picture = Perceptual(vgg), torch.rand(1, 3, 32, 32) * 2 - 1
+    assert perceptual(picture, picture) == 0 and perceptual(picture, -picture) > 0
+    torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"--lpips-vgg .*other.pth: holds no VGG-16"):
+        Perceptual(tmp_path / "other.pth")
+
+
+def test_all_losses_train_together_and_resume_exactly(grids, vgg, tmp_path, runtime):
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "whole", max_steps=6, disc_weight=0.5,
+                           entropy_weight=0.1, lpips_vgg=vgg, **TINY)
+    run(config, runtime)
+    halves = dataclasses.replace(config, results_dir=tmp_path / "halves")
+    run(dataclasses.replace(halves, max_steps=4), runtime)
+    run(halves, runtime)
+    one, two = (load_checkpoint(checkpoint_file(tmp_path / name)) for name in ("whole", "halves"))
+    assert all(torch.equal(one["model"][key], two["model"][key]) for key in one["model"])
+    ours, theirs = (one["task"]["adversary"]["model"], two["task"]["adversary"]["model"])
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    records = read_jsonl(tmp_path / "whole" / "log.jsonl")
+    assert all({"lpips", "entropy", "pixel"} <= record.keys() for record in records)
+    assert ["adversarial" in record for record in records] == [False] * 2 + [True] * 4
+
+
+def test_decoder_alone_keeps_the_codes(grids, tokenizer_run, tmp_path, runtime):
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "run", max_steps=3, lr=1e-2,
+                           vq_ckpt=tokenizer_run, trained_part="decoder", **TINY)
+    run(config, runtime)
+    before, after = (load_checkpoint(checkpoint_file(folder))["model"]
+                     for folder in (tokenizer_run, tmp_path / "run"))
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decoder", "post_quant_conv"}
+    with pytest.raises(ValueError, match="--trained-part decoder: needs a tokenizer"):
+        dataclasses.replace(config, vq_ckpt=None)

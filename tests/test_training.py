@@ -1,0 +1,96 @@
+"""The training loop around a model: compilation, recomputation, dry run, curves, old checkpoints."""
+
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+from training_jobs import TINY_GPT
+
+from autoregressive.models.gpt import GPT_SIZES
+from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
+from common.checkpoints import checkpoint_file
+from common.dry_run import duration
+from common.files import read_jsonl
+from common.weights import load_checkpoint
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_size():
+    GPT_SIZES["tiny"] = TINY_GPT
+    yield
+    del GPT_SIZES["tiny"]
+
+
+@pytest.fixture
+def config(codes, tmp_path):
+    return TrainC2IConfig(code_path=codes, results_dir=tmp_path / "run", gpt_model="tiny", max_steps=4,
+                          global_batch_size=4, log_every=1, eval_every=2, sample_every=0, lr=1e-2,
+                          mixed_precision="none", device="cpu")
+
+
+def losses(config):
+    return [record["loss"] for record in read_jsonl(config.results_dir / "log.jsonl") if "loss" in record]
+
+
+@pytest.mark.parametrize("wrapping", [
+    {"compile": True}, {"compile": True, "activation_checkpointing": True},
+    {"activation_checkpointing": True}, {"gradient_accumulation_steps": 4},
+])
+def test_wrapping_changes_nothing_but_rounding(config, runtime, tmp_path, monkeypatch, wrapping):
+    plain, graphs = torch.compile, []
+
+    def traced(function, **options):  # all of compilation but the compiler, which takes a minute
+        return plain(function, backend=lambda graph, _: graphs.append(graph) or graph.forward, **options)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    config = dataclasses.replace(config, eval_every=0)
+    run(config, runtime)
+    other = dataclasses.replace(config, results_dir=tmp_path / "other", **wrapping)
+    run(other, runtime)
+    torch.testing.assert_close(losses(other), losses(config), rtol=1e-6, atol=0)
+    assert bool(graphs) == ("compile" in wrapping)
+
+
+def test_machine_without_a_compiler_trains_without(config, runtime, monkeypatch, capsys):
+    def broken(function, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    run(dataclasses.replace(config, compile=True, max_steps=1), runtime)
+    assert "training without torch.compile" in capsys.readouterr().out
+
+
+def test_dry_run_says_what_the_run_would_take_and_writes_nothing(config, runtime, capsys):
+    run(dataclasses.replace(config, dry_run=True, max_steps=54236), runtime)
+    said = capsys.readouterr().out
+    parameters = sum(p.numel() for p in GPTTask(config, runtime).model.parameters())
+    for fact in (f"{parameters:,} parameters", "(4, 256) int64, (4,) int64", "54,236 of 4 samples", "in all"):
+        assert fact in said
+    assert not config.results_dir.exists()
+
+
+def test_durations_are_read_at_a_glance():
+    assert [duration(s) for s in (3.4, 240, 9000, 2e5)] == ["3 s", "4 min", "2 h 30 min", "2 d 7 h 33 min"]
+
+
+def test_curves_are_drawn_at_the_end(config, runtime):
+    run(config, runtime)
+    with Image.open(config.results_dir / "curves.png") as picture:
+        assert picture.size == (1350, 600)  # loss, gradient norm, learning rate; steps per second
+
+
+def test_checkpoint_from_before_these_settings_existed_is_continued(config, runtime, tmp_path):
+    run(config, runtime)
+    whole = load_checkpoint(checkpoint_file(config.results_dir))
+    other = dataclasses.replace(config, results_dir=tmp_path / "other")
+    run(dataclasses.replace(other, max_steps=2), runtime)
+    path = checkpoint_file(other.results_dir)
+    old = load_checkpoint(path)
+    for name in ("data_parallel", "compile", "activation_checkpointing", "max_skipped_steps", "dry_run"):
+        del old["training"][name]
+    del old["meter"], old["skipped"]
+    torch.save(old, path)
+    run(other, runtime)
+    state = load_checkpoint(checkpoint_file(other.results_dir))["model"]
+    assert all(torch.equal(state[key], whole["model"][key]) for key in state)

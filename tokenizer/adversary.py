@@ -1,0 +1,77 @@
+"""A discriminator of patches that makes reconstructions crisp: PatchGAN (Isola et al. 2017), as in VQGAN.
+
+Shapes: B pictures of H x W pixels in [-1, 1].
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.distributed import Runtime
+
+
+class PatchDiscriminator(nn.Module):
+    """(B, 3, H, W) -> logits (B, 1, h, w), one for each overlapping patch: real is positive.
+
+    Group instead of batch normalisation, so that a picture's verdict does not depend on its batch.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 3):
+        super().__init__()
+        widths = [width * min(2**i, 8) for i in range(layers + 1)]
+        blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for i in range(layers):
+            stride = 2 if i < layers - 1 else 1
+            blocks += [nn.Conv2d(widths[i], widths[i + 1], 4, stride, 1, bias=False),
+                       nn.GroupNorm(8, widths[i + 1]), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+
+    def forward(self, pixels_B3HW: Tensor) -> Tensor:
+        return self.layers(pixels_B3HW)
+
+
+class Adversary:
+    """The discriminator with its optimiser; the same on every process."""
+
+    def __init__(self, lr: float, width: int, runtime: Runtime, device: torch.device):
+        self.model = PatchDiscriminator(width).to(device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, betas=(0.5, 0.9))
+        self.runtime = runtime
+
+    def generator_loss(self, output_B3HW: Tensor, others: Tensor, last_layer: nn.Parameter) -> Tensor:
+        """Hinge loss of the tokenizer, scaled so that its gradient at the decoder's last layer is as large as
+        that of the `others` (Esser et al. 2021, eq. 7; at most 10,000)."""
+        self.model.requires_grad_(False)
+        loss = -self.model(output_B3HW).float().mean()
+        self.model.requires_grad_(True)
+        if not (torch.is_grad_enabled() and last_layer.requires_grad):
+            return loss
+        wanted, own = (torch.autograd.grad(part, last_layer, retain_graph=True)[0].norm()
+                       for part in (others, loss))
+        return (wanted / (own + 1e-4)).clamp(0, 1e4).detach() * loss
+
+    def step(self, real_B3HW: Tensor, fake_B3HW: Tensor) -> Tensor:
+        """One optimiser step of the discriminator on a batch of all processes -> its hinge loss.
+
+        Gradients that are not finite are passed over.
+        """
+        with torch.enable_grad():
+            loss = sum(F.relu(1 - sign * self.model(pixels).float()).mean()
+                       for sign, pixels in ((1, real_B3HW), (-1, fake_B3HW))) / 2
+            loss.backward()
+        gradients = [self.runtime.mean(parameter.grad) for parameter in self.model.parameters()]
+        if all(gradient.isfinite().all() for gradient in gradients):
+            for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,169 @@
+"""STAGE: grid pictures -> what is left of them after the tokenizer, and how good that is.
+
+No generated clip can be better than its tokenizer, so these are the floor of every score. The pictures form
+a data set again, which evaluations.fid and evaluations.fvd take for rFID and rFVD. A rerun keeps the
+pictures that are there. Shapes: T frames, H x W pixels of a frame; values 0 to 255 unless said otherwise.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.command import require_at_least, run_command
+from common.distributed import Runtime
+from common.files import atomic_path, read_json, write_json
+from common.image_quality import psnr, ssim
+from common.progress import progress
+from dataset.grid import grid_to_frames
+from dataset.grid_images import load_grid
+from dataset.manifest import Clip, Manifest
+from dataset.sheet import contact_sheet
+from tokenizer.quality import reconstruct
+from tokenizer.vq_model import VQModel
+from tokenizer.weights import load_tokenizer, tokenizer_facts
+
+STATIC = 2  # a pixel that changes by no more from one frame to the next stands still
+SEAM = 4  # pixels from a frame's border that count as its seam
+SHEET_CLIPS, SHEET_GAIN = 8, 4  # clips on the sheet; how much differences are amplified there
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """Send grid pictures, or stills, through a tokenizer and measure what comes out."""
+
+    data_path: Path
+    """Folder written by dataset.prepare."""
+    vq_ckpt: Path
+    """Tokenizer."""
+    save_path: Path
+    """Folder for the pictures, reconstruction.json and sheet.png."""
+    split: Literal["val", "train", "all"] = "val"
+    """Clips to take."""
+    clips_per_class: int | None = None
+    """At most so many clips of each class, evenly spread (default: all)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        if self.clips_per_class is not None:
+            require_at_least(self, clips_per_class=1)
+
+
+def choose(manifest: Manifest, config: ReconstructConfig) -> list[Clip]:
+    """The clips to reconstruct, in the manifest's order."""
+    clips = [clip for clip in manifest.clips if config.split in ("all", clip.split)]
+    if not clips:
+        raise ValueError(f"--split {config.split}: {config.data_path} has no such clips")
+    if config.clips_per_class is None:
+        return clips
+    chosen = []
+    for label in range(len(manifest.class_names)):
+        own = [clip for clip in clips if clip.label == label]
+        places = np.linspace(0, len(own) - 1, min(len(own), config.clips_per_class)).round().astype(int)
+        chosen += [own[i] for i in places]
+    return chosen
+
+
+def compare(original_T3HW: np.ndarray, again_T3HW: np.ndarray) -> dict[str, float]:
+    """Measures of one clip, uint8 frames.
+
+    psnr, ssim         means over frames; psnr in dB
+    seam_error         mean absolute error within 4 px of the frames' borders, where neighbours in the grid
+                       may leak in, over that inside; 1 is no seam
+    flicker            mean absolute change from frame to frame of the reconstruction where the original
+                       stands still; flicker_original the same of the original; nan where nothing does
+    """
+    pairs = list(zip(original_T3HW / 255, again_T3HW / 255, strict=True))
+    original, again = original_T3HW.astype(np.float32), again_T3HW.astype(np.float32)
+    error_HW = np.abs(original - again).mean((0, 1))
+    inside = np.zeros(error_HW.shape, bool)
+    inside[SEAM:-SEAM, SEAM:-SEAM] = True
+    change, change_again = (np.abs(np.diff(frames, axis=0)) for frames in (original, again))
+    still = change.max(1, keepdims=True) <= STATIC
+    count = 3 * still.sum()
+    return {"psnr": float(np.mean([psnr(a, b) for a, b in pairs])),
+            "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
+            "seam_error": float(error_HW[~inside].mean() / max(error_HW[inside].mean(), 1e-6)),
+            "flicker": float((change_again * still).sum() / count) if count else float("nan"),
+            "flicker_original": float((change * still).sum() / count) if count else float("nan")}
+
+
+def reconstruct_clip(model: VQModel, clip: Clip, manifest: Manifest, config: ReconstructConfig,
+                     device: torch.device) -> dict[str, float]:
+    """Write the reconstruction of a clip unless it is there; its measures."""
+    original_3HW, path = load_grid(config.data_path, clip, manifest), config.save_path / clip.name
+    if not path.exists():
+        again_3HW, _ = reconstruct(model, original_3HW, device)
+        with atomic_path(path) as temporary:
+            Image.fromarray(again_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
+    again_3HW = load_grid(config.save_path, clip, manifest)
+    pair = (grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, again_3HW))
+    return compare(*pair)
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over clips, passing over what a clip has no value of."""
+    means = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {"clips": len(rows), **{name: float(values[~np.isnan(values)].mean())
+                                   for name, values in means.items() if not np.isnan(values).all()}}
+
+
+def write_sheet(clips: list[Clip], manifest: Manifest, config: ReconstructConfig) -> None:
+    """Originals, reconstructions and differences (amplified, grey is none) of clips spread over the set."""
+    rows = []
+    for i in np.unique(np.linspace(0, len(clips) - 1, min(SHEET_CLIPS, len(clips))).round().astype(int)):
+        original, again = (
+            grid_to_frames(load_grid(folder, clips[i], manifest).numpy(), manifest.rows, manifest.cols)
+            .transpose(0, 2, 3, 1) for folder in (config.data_path, config.save_path))
+        difference = 128 + SHEET_GAIN * (again.astype(np.int16) - original)
+        title = f"{clips[i].name}: original, reconstruction, difference x {SHEET_GAIN}"
+        rows += [(title, original), ("", again), ("", difference.clip(0, 255).astype(np.uint8))]
+    with atomic_path(config.save_path / "sheet.png") as temporary:
+        contact_sheet(rows).save(temporary)
+
+
+def claim(config: ReconstructConfig, facts: dict[str, Any]) -> None:
+    """Refuse a folder that holds the pictures of another tokenizer or data set."""
+    path = config.save_path / "reconstruction.json"
+    there = read_json(path)["inputs"] if path.exists() else facts
+    if there != facts:
+        raise ValueError(f"--save-path {config.save_path}: holds reconstructions of other inputs")
+    if not path.exists():
+        write_json(path, {"inputs": facts})
+
+
+def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
+    """Reconstruct this process's share; the main process then writes what was measured."""
+    manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
+    if config.save_path.resolve() == config.data_path.resolve():
+        raise ValueError(f"--save-path {config.save_path}: is --data-path")
+    model, clips = load_tokenizer(config.vq_ckpt).to(device), choose(manifest, config)
+    tokenizer = tokenizer_facts(model.cpu(), config.vq_ckpt)
+    model.to(device)
+    if runtime.is_main:
+        claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})
+    runtime.gather(None)
+    mine = runtime.share(clips)
+    measured = {clip.name: reconstruct_clip(model, clip, manifest, config, device)
+                for clip in progress(mine, len(mine), "reconstruct", "clip", runtime.is_main)}
+    rows = {name: row for part in runtime.gather(measured) for name, row in part.items()}
+    if not runtime.is_main:
+        return {}
+    by_class = {class_name: summary(own) for label, class_name in enumerate(manifest.class_names)
+                if (own := [rows[clip.name] for clip in clips if clip.label == label])}
+    result = {**read_json(config.save_path / "reconstruction.json"), "split": config.split,
+              "all": summary([rows[clip.name] for clip in clips]), "by_class": by_class}
+    replace(manifest, clips=tuple(clips)).write(config.save_path)
+    write_sheet(clips, manifest, config)
+    write_json(config.save_path / "reconstruction.json", result)
+    for name, row in {"all": result["all"], **by_class}.items():
+        print(f"{name:24}", "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    return result
+
+
+if __name__ == "__main__":
+    run_command(ReconstructConfig, run)

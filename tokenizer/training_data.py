@@ -1,0 +1,62 @@
+"""What the tokenizer is trained and judged on: crops of whole frames, and held-out pictures."""
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dataset.grid import mirror_frames
+from dataset.grid_images import GridImages
+from dataset.manifest import Manifest
+from tokenizer.quality import reconstruct
+
+
+class Crops(Dataset):
+    """All aligned crops of window x window frames of all pictures, without overlap."""
+
+    def __init__(self, images: GridImages, window: int):
+        rows, cols = images.manifest.rows, images.manifest.cols
+        if rows % window or cols % window:
+            raise ValueError(f"--window {window}: does not divide the grid of {rows} x {cols} frames")
+        self.images, self.down, self.across = images, rows // window, cols // window
+
+    def __len__(self) -> int:
+        return len(self.images) * self.down * self.across
+
+    def labels(self) -> list[int]:
+        """The class of each crop."""
+        return [clip.label for clip in self.images.clips for _ in range(self.down * self.across)]
+
+    def __getitem__(self, index: int) -> Tensor:
+        index, cell = divmod(index, self.down * self.across)
+        crops = rearrange(self.images[index], "c (r h) (k w) -> (r k) c h w", r=self.down, k=self.across)
+        return crops[cell]
+
+
+class GridSet:
+    """One prepared folder: its training crops and its held-out pictures."""
+
+    def __init__(self, folder: Path, window: int, val_pictures: int):
+        self.folder, self.manifest = folder, Manifest.read(folder)
+        train_clips, val_clips = (self.manifest.select(split) for split in ("train", "val"))
+        if not train_clips:
+            raise ValueError(f"--data-path {folder}: its train split is empty")
+        self.crops = Crops(GridImages(folder, self.manifest, train_clips), window)
+        every = max(1, len(val_clips) // val_pictures)
+        self.held_out = GridImages(folder, self.manifest, val_clips[::every][: val_pictures])
+
+    def strips(self, model: nn.Module, device: torch.device) -> list[Tensor]:
+        """A row of pictures, (3, H, W), and a row of their reconstructions."""
+        images = self.held_out if len(self.held_out) else self.crops.images
+        count = max(4, 16 // self.manifest.cols)
+        pictures = [images[i] for i in range(0, len(images), max(1, len(images) // count))][:count]
+        again = [reconstruct(model, picture_3HW, device)[0] for picture_3HW in pictures]
+        return [torch.cat(pictures, -1), torch.cat(again, -1)]
+
+
+def flip_frames(pixels_B3HW: Tensor, window: int, seeds_B: Tensor) -> Tensor:
+    """Mirror the frames of each crop in their places, with probability 1/2 per crop, by a bit of its seed."""
+    flip_B111 = (seeds_B[:, None, None, None] >> 20) % 2 == 1
+    return torch.where(flip_B111, mirror_frames(pixels_B3HW, window), pixels_B3HW)
