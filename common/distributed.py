@@ -52,7 +52,7 @@ class Runtime:
         try:
             yield runtime
         finally:
-            gc.collect()  # a wrapped model left in a cycle keeps the group's threads, which may abort the exit
+            gc.collect()  # a wrapped model in a cycle keeps the group's threads, which may abort the exit
             dist.destroy_process_group()
 
     @staticmethod

@@ -16,6 +16,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
 : "${PHANTOM_RECORDINGS:=16}"                                     # per class, of 48 frames
 
+trap 'exit 130' INT TERM
+
+finished() {  # finished RUN STEPS: a training that a signal ended has saved and said so, but is no whole one
+  local newest
+  newest=$(find "$1/checkpoints" -name '[0-9]*.pt' -printf '%f\n' | sort | tail -n 1)
+  [ "$((10#${newest%.pt}))" -ge "$2" ] || exit 130
+}
+
 if [ $# -eq 2 ]; then
   videos=$1
 else
@@ -33,11 +41,15 @@ NPROC=1 launch tokenizer.train_vq --data-path "$out/grids" --results-dir "$out/t
   --global-batch-size "$VQ_BATCH" --lr 5e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 \
   --max-steps "$VQ_STEPS" --global-seed "$SEED"
 
+finished "$out/tokenizer" "$VQ_STEPS"
+
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$out/tokenizer" --flip
 
 NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --results-dir "$out/gpt" --gpt-model "$GPT_MODEL" \
   --global-batch-size "$GPT_BATCH" --optimizer muon --class-balance --lr 1e-3 --lr-schedule cosine --warmup-steps 100 \
   --ema-decay 0.995 --max-steps "$GPT_STEPS" --global-seed "$SEED"
+
+finished "$out/gpt" "$GPT_STEPS"
 
 launch autoregressive.sample.sample_c2i --gpt-ckpt "$out/gpt" --save-folder "$out/samples" \
   --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED"

@@ -1,5 +1,8 @@
 """Frame metrics, motion, nearest neighbours and LPIPS, with small or random networks."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from test_features import extraction
 from tiny_extractor import TinyExtractor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from common.files import read_json
 from evaluations import fid, temporal
 from evaluations.clips import ClipSet, Entry
 from evaluations.comparison import CompareConfig, Comparison
@@ -48,9 +52,9 @@ def test_frame_metrics_are_those_of_all_frames(comparison, runtime, monkeypatch)
     assert all(pooled[name]["stderr"] >= 0 and pooled[name]["floor"]["n"] == 8 for name in scores)
 
 
-def test_inception_features_are_those_of_torch_fidelity(tmp_path):
+def random_inception(path):
+    """torch-fidelity's network with random weights, which are also written to `path`."""
     torch.manual_seed(0)
-    path = tmp_path / "inception.pth"
     module = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
     with pytest.MonkeyPatch.context() as patch:  # its constructor only takes weights from somewhere
         module_name = FeatureExtractorInceptionV3.__module__
@@ -58,6 +62,12 @@ def test_inception_features_are_those_of_torch_fidelity(tmp_path):
         patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
         module.__init__("inception", ["2048", "logits_unbiased"])
     torch.save(module.state_dict(), path)
+    return module
+
+
+def test_inception_features_are_those_of_torch_fidelity(tmp_path):
+    path = tmp_path / "inception.pth"
+    module = random_inception(path)
     extractor = Inception(path, True, torch.device("cpu"))
     frames = torch.randint(0, 256, (1, 2, 3, 16, 16), dtype=torch.uint8)
     with torch.inference_mode():
@@ -67,6 +77,28 @@ def test_inception_features_are_those_of_torch_fidelity(tmp_path):
     torch.testing.assert_close(features[0], expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match=r"sha256 .* is not that of pt_inception"):
         Inception(path, False, torch.device("cpu"))
+
+
+def test_killed_fid_command_keeps_the_features_it_has(tmp_path, command_env):
+    random_inception(tmp_path / "inception.pth")
+    make_clips(tmp_path / "real", (2, 2), recordings=2)
+    make_clips(tmp_path / "generated", (2, 2), seed=500, val=0)
+    flags = ["--data-path", tmp_path / "real", "--sample-path", tmp_path / "generated", "--output",
+             tmp_path / "out", "--inception-weights", tmp_path / "inception.pth", "--unverified-weights",
+             "--protocol", "endogen", "--device", "cpu"]
+    command = [sys.executable, "-m", "evaluations.fid", *map(str, flags)]
+    with subprocess.Popen(command, env=command_env, stderr=subprocess.DEVNULL) as run:
+        while not (features := list(tmp_path.rglob("features.json"))):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.kill()
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    stamp = features[0].stat().st_mtime_ns
+    done = subprocess.run(command, env=command_env, check=True, capture_output=True, text=True)
+    assert features[0].stat().st_mtime_ns == stamp
+    scores = read_json(tmp_path / "out" / "metrics.json")["sections"]["fid"]["scores"]
+    assert scores["fid"]["pooled"]["value"] > 0 and "fid" in done.stdout
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_motion_statistics_of_known_clips():

@@ -1,6 +1,7 @@
 """Shell entry points: from videos to samples in one command, and what they say if something is missing."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,14 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
             "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
     env = {**script_env, **tiny}
+    stopped = subprocess.Popen(["bash", ROOT / "scripts" / "run_pipeline.sh", "out"], cwd=tmp_path,
+                               env={**env, "VQ_STEPS": "1000000"}, stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    while "step 50 " not in stopped.stdout.readline():
+        assert stopped.poll() is None
+    os.killpg(stopped.pid, signal.SIGTERM)
+    assert "run the same command again" in stopped.communicate()[0] and stopped.returncode == 130
+    assert not (tmp_path / "out" / "codes").exists()
     done = bash("scripts/run_pipeline.sh", "out", env=env, cwd=tmp_path)
     assert (tmp_path / "out" / "videos" / "PHANTOM.txt").exists()
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")

@@ -55,7 +55,7 @@ def test_signal_ends_the_run_after_its_step_and_the_next_one_goes_on(config, run
                                                                     capsys, number):
     run(dataclasses.replace(config, results_dir=tmp_path / "whole"), runtime)
     with monkeypatch.context() as patch:
-        after_step(patch, lambda step: os.kill(os.getpid(), number) if step == 2 else None)
+        after_step(patch, lambda step: signal.raise_signal(number) if step == 2 else None)
         run(config, runtime)
     assert "stopped by a signal at step 3 of 6; run the same command again" in capsys.readouterr().out
     assert [path.stem for path in checkpoints(config.results_dir / "checkpoints")] == ["0000003"]
