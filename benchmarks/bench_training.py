@@ -6,9 +6,6 @@ fastest matrix product seen in the same run. Run it on an otherwise idle machine
 """
 
 import json
-import resource
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from benchmarks.children import resident, run_child
 from benchmarks.plain_gpt import PlainGPT
 from common.distributed import Runtime
 from common.optimisation import make_optimizer
@@ -139,11 +137,6 @@ def measure(config: BenchmarkConfig, variant: str, tokens: int) -> dict[str, Any
     return {"times": times[2:], "peak": peak}
 
 
-def resident() -> int:
-    """Most bytes of memory that this process has held."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def matmul_rate(device: torch.device) -> float:
     """Floating-point operations per second of the fastest of a few bfloat16 matrix products."""
     size = 8192 if device.type == "cuda" else 2048
@@ -167,20 +160,6 @@ def step_flops(config: BenchmarkConfig, tokens: int) -> float:
     return 6.0 * (weights + attention) * config.batch_size * tokens
 
 
-def run_child(config: BenchmarkConfig, variant: str, tokens: int) -> dict[str, Any]:
-    """`measure` in a process of its own; one that fails, for lack of memory say, has no times."""
-    flags = {**asdict(config), "child": f"{variant}:{tokens}"}
-    command = [sys.executable, "-m", "benchmarks.bench_training"]
-    for name, value in flags.items():
-        values = map(str, value) if isinstance(value, tuple) else [str(value)]
-        command += [f"--{name.replace('_', '-')}", *values]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        print(f"{variant}, {tokens} tokens: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return {"times": [], "peak": 0}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def benchmark(config: BenchmarkConfig) -> None:
     """Measure all variants in turn and print a table and a JSON line."""
     device = Runtime().device(config.device)
@@ -192,7 +171,8 @@ def benchmark(config: BenchmarkConfig) -> None:
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.variants}
         for _ in range(config.rounds):
             for name in config.variants:
-                results[name].append(run_child(config, name, tokens))
+                measured = run_child("benchmarks.bench_training", config, f"{name}:{tokens}")
+                results[name] += [measured] if measured else []
         rows += summary(config, tokens, rate, results)
     for row in rows:
         print("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{value}"

@@ -49,6 +49,18 @@ def tokenizer_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def vgg(tmp_path_factory):
+    """A file with the keys and shapes of torchvision's VGG-16, untrained."""
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    state = vgg16(weights=None).features.state_dict()
+    torch.save({f"features.{key}": value for key, value in state.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def codes(grids, tokenizer_run, tmp_path_factory, runtime):
     folder = tmp_path_factory.mktemp("codes")
     config = ExtractCodesConfig(data_path=grids, code_path=folder, vq_ckpt=tokenizer_run, flip=True)

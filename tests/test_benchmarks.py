@@ -6,9 +6,12 @@ import json
 import pytest
 import torch
 
+import benchmarks.bench_sampling as sampling
 import benchmarks.bench_training as bench
+from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from benchmarks.plain_gpt import PlainGPT
+from benchmarks.plain_sampling import plain_generate
 
 CONFIG = GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=64, num_classes=2)
 
@@ -35,9 +38,10 @@ def test_plain_masking_is_the_element_mode():
 def test_benchmark_measures_every_variant_in_turn(monkeypatch, capsys):
     order = []
 
-    def child(config, variant, tokens):
-        order.append((variant, tokens))
-        return {**bench.measure(config, variant, tokens), "peak": len(order)}
+    def child(module, config, name):
+        variant, tokens = name.split(":")
+        order.append(name)
+        return {**bench.measure(config, variant, int(tokens)), "peak": len(order)}
 
     monkeypatch.setitem(bench.GPT_SIZES, "tiny", {"n_layer": 1, "n_head": 2, "dim": 32})
     monkeypatch.setattr(bench, "run_child", child)
@@ -45,8 +49,33 @@ def test_benchmark_measures_every_variant_in_turn(monkeypatch, capsys):
     config = bench.BenchmarkConfig(gpt_model="tiny", tokens=(64,), batch_size=2, vocab_size=64, steps=1,
                                    variants=("plain", "ours"), rounds=2, threads=1, device="cpu")
     bench.benchmark(config)
-    assert order == [("plain", 64), ("ours", 64)] * 2
+    assert order == ["plain:64", "ours:64"] * 2
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert [row["variant"] for row in rows] == ["plain", "ours"]
     assert [row["memory"] for row in rows] == pytest.approx([1, 4 / 3])  # the larger peak of two rounds
     assert rows[0]["speed"] == 1 and all(row["s_per_step"] > 0 for row in rows)
+
+
+def test_plain_sampling_makes_the_same_tokens():
+    torch.manual_seed(0)
+    model = GPT(CONFIG).eval()
+    torch.nn.init.normal_(model.output.weight)
+    plain = PlainGPT(CONFIG).eval()
+    plain.load_state_dict(model.state_dict())
+    labels_B = torch.tensor([0, 1])
+    expected = generate(model, labels_B, [0, 1], cfg_scale=1.5, temperature=0)
+    assert torch.equal(plain_generate(plain, labels_B, 1.5, 0, 0), expected)
+    drawn = plain_generate(plain, labels_B, 1.5, 1.0, 5)
+    assert drawn.shape == expected.shape and not torch.equal(drawn, expected)
+
+
+def test_sampling_benchmark_compares_with_its_first_variant(monkeypatch, capsys):
+    monkeypatch.setitem(sampling.GPT_SIZES, "tiny", {"n_layer": 1, "n_head": 2, "dim": 32})
+    monkeypatch.setattr(sampling, "run_child",
+                        lambda module, config, name: {**sampling.measure(config, name), "peak": 1})
+    config = sampling.BenchmarkConfig(gpt_model="tiny", tokens=64, vocab_size=64, batch_size=2, rounds=2,
+                                      variants=("plain", "steps", "4"), threads=1, device="cpu")
+    sampling.benchmark(config)
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["variant"] for row in rows] == ["plain", "steps", "4"]
+    assert rows[0]["speed"] == 1 and rows[1]["tokens_per_pass"] == 1 <= rows[2]["tokens_per_pass"] <= 4

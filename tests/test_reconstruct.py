@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_data import make_grids
 
 from common.files import read_json
 from dataset.manifest import Manifest
-from tokenizer.reconstruct import ReconstructConfig, compare, run
+from tokenizer.perceptual import Perceptual
+from tokenizer.reconstruct import ReconstructConfig, compare, mean_lpips, run
 
 
 @pytest.fixture
@@ -51,6 +53,13 @@ def test_pictures_form_a_data_set_and_measures_are_written(config, runtime):
     assert read_json(config.save_path / "reconstruction.json") == result
     assert result["by_class"]["blue wall"]["clips"] == 2 and 0 < result["all"]["psnr"] < 40
     assert Image.open(config.save_path / "sheet.png").height > 3 * 4 * 32
+
+
+def test_lpips_is_measured_where_its_weights_are_given(config, runtime, vgg):
+    result = run(dataclasses.replace(config, lpips_vgg=vgg), runtime)
+    assert result["all"]["lpips"] > 0
+    clip = clip_of(100)
+    assert mean_lpips(Perceptual(vgg), clip, clip, torch.device("cpu")) == 0
 
 
 def test_rerun_keeps_pictures_and_another_tokenizer_is_refused(config, runtime, tmp_path):

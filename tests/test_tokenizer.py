@@ -152,6 +152,15 @@ def test_mosaic_puts_crops_side_by_side(grids, tmp_path, runtime):
         TokenizerTask(dataclasses.replace(config, mosaic=3), runtime)
 
 
+def test_collapsed_codebook_is_said(grids, tmp_path, runtime, capsys):
+    task = TokenizerTask(TrainVQConfig(data_path=(grids,), results_dir=tmp_path, **TINY), runtime)
+    task.validate(task.model)
+    assert "collapsed" not in capsys.readouterr().out
+    torch.nn.init.ones_(task.model.quantize.embedding.weight)
+    assert task.validate(task.model)["perplexity"] == 1
+    assert "the codebook has collapsed: perplexity 1 of" in capsys.readouterr().out
+
+
 def test_two_data_folders_are_measured_apart(grids, tmp_path, runtime):
     stills = make_grids(tmp_path / "stills", rows=1, cols=1)
     config = TrainVQConfig(data_path=(grids, stills), data_share=(0.75, 0.25), results_dir=tmp_path / "run",

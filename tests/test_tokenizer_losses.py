@@ -21,18 +21,6 @@ TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "
         "disc_width": 8, "disc_start": 2, "device": "cpu"}
 
 
-@pytest.fixture(scope="module")
-def vgg(tmp_path_factory):
-    """A file with the keys and shapes of torchvision's VGG-16, untrained."""
-    from torchvision.models import vgg16
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
-    state = vgg16(weights=None).features.state_dict()
-    torch.save({f"features.{key}": value for key, value in state.items()}, path)
-    return path
-
-
 def test_entropy_is_lowest_for_sure_and_even_choices():
     vectors = F.normalize(torch.eye(8), dim=-1)
     even = vectors.mT.reshape(1, 8, 2, 4)  # each latent is one of the codes

@@ -28,7 +28,7 @@ from tokenizer.vq_model import VQModel
 from tokenizer.weights import load_tokenizer, tokenizer_facts
 
 BLOCK = 64  # clips per block
-GOOD_PSNR, GOOD_PERPLEXITY = 20.0, 0.02  # dB; part of the codebook. Below these no GPT can make good clips.
+GOOD_PSNR = 20.0  # dB; below it no GPT can make good clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def quality_lines(quality: Quality, codebook_size: int) -> list[str]:
     if quality.psnr < GOOD_PSNR:
         lines.append(f"warning: PSNR below {GOOD_PSNR:.0f} dB: the tokenizer does not fit these pictures; "
                      "fine-tune it on them with tokenizer.train_vq before training a GPT")
-    if quality.perplexity < GOOD_PERPLEXITY * codebook_size:
+    if quality.collapsed(codebook_size):
         lines.append(f"warning: the pictures use few codes (perplexity {quality.perplexity:.0f} of "
                      f"{codebook_size}): look at the reconstructions before training a GPT")
     return lines

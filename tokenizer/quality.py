@@ -12,6 +12,8 @@ from dataset.grid import grid_to_frames
 from dataset.grid_images import to_pixels, to_uint8
 from tokenizer.vq_model import VQModel
 
+GOOD_PERPLEXITY = 0.02  # part of the codebook
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -22,6 +24,10 @@ class Quality:
     usage: float  # part of the codebook used at least once, 0 to 1
     perplexity: float  # exp of the entropy of the codes: how many are used as if equally often
     frames: int
+
+    def collapsed(self, codebook_size: int) -> bool:
+        """True if so few codes are in use that no GPT can make good clips of them."""
+        return self.perplexity < GOOD_PERPLEXITY * codebook_size
 
 
 @torch.no_grad()

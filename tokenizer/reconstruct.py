@@ -19,9 +19,10 @@ from common.files import atomic_path, read_json, write_json
 from common.image_quality import psnr, ssim
 from common.progress import progress
 from dataset.grid import grid_to_frames
-from dataset.grid_images import load_grid
+from dataset.grid_images import load_grid, to_pixels
 from dataset.manifest import Clip, Manifest
 from dataset.sheet import contact_sheet
+from tokenizer.perceptual import Perceptual
 from tokenizer.quality import reconstruct
 from tokenizer.vq_model import VQModel
 from tokenizer.weights import load_tokenizer, tokenizer_facts
@@ -45,6 +46,8 @@ class ReconstructConfig:
     """Clips to take."""
     clips_per_class: int | None = None
     """At most so many clips of each class, evenly spread (default: all)."""
+    lpips_vgg: Path | None = None
+    """torchvision's vgg16-397923af.pth: measures LPIPS too."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -92,8 +95,16 @@ def compare(original_T3HW: np.ndarray, again_T3HW: np.ndarray) -> dict[str, floa
             "flicker_original": float((change * still).sum() / count) if count else float("nan")}
 
 
-def reconstruct_clip(model: VQModel, clip: Clip, manifest: Manifest, config: ReconstructConfig,
-                     device: torch.device) -> dict[str, float]:
+@torch.no_grad()
+def mean_lpips(perceptual: Perceptual, original_T3HW: np.ndarray, again_T3HW: np.ndarray,
+               device: torch.device) -> float:
+    """LPIPS of the frames of one clip, uint8, mean over frames."""
+    return float(perceptual(*(to_pixels(torch.from_numpy(frames).to(device))
+                              for frames in (original_T3HW, again_T3HW))))
+
+
+def reconstruct_clip(model: VQModel, perceptual: Perceptual | None, clip: Clip, manifest: Manifest,
+                     config: ReconstructConfig, device: torch.device) -> dict[str, float]:
     """Write the reconstruction of a clip unless it is there; its measures."""
     original_3HW, path = load_grid(config.data_path, clip, manifest), config.save_path / clip.name
     if not path.exists():
@@ -101,8 +112,8 @@ def reconstruct_clip(model: VQModel, clip: Clip, manifest: Manifest, config: Rec
         with atomic_path(path) as temporary:
             Image.fromarray(again_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
     again_3HW = load_grid(config.save_path, clip, manifest)
-    pair = (grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, again_3HW))
-    return compare(*pair)
+    pair = [grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, again_3HW)]
+    return compare(*pair) | ({"lpips": mean_lpips(perceptual, *pair, device)} if perceptual else {})
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -148,7 +159,8 @@ def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
         claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})
     runtime.gather(None)
     mine = runtime.share(clips)
-    measured = {clip.name: reconstruct_clip(model, clip, manifest, config, device)
+    perceptual = Perceptual(config.lpips_vgg).to(device) if config.lpips_vgg else None
+    measured = {clip.name: reconstruct_clip(model, perceptual, clip, manifest, config, device)
                 for clip in progress(mine, len(mine), "reconstruct", "clip", runtime.is_main)}
     rows = {name: row for part in runtime.gather(measured) for name, row in part.items()}
     if not runtime.is_main:

@@ -184,6 +184,10 @@ class TokenizerTask(Task):
             pictures = [part.held_out[i] for i in range(len(part.held_out))]
             if pictures:
                 quality = measure_quality(model, pictures, manifest.rows, manifest.cols, self.device)
+                if quality.collapsed(model.config.codebook_size) and self.runtime.is_main:
+                    print(f"warning: the codebook has collapsed: perplexity {quality.perplexity:.0f} of "
+                          f"{model.config.codebook_size} codes; try --entropy-weight 0.1 or a lower --lr",
+                          flush=True)
                 scalars |= {key + name: value for key, value in asdict(quality).items() if key != "frames"}
         return scalars
 

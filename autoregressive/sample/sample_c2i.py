@@ -73,8 +73,8 @@ class SampleC2IConfig:
     """Move every class towards this one ..."""
     blend: float = 0.5
     """... by so much: 0 is the class itself, 1 the other one."""
-    decode_window: int = 1
-    """Tokens of a clip worked on at once; the clip stays the same, a window that suits is faster."""
+    decode_window: int = 16
+    """Tokens of a clip that are guessed and checked at once, which changes no clip; 1: one after the other."""
     mixed_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
     device: str = "auto"
