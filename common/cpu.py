@@ -1,4 +1,4 @@
-"""A fault of some virtual machines that would end every bfloat16 run on the CPU."""
+"""What this machine's processor and memory can bear."""
 
 import faulthandler
 import os
@@ -25,3 +25,11 @@ def avoid_broken_amx() -> None:
         os._exit(0)
     if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
         os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_FP16"
+
+
+def free_memory() -> int:
+    """Bytes that programs can still take; half of the memory where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        return 1024 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

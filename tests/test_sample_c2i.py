@@ -8,10 +8,12 @@ import sys
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from autoregressive.models.checkpoint import find_gpt
-from autoregressive.sample.sample_c2i import make_jobs, run
+from autoregressive.sample.clip_files import write_clip
+from autoregressive.sample.sample_c2i import fitting_batch, make_jobs, run
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_json
@@ -95,6 +97,33 @@ def test_clip_does_not_depend_on_its_batch(config, runtime, tmp_path):
         pictures(alone.save_folder)["red wall/000002.png"]
         == pictures(config.save_folder)["red wall/000002.png"]
     )
+
+
+def test_batch_fits_memory(small_gpt, runtime, monkeypatch):
+    cpu, config = torch.device("cpu"), small_gpt.config
+    assert fitting_batch(small_gpt, cpu, runtime) == 32
+    clip = 2 * 2 * config.n_layer * config.dim * config.block_size * 4  # keys and values, guided
+    monkeypatch.setattr("autoregressive.sample.sample_c2i.free_memory", lambda: 11 * clip)
+    assert fitting_batch(small_gpt, cpu, runtime) == 5
+    assert fitting_batch(small_gpt, cpu, Runtime(0, 2)) == 2
+    assert fitting_batch(small_gpt, cpu, Runtime(0, 50)) == 1
+
+
+def test_clip_that_cannot_be_written_ends_the_run_and_a_rerun_makes_it(config, runtime, monkeypatch):
+    config, write = dataclasses.replace(config, clips_per_class=2, batch_size=1), write_clip
+
+    def full(folder, job, *rest):
+        if job.seed == 1:
+            raise OSError(28, "No space left on device")
+        write(folder, job, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoregressive.sample.sample_c2i.write_clip", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(config, runtime)
+    assert len(pictures(config.save_folder)) == 2
+    run(config, runtime)
+    assert len(pictures(config.save_folder)) == 4
 
 
 def test_seeds_and_classes_give_different_clips(config, runtime):

@@ -7,6 +7,7 @@ T frames, H x W pixels of a frame.
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from autoregressive.sample.clip_files import Job, write_clip, write_manifest, wr
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.command import require_at_least, run_command
+from common.cpu import free_memory
 from common.distributed import Runtime
 from common.files import file_hash, read_json, write_json
 from common.progress import progress
@@ -51,8 +53,8 @@ class SampleC2IConfig:
     """Clips of each class, with seeds --seed, --seed + 1 and so on."""
     seed: int = 0
     """First seed."""
-    batch_size: int = 8
-    """Clips sampled at once."""
+    batch_size: int | None = None
+    """Clips sampled at once (default: what memory holds, at most 32, on a GPU 128)."""
     cfg_scale: float | None = None
     """Classifier-free guidance; 1: none (default: what suits a registered model, else 1)."""
     cfg_interval: int = -1
@@ -74,14 +76,16 @@ class SampleC2IConfig:
     blend: float = 0.5
     """... by so much: 0 is the class itself, 1 the other one."""
     decode_window: int = 16
-    """Tokens of a clip that are guessed and checked at once, which changes no clip; 1: one after the other."""
+    """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other."""
     mixed_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, clips_per_class=1, batch_size=1, seed=0, chain=1, decode_window=1)
+        require_at_least(self, clips_per_class=1, seed=0, chain=1, decode_window=1)
+        if self.batch_size is not None:
+            require_at_least(self, batch_size=1)
         if not 0 <= self.blend <= 1:
             raise ValueError(f"--blend {self.blend}: must be from 0 to 1")
         if self.gpt_ckpt and self.model:
@@ -108,6 +112,17 @@ def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[Job]:
     chosen = config.classes or class_names
     return [Job(name, list(class_names).index(name), seed)
             for seed in range(config.seed, config.seed + config.clips_per_class) for name in chosen]
+
+
+def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
+    """Clips at once: 32, on a GPU 128, or fewer if their keys and values would fill half the free memory."""
+    config, weight = gpt.config, gpt.output.weight
+    slots = 2 * 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim  # under guidance
+    if device.type == "cuda":
+        free, most = torch.cuda.mem_get_info(device)[0], 128
+    else:
+        free, most = free_memory() // runtime.world_size, 32
+    return max(1, min(most, int(free // 2 // (slots * weight.element_size()))))
 
 
 @torch.no_grad()
@@ -193,13 +208,17 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
     runtime.gather(None)  # nobody writes clips before
     gpt, tokenizer = gpt.to(device), tokenizer.to(device)
     todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
-    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar:
-        for start in range(0, len(todo), config.batch_size):
-            batch = todo[start : start + config.batch_size]
-            chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N)
-            for job, pictures in zip(batch, chains, strict=True):
-                write_clip(folder, job, pictures, dataset)
-            bar.update(len(batch))
+    size = config.batch_size or fitting_batch(gpt, device, runtime)
+    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, ThreadPoolExecutor(1) as writer:
+        writing: list[Future] = []  # one batch is written while the next one is sampled
+        for start in range(0, len(todo) + size, size):
+            batch = todo[start : start + size]
+            chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N) if batch else []
+            for written in writing:
+                written.result()
+                bar.update()
+            writing = [writer.submit(write_clip, folder, job, pictures, dataset)
+                       for job, pictures in zip(batch, chains, strict=True)]
     runtime.gather(None)  # all clips are there
     if runtime.is_main:
         records = [job.record(config.chain) for job in jobs]
