@@ -49,6 +49,13 @@ def test_token_mode_keeps_or_drops_whole_tokens_independently_per_sample():
     assert not torch.equal(y_BLD[0], y_BLD[1])
 
 
+def test_static_mode_masks_every_segment_alike():
+    x_BLD, repeats, generator = graded_clip(2, 44), 2000, torch.Generator().manual_seed(4)
+    masking = SemanticAwareTokenMasking(0.3, 8, "static")
+    rate_N = sum(dropped(masking(x_BLD, generator))[:, 1:].float().mean(0) for _ in range(repeats)) / repeats
+    assert (rate_N - 0.3).abs().max() < 5 * (0.21 / (2 * repeats)) ** 0.5
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_class_token_is_never_masked(mode):
     x_BLD = torch.ones(3, 17, 4)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoregressive.models.noise import uniform_noise
 
-MODES = ("token", "element")
+MODES = ("token", "element", "static")
 TINY = 1e-30  # keeps 0/0 out of a clip whose every segment is constant
 
 
@@ -21,7 +21,8 @@ class SemanticAwareTokenMasking(nn.Module):
     "token" masks whole tokens, as the paper draws it: one rate per sample and segment, every token covered,
     the last segment shorter where L - 1 is no multiple of H. "element" is the released code's masking, bit
     for bit: one rate per sample, segment and channel, noise shared by the batch, tokens after the last
-    whole segment never masked. Rates lie in [0, max_rate]; the class token is never masked. Noise comes
+    whole segment never masked. "static" masks whole tokens, all at `max_rate`, whatever they show: what the
+    others are compared with. Rates lie in [0, max_rate]; the class token is never masked. Noise comes
     from `generator`, by default torch's; of "token", with `key_B2` (one key per clip), from the keys alone.
     """
 
@@ -41,27 +42,31 @@ class SemanticAwareTokenMasking(nn.Module):
             return x_BLD
         with torch.no_grad():
             tokens_BND = x_BLD[:, 1:].to(torch.promote_types(x_BLD.dtype, torch.float32))
-            if self.mode == "token":
-                keep_BLD = self._keep_tokens(tokens_BND, generator, key_B2)
-            else:
+            if self.mode == "element":
                 keep_BLD = self._keep_elements(tokens_BND, generator)
+            else:
+                keep_BLD = self._keep_tokens(tokens_BND, generator, key_B2)
         return x_BLD * keep_BLD
 
     def _keep_tokens(self, tokens_BND: Tensor, generator: torch.Generator | None,
                      key_B2: Tensor | None) -> Tensor:
+        rate_BN = self._token_rate(tokens_BND) if self.mode == "token" else self.max_rate
         batch, count, _ = tokens_BND.shape
-        whole = count // self.segment * self.segment
-        parts = tokens_BND[:, :whole].unflatten(1, (-1, self.segment)), tokens_BND[:, None, whole:]
-        variances = [part.var(dim=2, correction=0).mean(-1) for part in parts if part.numel()]  # one token: 0
-        variance_BS = torch.cat(variances, dim=1)
-        rate_BS = self._rate(variance_BS, variance_BS.amax(dim=1, keepdim=True))
-        rate_BN = rate_BS.repeat_interleave(self.segment, dim=1)[:, :count]
         if key_B2 is None:
             noise_BN = torch.rand(batch, count, device=tokens_BND.device, generator=generator)
         else:
             noise_BN = uniform_noise(key_B2, torch.arange(count, device=tokens_BND.device))
         keep_BL = nn.functional.pad(noise_BN >= rate_BN, (1, 0), value=True)
         return keep_BL[..., None]
+
+    def _token_rate(self, tokens_BND: Tensor) -> Tensor:
+        count = tokens_BND.shape[1]
+        whole = count // self.segment * self.segment
+        parts = tokens_BND[:, :whole].unflatten(1, (-1, self.segment)), tokens_BND[:, None, whole:]
+        variances = [part.var(dim=2, correction=0).mean(-1) for part in parts if part.numel()]  # one token: 0
+        variance_BS = torch.cat(variances, dim=1)
+        rate_BS = self._rate(variance_BS, variance_BS.amax(dim=1, keepdim=True))
+        return rate_BS.repeat_interleave(self.segment, dim=1)[:, :count]
 
     def _keep_elements(self, tokens_BND: Tensor, generator: torch.Generator | None) -> Tensor:
         count = tokens_BND.shape[1]

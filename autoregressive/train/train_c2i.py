@@ -42,8 +42,9 @@ class TrainC2IConfig(TrainingConfig):
     """Start from these weights (LlamaGen's, EndoGen's, ours); other classes get a fresh class embedding."""
     vq_ckpt: Path | None = None
     """Tokenizer for sample sheets (--sample-every 0: none); without it the one that the codes name."""
-    tok_drop_method: Literal["token", "element"] = "token"
-    """Semantic-aware token masking: whole tokens (the paper), or single channels (the released code)."""
+    tok_drop_method: Literal["token", "element", "static"] = "token"
+    """Semantic-aware token masking: whole tokens (the paper), or single channels (the released code); static:
+    whole tokens at one rate, which is not semantic-aware, for comparison."""
     token_dropout_p: float = 0.3
     """Highest masking rate; 0: no masking."""
     dropout_p: float = 0.1
