@@ -2,4 +2,4 @@
 # Token masking compared:  bash scripts/ablate_masking.sh --data-path GRIDS --code-path CODES --results-dir OUT [flags]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-launch evaluations.ablate_masking "$@"
+launch benchmarks.ablate_masking "$@"

@@ -1,8 +1,8 @@
 """The comparison of ways to mask tokens: one run each, on equal terms, and a table."""
 
 from autoregressive.models.config import GPT_SIZES
+from benchmarks.ablate_masking import MASKINGS, AblateMaskingConfig, run
 from common.files import read_json
-from evaluations.ablate_masking import MASKINGS, AblateMaskingConfig, run
 
 
 def test_every_masking_is_trained_sampled_and_judged(grids, codes, tmp_path, runtime, monkeypatch, capsys):
