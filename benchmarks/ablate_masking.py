@@ -67,8 +67,7 @@ def one_run(config: AblateMaskingConfig, masking: str, seed: int, runtime: Runti
         code_path=config.code_path, results_dir=folder / "gpt", gpt_model=config.gpt_model, optimizer="muon",
         max_steps=config.max_steps, global_batch_size=config.global_batch_size, lr=config.lr,
         lr_schedule="cosine", warmup_steps=min(100, config.max_steps // 10), ema_decay=0.99,
-        class_balance=True, eval_every=config.eval_every, sample_every=0, global_seed=seed,
-        device=config.device,
+        eval_every=config.eval_every, sample_every=0, global_seed=seed, device=config.device,
         **MASKINGS[masking]), runtime)
     sample(SampleC2IConfig(gpt_ckpt=folder / "gpt", save_folder=folder / "samples", device=config.device,
                            clips_per_class=config.clips_per_class, cfg_scale=config.cfg_scale), runtime)

@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${RECORDING_PATTERN:=(.*)}"                                   # first group = recording, see dataset.prepare
 : "${CH:=32}" "${CH_MULT:=1 1 2 4}" "${CODEBOOK_SIZE:=1024}"     # tokenizer: 8 px per token
 : "${WINDOW:=2}" "${VQ_STEPS:=1600}" "${VQ_BATCH:=8}"             # trained on WINDOW x WINDOW frames at once
-: "${GPT_MODEL:=GPT-XS}" "${GPT_STEPS:=1500}" "${GPT_BATCH:=4}"
+: "${GPT_MODEL:=GPT-XS}" "${GPT_BATCH:=4}" "${GPT_STEPS:=1500}" "${BALANCE_STEPS:=300}"
 : "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
 : "${PHANTOM_RECORDINGS:=16}"                                     # per class, of 48 frames
 
@@ -45,13 +45,19 @@ finished "$out/tokenizer" "$VQ_STEPS"
 
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$out/tokenizer" --flip
 
-NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --results-dir "$out/gpt" --gpt-model "$GPT_MODEL" \
-  --global-batch-size "$GPT_BATCH" --optimizer muon --class-balance --lr 1e-3 --lr-schedule cosine --warmup-steps 100 \
-  --ema-decay 0.995 --max-steps "$GPT_STEPS" --global-seed "$SEED"
+train_gpt() {
+  NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model "$GPT_MODEL" --optimizer muon \
+    --lr-schedule cosine --global-batch-size "$GPT_BATCH" --ema-decay 0.99 --global-seed "$SEED" "$@"
+}
 
-finished "$out/gpt" "$GPT_STEPS"
+# First the clips as they come, then every class equally often: drawn often from the start, the few clips of a rare
+# class are learnt by heart before the model finds out how frames follow each other.
+train_gpt --results-dir "$out/gpt_first" --lr 1e-3 --warmup-steps 100 --max-steps "$GPT_STEPS"
+finished "$out/gpt_first" "$GPT_STEPS"
+train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_first" --class-balance --lr 5e-4 --max-steps "$BALANCE_STEPS"
+finished "$out/gpt" "$BALANCE_STEPS"
 
 launch autoregressive.sample.sample_c2i --gpt-ckpt "$out/gpt" --save-folder "$out/samples" \
-  --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED"
+  --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED" --cfg-scale 2
 
 launch evaluations.class_consistency --data-path "$out/grids" --sample-path "$out/samples"

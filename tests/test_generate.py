@@ -9,7 +9,7 @@ from golden_weights import golden_state
 from scipy import stats
 
 import autoregressive.models.generate as generate_module
-from autoregressive.models.generate import Rule, decode_in_windows, generate, sample
+from autoregressive.models.generate import Rule, decode_in_windows, generate, pays, sample
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys, uniform_noise
 
@@ -197,6 +197,15 @@ def test_window_of_any_size_gives_the_sequential_tokens(small_gpt, window, setti
     settings = {**settings, "given_BN": given}
     plain = generate(model, labels, seeds, **settings)
     assert torch.equal(generate(model, labels, seeds, decode_window=window, **settings), plain)
+
+
+def test_windows_are_left_where_they_gain_little(small_gpt):
+    assert pays(2.7, 16) and not pays(2.6, 16) and pays(1, 1)
+    with torch.no_grad():
+        _, passes = decode_in_windows(  # guesses among 64 codes are hardly ever right
+            small_gpt, small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
+            torch.full((2, 256), -1), guided=0, rule=Rule(1.0, 1.0, 0, 1.0), window=16)
+    assert 230 < passes <= 256
 
 
 def test_good_guesses_save_passes(small_gpt):

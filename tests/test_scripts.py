@@ -27,7 +27,7 @@ def bash(script, *arguments, env, cwd, check=True):
 def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, tmp_path):
     tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1", "CODEBOOK_SIZE": "32",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
-            "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
+            "BALANCE_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
     env = {**script_env, **tiny}
     stopped = subprocess.Popen(["bash", ROOT / "scripts" / "run_pipeline.sh", "out"], cwd=tmp_path,
                                env={**env, "VQ_STEPS": "1000000"}, stdout=subprocess.PIPE, text=True,
@@ -43,7 +43,7 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     assert [clip["class"] for clip in samples["clips"]] == samples["dataset"]["class_names"]
     assert len(samples["clips"]) == 8 and "in their class" in done.stdout
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
-    assert len(first) == 2
+    assert len(first) == 3
     bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == first
 

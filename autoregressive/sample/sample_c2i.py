@@ -75,7 +75,7 @@ class SampleC2IConfig:
     """Move every class towards this one ..."""
     blend: float = 0.5
     """... by so much: 0 is the class itself, 1 the other one."""
-    decode_window: int = 16
+    decode_window: int = 8
     """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other."""
     mixed_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
