@@ -37,7 +37,7 @@ launch dataset.prepare --video-path "$videos" --data-path "$out/grids" --rows "$
 
 # shellcheck disable=SC2086  # CH_MULT is a list
 NPROC=1 launch tokenizer.train_vq --data-path "$out/grids" --results-dir "$out/tokenizer" --ch "$CH" --ch-mult $CH_MULT \
-  --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$WINDOW" --class-balance \
+  --z-channels 64 --num-res-blocks 1 --codebook-size "$CODEBOOK_SIZE" --window "$WINDOW" \
   --global-batch-size "$VQ_BATCH" --lr 5e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 \
   --max-steps "$VQ_STEPS" --global-seed "$SEED"
 
