@@ -216,7 +216,7 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
             chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N) if batch else []
             for written in writing:
                 written.result()
-                bar.update()
+            bar.update(len(writing))  # all at once, so that the rate is that of batches
             writing = [writer.submit(write_clip, folder, job, pictures, dataset)
                        for job, pictures in zip(batch, chains, strict=True)]
     runtime.gather(None)  # all clips are there
