@@ -46,7 +46,7 @@ finished "$out/tokenizer" "$VQ_STEPS"
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$out/tokenizer" --flip
 
 train_gpt() {
-  NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model "$GPT_MODEL" --optimizer muon \
+  NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model "$GPT_MODEL" \
     --lr-schedule cosine --global-batch-size "$GPT_BATCH" --ema-decay 0.99 --global-seed "$SEED" "$@"
 }
 
@@ -54,7 +54,8 @@ train_gpt() {
 # class are learnt by heart before the model finds out how frames follow each other.
 train_gpt --results-dir "$out/gpt_first" --lr 1e-3 --warmup-steps 100 --max-steps "$GPT_STEPS"
 finished "$out/gpt_first" "$GPT_STEPS"
-train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_first" --class-balance --lr 5e-4 --max-steps "$BALANCE_STEPS"
+train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_first" --class-balance --optimizer muon --lr 5e-4 \
+  --max-steps "$BALANCE_STEPS"
 finished "$out/gpt" "$BALANCE_STEPS"
 
 launch autoregressive.sample.sample_c2i --gpt-ckpt "$out/gpt" --save-folder "$out/samples" \
