@@ -6,11 +6,11 @@ fastest matrix product seen in the same run. Run it on an otherwise idle machine
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -23,7 +23,7 @@ from benchmarks.plain_gpt import PlainGPT
 from common.distributed import Runtime
 from common.optimisation import make_optimizer
 from common.training import Task, TrainingState
-from common.training_config import TrainingConfig
+from common.training_config import TrainingConfig, precision_that_suits
 
 VARIANTS = {  # name -> flags of the training loop; None is the plain way
     "plain": None,
@@ -52,6 +52,8 @@ class BenchmarkConfig:
     """Processes per variant."""
     steps: int = 5
     """Timed steps of a process, after two that are not."""
+    mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
+    """bf16 autocast, or float32 throughout, of every variant (default: that of training here)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 2
@@ -92,7 +94,7 @@ def random_clips(config: BenchmarkConfig, tokens: int) -> tuple[Tensor, Tensor]:
 def our_steps(config: BenchmarkConfig, tokens: int, flags: dict[str, Any]) -> Any:
     """Take one step of the project's training loop at each `next`."""
     training = TrainingConfig(results_dir=Path("unused"), global_batch_size=config.batch_size,
-                              device=config.device, **flags)
+                              mixed_precision=config.mixed_precision, device=config.device, **flags)
     state = TrainingState(RandomClips(config, tokens), training, Runtime())
     batches = iter(state.batches())
     while True:
@@ -110,7 +112,7 @@ def plain_steps(config: BenchmarkConfig, tokens: int) -> Any:
     clips = random_clips(config, tokens)
     while True:
         tokens_BN, labels_B = (part.to(device) for part in clips)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
             loss = model.loss(tokens_BN, labels_B)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -137,10 +139,10 @@ def measure(config: BenchmarkConfig, variant: str, tokens: int) -> dict[str, Any
     return {"times": times[2:], "peak": peak}
 
 
-def matmul_rate(device: torch.device) -> float:
-    """Floating-point operations per second of the fastest of a few bfloat16 matrix products."""
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of the fastest of a few matrix products."""
     size = 8192 if device.type == "cuda" else 2048
-    a, best = torch.randn(size, size, dtype=torch.bfloat16, device=device), float("inf")
+    a, best = torch.randn(size, size, dtype=dtype, device=device), float("inf")
     for _ in range(10):
         started = perf_counter()
         a @ a
@@ -164,9 +166,11 @@ def benchmark(config: BenchmarkConfig) -> None:
     """Measure all variants in turn and print a table and a JSON line."""
     device = Runtime().device(config.device)
     torch.set_num_threads(config.threads)
-    rate, rows = matmul_rate(device), []
-    print(f"{config.gpt_model}, batch {config.batch_size}, bf16 autocast, torch {torch.__version__}, "
-          f"{device.type}, {config.threads} threads, fastest matrix product {rate / 1e12:.3g} Tflop/s")
+    dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
+    rate, rows = matmul_rate(device, dtype), []
+    print(f"{config.gpt_model}, batch {config.batch_size}, mixed precision {config.mixed_precision}, "
+          f"torch {torch.__version__}, {device.type}, {config.threads} threads, fastest matrix product "
+          f"{rate / 1e12:.3g} Tflop/s")
     for tokens in config.tokens:
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.variants}
         for _ in range(config.rounds):

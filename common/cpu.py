@@ -2,11 +2,13 @@
 
 import faulthandler
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
 
 
+@cache
 def avoid_broken_amx() -> None:
     """Keep oneDNN off AMX where using it kills the process; call before the first product.
 

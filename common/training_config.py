@@ -21,6 +21,11 @@ MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_ever
 LOST = timedelta(minutes=30)  # longer than any work between two steps that the others wait for
 
 
+def precision_that_suits() -> Literal["bf16", "none"]:
+    """The default of --mixed-precision on this machine."""
+    return "bf16" if torch.cuda.is_available() else "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Flags of every training command."""
@@ -51,8 +56,7 @@ class TrainingConfig:
     """Gradients are scaled down to this norm; 0: never."""
     max_skipped_steps: int = 25
     """A step whose loss or gradient is not finite is skipped; so many in a row end the run."""
-    mixed_precision: Literal["bf16", "none"] = field(
-        default_factory=lambda: "bf16" if torch.cuda.is_available() else "none")
+    mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
     """bf16 autocast (default: on a GPU), or float32 throughout, which is faster on many processors."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is then what is evaluated; 0: none."""

@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 from small_data import make_grids
+from training_jobs import TINY_GPT
 
-from autoregressive.models.gpt import GPT, GPTConfig
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
 from common.cpu import avoid_broken_amx
@@ -66,6 +67,14 @@ def codes(grids, tokenizer_run, tmp_path_factory, runtime):
     config = ExtractCodesConfig(data_path=grids, code_path=folder, vq_ckpt=tokenizer_run, flip=True)
     extract_codes(config, runtime)
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_size():
+    """The size "tiny", for training that takes no time."""
+    GPT_SIZES["tiny"] = TINY_GPT
+    yield
+    del GPT_SIZES["tiny"]
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_benchmark_measures_every_variant_in_turn(monkeypatch, capsys):
 
     monkeypatch.setitem(bench.GPT_SIZES, "tiny", {"n_layer": 1, "n_head": 2, "dim": 32})
     monkeypatch.setattr(bench, "run_child", child)
-    monkeypatch.setattr(bench, "matmul_rate", lambda device: 1e9)
+    monkeypatch.setattr(bench, "matmul_rate", lambda device, dtype: 1e9)
     config = bench.BenchmarkConfig(gpt_model="tiny", tokens=(64,), batch_size=2, vocab_size=64, steps=1,
                                    variants=("plain", "ours"), rounds=2, threads=1, device="cpu")
     bench.benchmark(config)

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from training_jobs import TINY_GPT, run_job, run_jobs
+from training_jobs import run_job, run_jobs
 
 from autoregressive.models.checkpoint import load_gpt
-from autoregressive.models.gpt import GPT_SIZES
 from common.checkpoints import checkpoint_file
 from common.files import read_jsonl
 from common.weights import load_checkpoint
@@ -41,10 +40,9 @@ def jobs(codes, grids):
 
 
 @pytest.fixture(scope="module")
-def runs(jobs, tmp_path_factory, runtime, command_env):
+def runs(jobs, tmp_path_factory, runtime, command_env, tiny_size):
     """The folder in which every job has been run, in one process or in two."""
     folder = tmp_path_factory.mktemp("runs")
-    GPT_SIZES["tiny"] = TINY_GPT
     for name, job in jobs.items():
         job = jobs[name] = {**job, "results_dir": str(folder / name)}
         if " from " in name:
@@ -54,8 +52,7 @@ def runs(jobs, tmp_path_factory, runtime, command_env):
     run_jobs([jobs[name] for name in ("ddp", "fsdp", "ddp from fsdp", "fsdp from one", "vq ddp")], folder,
              command_env)
     run_job(runtime, **jobs["one from fsdp"])
-    yield folder
-    del GPT_SIZES["tiny"]
+    return folder
 
 
 def losses(run):

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_jobs import TINY_GPT
 
 import common.survival
-from autoregressive.models.gpt import GPT_SIZES
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint, save_parts
 from common.files import read_jsonl
@@ -26,11 +24,7 @@ from common.weights import load_checkpoint
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True, scope="module")
-def tiny_size():
-    GPT_SIZES["tiny"] = TINY_GPT
-    yield
-    del GPT_SIZES["tiny"]
+pytestmark = pytest.mark.usefixtures("tiny_size")
 
 
 @pytest.fixture

@@ -5,21 +5,14 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
-from training_jobs import TINY_GPT
 
-from autoregressive.models.gpt import GPT_SIZES
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file
 from common.dry_run import duration
 from common.files import read_jsonl
 from common.weights import load_checkpoint
 
-
-@pytest.fixture(autouse=True, scope="module")
-def tiny_size():
-    GPT_SIZES["tiny"] = TINY_GPT
-    yield
-    del GPT_SIZES["tiny"]
+pytestmark = pytest.mark.usefixtures("tiny_size")
 
 
 @pytest.fixture
