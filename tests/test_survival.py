@@ -60,7 +60,15 @@ def test_signal_ends_the_run_after_its_step_and_the_next_one_goes_on(config, run
     assert logs[0] == logs[1]  # the mean over steps 1 to 4, though the run was stopped at 3
 
 
-def test_later_signal_acts_at_once_and_an_echo_does_not(monkeypatch):
+@pytest.fixture
+def interruptible():
+    """A shell's background job, as these tests may be, is started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_later_signal_acts_at_once_and_an_echo_does_not(monkeypatch, interruptible):
     before = signal.getsignal(signal.SIGINT)
     with StopSignals() as stop:
         for _ in range(2):
