@@ -6,6 +6,7 @@ from PIL import Image
 from common.distributed import Runtime
 from dataset.phantom import CLASS_NAMES, render_clip
 from dataset.phantom.camera import project, ray_directions
+from dataset.phantom.film import field_of_view
 from dataset.phantom.write import PhantomConfig, run
 from dataset.video import read_frames
 
@@ -115,6 +116,15 @@ def test_projection_inverts_the_lens():
     np.testing.assert_allclose(project(3.0 * rays, 0.9), places, atol=1e-4)
 
 
+@pytest.mark.parametrize("view", ["round", "octagon", "barrel", "full"])
+def test_view_is_that_of_one_endoscope_for_all_seeds(view):
+    frames = np.concatenate([render_clip(CLEAR, seed, frames=1, size=40, view=view)[0] for seed in range(4)])
+    edge = (np.arange(40) + 0.5) * 2 / 40 - 1
+    inside = field_of_view(view, *np.abs(np.meshgrid(edge, edge)))
+    assert not frames[:, inside == 0].any()
+    assert (frames[:, inside == 1].max(axis=-1) > 0).mean() > 0.99
+
+
 def test_unknown_label_is_refused():
     with pytest.raises(ValueError, match="label 8"):
         render_clip(8, 0)
@@ -156,6 +166,8 @@ def test_folder_of_other_settings_is_refused(tmp_path):
     run(small_config(tmp_path), Runtime())
     with pytest.raises(ValueError, match="--frames"):
         run(small_config(tmp_path, frames=3), Runtime())
+    with pytest.raises(ValueError, match="--view"):
+        run(small_config(tmp_path, view="round"), Runtime())
 
 
 @pytest.mark.parametrize("changes", [{"frames": 0}, {"fps": float("nan")}, {"size": 8}, {"seed": -1}])

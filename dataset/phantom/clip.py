@@ -50,8 +50,8 @@ class Scene:
         return 0.5 if not self.contents.bleeds else 0.40 + 0.18 * float(np.exp(-time / 6))
 
 
-def build_scene(label: int, seed: int) -> Scene:
-    """Draw a scene of class `label`."""
+def build_scene(label: int, seed: int, view: str = "any") -> Scene:
+    """Draw a scene of class `label`, seen through an endoscope of a given view (see film) or of any."""
     recipe = RECIPES[CLASS_NAMES[label]]
     rng = np.random.default_rng([seed, label])
     wall = build_wall(draw_style(rng, recipe.folds), rng)
@@ -62,7 +62,7 @@ def build_scene(label: int, seed: int) -> Scene:
         height=cv2.copyMakeBorder(wall.height[:WALL_ROWS], 0, 0, 0, 1, cv2.BORDER_WRAP),
         contents=contents,
         camera=Camera.draw(rng, recipe.gaze),
-        optics=Optics.draw(rng),
+        optics=Optics.draw(rng, view),
         bend=curvature * np.array([np.cos(angle), np.sin(angle)]),
         drift=(Oscillation.draw(rng, 0.012, 4, 8), Oscillation.draw(rng, 0.012, 4, 8)),
         wave=(float(rng.uniform(0.01, 0.035)), float(rng.uniform(1.5, 3)), float(rng.uniform(0.6, 1.6))),
@@ -96,16 +96,17 @@ def to_bytes(plane: np.ndarray) -> np.ndarray:
 
 
 def render_clip(
-    label: int, seed: int, frames: int = 16, size: int = 128, fps: float = 8.0
+    label: int, seed: int, frames: int = 16, size: int = 128, fps: float = 8.0, view: str = "any"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Render class CLASS_NAMES[label]: frames (T, size, size, 3) uint8 RGB, masks (T, size, size) bool.
 
     A pure function. `size` changes only the resolution, `frames` only how long the same motion is followed,
-    `fps` how finely. The masks show the lesion, are empty for clear_lumen and show the tool for instrument.
+    `fps` how finely. `view` is the shape of the picture: "round", "octagon", "barrel" or "full" always,
+    or "any". The masks show the lesion, are empty for clear_lumen and show the tool for instrument.
     """
     if not 0 <= label < len(CLASS_NAMES):
         raise ValueError(f"label {label}: must be 0 to {len(CLASS_NAMES) - 1}")
-    scene = build_scene(label, seed)
+    scene = build_scene(label, seed, view)
     pyramid = [ray_directions(pixels, scene.camera.half_angle) for pixels in picture_sizes(size)]
     film = Film.draw(scene.optics, size, np.random.default_rng([seed, label, size]))
     pictures = np.empty((frames, size, size, 3), np.uint8)

@@ -26,10 +26,11 @@ class Optics:
     vignette: float  # share of light lost in the middle of the picture's edge
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Optics":
-        warmth = rng.uniform(-1, 1)
+    def draw(cls, rng: np.random.Generator, view: str = "any") -> "Optics":
+        """Random optics, of a given view or of any."""
+        warmth, drawn = rng.uniform(-1, 1), VIEWS[rng.integers(len(VIEWS))]
         return cls(
-            view=VIEWS[rng.integers(len(VIEWS))],
+            view=drawn if view == "any" else view,
             brightness=float(rng.uniform(1.5, 2.1)),
             lamp=np.array([1 + 0.05 * warmth, 1, 1 - 0.12 * warmth], np.float32),
             softness=float(rng.uniform(0.003, 0.0055)),

@@ -48,12 +48,12 @@ def clear_lumen(wall: Wall, rng: np.random.Generator) -> Contents:
 
 
 def sessile_polyp(wall: Wall, rng: np.random.Generator) -> Contents:
-    """One to three domes with steep sides and a nodular, often redder or paler surface."""
+    """One or two domes with steep sides and a nodular, often redder or paler surface."""
     clear_view(wall, margin=0.6)
     lobes = smooth_noise(rng, 78, 80)
     colour = polyp_colour(wall, rng)
-    for scale, z, theta in scatter(rng, rng.choice((1, 1, 1, 2, 3))):
-        size = rng.uniform(0.29, 0.50) * scale
+    for scale, z, theta in scatter(rng, rng.choice((1, 1, 1, 2))):
+        size = rng.uniform(0.40, 0.60) * scale
         patch = Patch.draw(wall, rng, z, theta, size, rough=0.1)
         here = lobes[patch.window]
         dome = np.sqrt(np.maximum(0, 1 - patch.radius**2)) * smoothstep(1.02, 0.8, patch.radius)
@@ -85,12 +85,12 @@ def pedunculated_polyp(wall: Wall, rng: np.random.Generator) -> Contents:
 
 
 def ulcer(wall: Wall, rng: np.random.Generator) -> Contents:
-    """One to three ulcers: swollen red rim, ragged base of yellow-white fibrin with specks of old blood."""
+    """One or two ulcers: swollen red rim, ragged base of yellow-white fibrin with specks of old blood."""
     clear_view(wall, margin=0.6)
     rough = 0.6 * smooth_noise(rng, 85, 90) + 0.6 * smooth_noise(rng, 36, 36)
     fibrin = linear(*((255, 236, 180), (255, 226, 148), (255, 242, 208))[rng.integers(3)])
-    for scale, z, theta in scatter(rng, rng.choice((1, 1, 2, 3))):
-        size = rng.uniform(0.28, 0.48) * scale
+    for scale, z, theta in scatter(rng, rng.choice((1, 1, 2))):
+        size = rng.uniform(0.40, 0.60) * scale
         patch = Patch.draw(wall, rng, z, theta, size, rough=0.16)
         here = rough[patch.window]
         radius = patch.radius + 0.2 * here
@@ -126,7 +126,7 @@ def varices(wall: Wall, rng: np.random.Generator) -> Contents:
         away = np.minimum(away, np.minimum(turned, 2 * np.pi - turned) / half_width)
     column = np.sqrt(np.maximum(0, 1 - np.minimum(away / 1.25, 1) ** 2)) * smoothstep(1.25, 0.7, away)
     wall.height -= rng.uniform(0.14, 0.23) * column
-    tint(wall, EVERYWHERE, 0.55 * smoothstep(1.15, 0.35, away), blue)
+    tint(wall, EVERYWHERE, 0.7 * smoothstep(1.15, 0.35, away), blue)
     if rng.integers(2):
         marks = smoothstep(0.55, 0.75, smooth_noise(rng, 85, 70)) * smoothstep(0.8, 0.4, away)
         tint(wall, EVERYWHERE, 0.75 * marks, linear(168, 24, 26))
@@ -136,11 +136,11 @@ def varices(wall: Wall, rng: np.random.Generator) -> Contents:
 
 
 def diverticulum(wall: Wall, rng: np.random.Generator) -> Contents:
-    """Two to five round mouths of dark pouches between the folds."""
+    """Two to four round mouths of dark pouches between the folds."""
     clear_view(wall, margin=0.9)
-    more = [(rng.uniform(-0.75, 0.6), either_side(rng, 0.42, 1.0)) for _ in range(rng.integers(1, 5))]
+    more = [(rng.uniform(-0.75, 0.6), either_side(rng, 0.42, 1.0)) for _ in range(rng.integers(1, 4))]
     for dz, dtheta in [(0.0, 0.0), *more]:
-        size = rng.uniform(0.17, 0.28)
+        size = rng.uniform(0.22, 0.33)
         patch = Patch.draw(wall, rng, LESION_Z + dz, LESION_THETA + dtheta, size, rough=0.06)
         inside = smoothstep(1.0, 0.6, patch.radius)
         lip = np.exp(-(((patch.radius - 1.15) / 0.2) ** 2))
@@ -165,11 +165,11 @@ def bleeding(wall: Wall, rng: np.random.Generator) -> Contents:
     fall = theta / down  # 0 at the spot, 1 at the pool
     for _ in range(rng.integers(1, 4)):
         course = LESION_Z + rng.uniform(-0.5, 0.5) * fall + 0.06 * np.sin(5 * fall + rng.uniform(0, 6.3))
-        width = rng.uniform(0.07, 0.14) * (0.7 + 0.6 * np.clip(fall, 0, 1))
+        width = rng.uniform(0.11, 0.19) * (0.7 + 0.6 * np.clip(fall, 0, 1))
         within = smoothstep(-0.12, 0.05, fall) * smoothstep(1.25, 0.95, fall)
         depth = np.maximum(depth, within * (1.05 - 0.5 * np.abs(z - course) / width))
-    pool = np.hypot((z - LESION_Z) / rng.uniform(0.6, 1.2), (theta - down) / rng.uniform(0.3, 0.55))
-    spot = np.hypot(z - LESION_Z, theta) / rng.uniform(0.12, 0.22)
+    pool = np.hypot((z - LESION_Z) / rng.uniform(0.7, 1.2), (theta - down) / rng.uniform(0.4, 0.6))
+    spot = np.hypot(z - LESION_Z, theta) / rng.uniform(0.18, 0.28)
     depth = np.maximum(depth, np.maximum(1.1 - 0.55 * pool, 1.1 - 0.55 * spot))
     depth = np.clip(depth + 0.22 * ragged, 0, 1)
     wall.lesion[:] = depth

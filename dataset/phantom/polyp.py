@@ -32,7 +32,7 @@ class Polyp:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Polyp":
-        head_radius = rng.uniform(0.20, 0.31)
+        head_radius = rng.uniform(0.28, 0.38)
         return cls(
             head_radius=float(head_radius),
             stalk_radius=float(head_radius * rng.uniform(0.32, 0.48)),

@@ -62,7 +62,7 @@ class WallStyle:
     folds: str  # a key of FOLDS
     tissue: np.ndarray
     vessels: float  # 0 none to 1 dense
-    moisture: float  # 0.3 nearly dry to 1 dripping
+    moisture: float  # 0.25 nearly dry to 1 dripping
     residue: float  # covered share of the wall, 0 to about 0.2
 
 
@@ -73,7 +73,7 @@ def draw_style(rng: np.random.Generator, folds: tuple[str, ...]) -> WallStyle:
         folds=folds[rng.integers(len(folds))],
         tissue=tissue * rng.uniform(0.88, 1.12, 3).astype(np.float32),
         vessels=float(rng.uniform(0.15, 1)),
-        moisture=float(rng.uniform(0.35, 1)),
+        moisture=float(rng.uniform(0.25, 0.85)),
         residue=float(max(0, rng.uniform(-0.25, 0.2))),
     )
 

@@ -5,6 +5,7 @@ Every recording is a function of its class, its seed and the flags; those alread
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ Everything in this folder was rendered by a program (python -m dataset.phantom).
 endoscope was involved. The lesions are made up and were judged by no clinician. Fit for trying out and
 testing software; unfit for any statement about patients, diseases or diagnostic performance.
 
-Settings: {frames} frames of {size} x {size} px at {fps:g} frames per second.
+Settings: {frames} frames of {size} x {size} px at {fps:g} frames per second, view: {view}.
 """
 
 
@@ -38,6 +39,8 @@ class PhantomConfig:
     """Pixels of a frame's side."""
     fps: float = 8.0
     """Frames per second; the motion is the same at every rate."""
+    view: Literal["any", "round", "octagon", "barrel", "full"] = "any"
+    """Shape of the picture: one endoscope's for all recordings, or any."""
     seed: int = 0
     """Seed of the first recording of every class."""
     masks: bool = False
@@ -70,10 +73,11 @@ def run(config: PhantomConfig, runtime: Runtime) -> int:
 
 def claim_folder(config: PhantomConfig, runtime: Runtime) -> None:
     """Write PHANTOM.txt; a folder whose recordings were made with other settings is refused."""
-    notice = NOTICE.format(frames=config.frames, size=config.size, fps=config.fps)
+    notice = NOTICE.format(frames=config.frames, size=config.size, fps=config.fps, view=config.view)
     path = config.video_path / "PHANTOM.txt"
     if path.exists() and path.read_text() != notice:
-        raise ValueError(f"--video-path {config.video_path}: has phantoms of other --frames, --size or --fps")
+        raise ValueError(f"--video-path {config.video_path}: has phantoms of other --frames, --size, --fps "
+                         "or --view")
     runtime.gather(None)  # nobody writes before all have read
     if runtime.is_main:
         with atomic_path(path) as temporary:
@@ -88,7 +92,7 @@ def write_recording(config: PhantomConfig, label: int, seed: int) -> bool:
     if video.exists() and (folder.exists() or not config.masks):
         return False
     cv2.setNumThreads(1)  # recordings are rendered side by side
-    frames_THWC, masks_THW = render_clip(label, seed, config.frames, config.size, config.fps)
+    frames_THWC, masks_THW = render_clip(label, seed, config.frames, config.size, config.fps, config.view)
     if config.masks:
         write_masks(folder, masks_THW)
     write_mp4(video, frames_THWC, config.fps)
