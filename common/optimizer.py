@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MOMENTUM = 0.95  # of Muon
+
 
 def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float,
           betas: tuple[float, float]) -> torch.optim.AdamW:
@@ -14,11 +16,50 @@ def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float,
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
-class MuonAdamW:
-    """Muon (Jordan et al. 2024) for the matrices of a transformer's layers, AdamW for all else.
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024): every update of a matrix is made orthogonal.
 
-    Muon's updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning
-    rate serves both. To the training loop it is one optimiser, whose state counts Muon's parameters first.
+    That of torch.optim, but on a CPU in float32: it computes in bfloat16, which takes 28 times as long on
+    processors without it. Updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982).
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                moment = self.state[p]["momentum_buffer"]
+                moment.lerp_(p.grad, 1 - MOMENTUM)
+                update = orthogonal(p.grad.lerp(moment, MOMENTUM))  # Nesterov
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The orthogonal matrix nearest to `matrix`, roughly: its singular values become 0.7 to 1.2.
+
+    Five steps of a quintic Newton-Schulz iteration with the coefficients of Jordan et al.
+    """
+    x = matrix if matrix.device.type == "cpu" else matrix.bfloat16()
+    x = x.mT if x.shape[0] > x.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+class MuonAdamW:
+    """Muon for the matrices of a transformer's layers, AdamW for all else, at one learning rate.
+
+    To the training loop it is one optimiser, whose state counts Muon's parameters first.
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]):
@@ -28,7 +69,7 @@ class MuonAdamW:
             raise ValueError("--optimizer muon: is for the layers of a GPT, this model has none")
         rest = [p for name, p in named if not (name.startswith("layers.") and p.ndim == 2)]
         self.count = len(hidden)
-        self.muon = torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.muon = Muon(hidden, lr, weight_decay)
         self.adamw = adamw(rest, lr, weight_decay, betas)
         self.found_inf: Tensor | None = None  # see common.optimisation.skip_if
 

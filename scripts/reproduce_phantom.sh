@@ -8,12 +8,14 @@ usage="usage: $0 OUT [KVASIR_SEG]"
 out=${1:?"$usage"} kvasir=${2:-}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-: "${CLIPS:=560}" "${VQ_STEPS:=1500}" "${MOSAIC_STEPS:=650}" "${GPT_STEPS:=1950}" "${PROBE_STEPS:=1000}"
-: "${SAMPLES:=50}"                     # clips per class that are measured
+: "${CLIPS:=640}" "${VQ_STEPS:=2000}" "${PROBE_STEPS:=1000}"
+: "${FIRST_ROW_STEPS:=1500}" "${TWO_ROWS_STEPS:=400}" "${GPT_STEPS:=800}"
+: "${SWEEP_SAMPLES:=8}" "${SAMPLES:=50}"  # clips per class of each setting of the sweep, and of the report
+: "${CFG_SCALES:=1 1.5 2 3 4}" "${TEMPERATURES:=0.9 1}"
 vq=$out/model/endogen_phantom_vq.safetensors gpt=$out/model/endogen_phantom_gpt.safetensors
 probe=$out/model/endogen_phantom_probe.safetensors
 
-launch dataset.phantom --video-path "$out/videos" --clips-per-class "$CLIPS" --frames 16 --fps 12
+launch dataset.phantom --video-path "$out/videos" --clips-per-class "$CLIPS" --frames 16 --fps 12 --view octagon
 launch dataset.prepare --video-path "$out/videos" --data-path "$out/grids" --preset phantom --crop none
 pictures=("$out/grids") share=(1)
 if [ -n "$kvasir" ]; then
@@ -22,27 +24,38 @@ if [ -n "$kvasir" ]; then
   pictures+=("$out/kvasir") share=(0.75 0.25)
 fi
 
-# Tokenizer: single frames first, then mosaics of 4 x 4 frames, as the grids will be.
-train_vq() { NPROC=1 launch tokenizer.train_vq --data-path "${pictures[@]}" --data-share "${share[@]}" --lr-schedule cosine \
-  --weight-decay 0.01 "$@"; }
-train_vq --results-dir "$out/tokenizer_frames" --ch 16 --ch-mult 1 2 4 8 8 --z-channels 64 --num-res-blocks 1 \
-  --codebook-size 1024 --global-batch-size 8 --lr 5e-4 --warmup-steps 100 --ema-decay 0.998 --max-steps "$VQ_STEPS"
-train_vq --results-dir "$out/tokenizer" --vq-ckpt "$out/tokenizer_frames" --mosaic 4 --global-batch-size 16 --lr 4e-4 \
-  --warmup-steps 50 --ema-decay 0.99 --max-steps "$MOSAIC_STEPS"
+NPROC=1 launch tokenizer.train_vq --data-path "${pictures[@]}" --data-share "${share[@]}" --results-dir "$out/tokenizer" \
+  --ch 16 --ch-mult 1 1 2 4 8 --z-channels 64 --num-res-blocks 1 --codebook-size 1024 --mosaic 4 --global-batch-size 16 \
+  --lr 8e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 --ema-decay 0.998 --max-steps "$VQ_STEPS"
 launch autoregressive.train.export --ckpt "$out/tokenizer" --output "$vq" --precision half
+launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$vq"
 
-launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$vq" --mixed-precision bf16
-NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --results-dir "$out/gpt" --gpt-model GPT-XS \
-  --global-batch-size 4 --optimizer muon --lr 1e-3 --lr-schedule cosine --warmup-steps 100 --ema-decay 0.998 \
-  --dropout-p 0 --token-dropout-p 0.1 --max-steps "$GPT_STEPS"
-launch autoregressive.train.export --ckpt "$out/gpt" --output "$gpt" --precision half --no-averaged
+# GPT: what a clip shows is decided in its first row of frames, a quarter of the tokens and a fifth of the work.
+train_gpt() {
+  NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model GPT-XS --optimizer muon \
+    --lr-schedule cosine --warmup-steps 50 --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 "$@"
+}
+train_gpt --results-dir "$out/gpt_first_row" --first-rows 1 --global-batch-size 16 --lr 3e-3 --max-steps "$FIRST_ROW_STEPS"
+train_gpt --results-dir "$out/gpt_two_rows" --gpt-ckpt "$out/gpt_first_row" --first-rows 2 --global-batch-size 8 --lr 2e-3 \
+  --max-steps "$TWO_ROWS_STEPS"
+train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_two_rows" --global-batch-size 4 --lr 1e-3 --max-steps "$GPT_STEPS"
+launch autoregressive.train.export --ckpt "$out/gpt" --output "$gpt" --precision half
 
 NPROC=1 launch evaluations.probe --data-path "$out/grids" --results-dir "$out/probe" --global-batch-size 32 --lr 2e-3 \
   --lr-schedule cosine --warmup-steps 50 --max-steps "$PROBE_STEPS" --sample-every 0
 launch autoregressive.train.export --ckpt "$out/probe" --output "$probe" --precision half
 
 launch tokenizer.reconstruct --data-path "$out/grids" --vq-ckpt "$vq" --save-path "$out/reconstructed"
-launch autoregressive.sample.sample_c2i --gpt-ckpt "$gpt" --vq-ckpt "$vq" --save-folder "$out/samples" --clips-per-class \
-  "$SAMPLES"
-launch evaluations.probe_report --probe "$probe" --data-path "$out/grids" --reconstruction-path "$out/reconstructed" \
-  --sample-path "$out/samples"
+report() {  # report FOLDER CLIPS_PER_CLASS [sampler flags]
+  launch autoregressive.sample.sample_c2i --gpt-ckpt "$gpt" --vq-ckpt "$vq" --save-folder "$1" --clips-per-class "$2" "${@:3}"
+  launch evaluations.probe_report --probe "$probe" --data-path "$out/grids" --reconstruction-path "$out/reconstructed" \
+    --sample-path "$1"
+}
+# The demo's guidance and temperature in pretrained_models/registry.json come from this sweep, other seeds than the report's.
+for cfg in $CFG_SCALES; do
+  for temperature in $TEMPERATURES; do
+    echo "guidance $cfg, temperature $temperature"
+    report "$out/sweep/$cfg-$temperature" "$SWEEP_SAMPLES" --cfg-scale "$cfg" --temperature "$temperature" --seed 1000
+  done
+done
+report "$out/samples" "$SAMPLES"

@@ -5,11 +5,13 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file
 from common.dry_run import duration
 from common.files import read_jsonl
+from common.optimizer import Muon
 from common.weights import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny_size")
@@ -61,6 +63,21 @@ def test_dry_run_says_what_the_run_would_take_and_writes_nothing(config, runtime
     for fact in (f"{parameters:,} parameters", "(4, 256) int64, (4,) int64", "54,236 of 4 samples", "in all"):
         assert fact in said
     assert not config.results_dir.exists()
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_muon_takes_the_steps_of_torchs_own(shape):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = (Muon([ours], lr=1e-2, weight_decay=0.05),
+                  torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"))
+    for _ in range(3):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()  # which computes in bfloat16
 
 
 def test_durations_are_read_at_a_glance():
