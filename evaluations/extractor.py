@@ -71,7 +71,7 @@ class VideoGPTI3D:
         network = I3D()
         counters = [key for key in network.state_dict() if key.endswith("num_batches_tracked")]
         load_strict(network, model_state(load_checkpoint(path)), f"--i3d-weights {path}", reinit=counters)
-        self.network = network.to(device).eval()
+        self.network = network.to(device).eval().fold()
 
     def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
         """-> float32 (B, T, 3, 224, 224) in [-1, 1], channels last in memory."""

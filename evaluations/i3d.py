@@ -1,14 +1,16 @@
 """I3D, the network behind FVD: Inception v1 inflated to three dimensions (Carreira and Zisserman 2017).
 
-The layers and their names are those of the VideoGPT weight file, so that it loads strictly. They are computed
-frame by frame: a kernel over k frames is a kernel over one picture that has the channels of k frames, which
-2-D convolutions with channels last in memory are fast with. Shapes: B clips, T frames, C channels, H x W
-pixels, N = B * T.
+The layers and their names are those of the VideoGPT weight file, so that it loads strictly. Pixels lie with
+channels last in memory, where 1 x 1 x 1 convolutions are products of matrices; those of 3 x 3 x 3 take
+Winograd's algorithm, and batch norm is folded into the weights. Shapes: B clips, T frames, C channels,
+H x W pixels.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from evaluations import winograd
 
 SIDE = 224  # pixels of a frame's side: other sizes come out of the last pooling with a wrong shape
 MIN_FRAMES = 9  # two time steps must be left at the last pooling
@@ -32,16 +34,6 @@ def same_padding(size: Size, kernel: Size, stride: Size) -> list[tuple[int, int]
         total = max(k - (n % s or s), 0)
         pads.append((total // 2, total - total // 2))
     return pads
-
-
-def frames_side_by_side(x_BTCHW: Tensor, kernel: int, stride: int) -> Tensor:
-    """(B, T, C, H, W) -> (B, T / stride, kernel * C, H, W): frames under a temporal kernel as channels."""
-    if kernel == stride == 1:
-        return x_BTCHW
-    (before, after), = same_padding((x_BTCHW.shape[1],), (kernel,), (stride,))
-    x_BTCHW = F.pad(x_BTCHW, (0, 0, 0, 0, 0, 0, before, after))
-    steps = (x_BTCHW.shape[1] - kernel) // stride + 1
-    return torch.cat([x_BTCHW[:, i : i + (steps - 1) * stride + 1 : stride] for i in range(kernel)], 2)
 
 
 def slide_max(x: Tensor, dim: int, kernel: int, stride: int) -> Tensor:
@@ -71,36 +63,45 @@ class MaxPool(nn.Module):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> each of T, H, W divided by the stride, rounded up."""
-        for dim, kernel, stride in zip((4, 3, 1), reversed(self.kernel), reversed(self.stride), strict=True):
-            if kernel > 1:
-                x_BTCHW = slide_max(x_BTCHW, dim, kernel, stride)
-        return x_BTCHW
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> each of T, H, W divided by the stride, rounded up."""
+        for dim in (2, 3, 1):  # rows first: whole ones are compared at once
+            if self.kernel[dim - 1] > 1:
+                x_BTHWC = slide_max(x_BTHWC, dim, self.kernel[dim - 1], self.stride[dim - 1])
+        return x_BTHWC
 
 
 class Unit(nn.Module):
-    """Convolution with SAME padding, batch norm and ReLU."""
+    """Convolution with SAME padding, batch norm and ReLU. `fold` comes before `forward`."""
 
     def __init__(self, channels_in: int, channels_out: int, side: int, stride: int, eps: float):
         super().__init__()
         self.conv3d = nn.Conv3d(channels_in, channels_out, side, stride, bias=False)
         self.bn = nn.BatchNorm3d(channels_out, eps=eps)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, channels in, H, W) -> (B, T / stride, channels out, H / stride, W / stride)."""
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make the weights that are computed with: those of convolution and batch norm in one."""
+        scale_O = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
+        weight = self.conv3d.weight * scale_O[:, None, None, None, None]
         side, stride = self.conv3d.kernel_size[0], self.conv3d.stride[0]
-        stacked_BTCHW = frames_side_by_side(x_BTCHW, side, stride)
-        x_NCHW = stacked_BTCHW.flatten(0, 1)
-        (top, bottom), (left, right) = same_padding(tuple(x_NCHW.shape[2:]), (side, side), (stride, stride))
-        padding = (top, left)
-        if top != bottom or left != right:
-            x_NCHW, padding = F.pad(x_NCHW, (left, right, top, bottom)), (0, 0)
-        weight = self.conv3d.weight.transpose(1, 2).flatten(1, 2)  # channels of the first frame first
-        x_NCHW = F.conv2d(x_NCHW, weight.contiguous(memory_format=torch.channels_last), None, stride, padding)
-        bn = self.bn
-        x_NCHW = F.batch_norm(x_NCHW, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
-        return F.relu_(x_NCHW).unflatten(0, stacked_BTCHW.shape[:2])
+        if side == stride == 1:
+            weight = weight.flatten(1)
+        elif side == winograd.SIDE and stride == 1:
+            weight = winograd.transform_kernel(weight)
+        self.register_buffer("folded", weight, persistent=False)
+        self.register_buffer("bias", self.bn.bias - self.bn.running_mean * scale_O, persistent=False)
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """(B, T, H, W, channels in) -> (B, T / stride, H / stride, W / stride, channels out)."""
+        if self.folded.ndim == 2:  # a linear layer at every place
+            return F.relu_(F.linear(x_BTHWC, self.folded, self.bias))
+        if self.folded.ndim == 3:  # transformed
+            return winograd.convolve(x_BTHWC, self.folded, self.bias)
+        pads = same_padding(tuple(x_BTHWC.shape[1:4]), self.conv3d.kernel_size, self.conv3d.stride)
+        x_BCTHW = F.pad(x_BTHWC.permute(0, 4, 1, 2, 3), [n for pad in reversed(pads) for n in pad])
+        x_BCTHW = F.conv3d(x_BCTHW.contiguous(), self.folded, self.bias, self.conv3d.stride)
+        return F.relu_(x_BCTHW).permute(0, 2, 3, 4, 1)
 
 
 class Mixed(nn.Module):
@@ -113,10 +114,10 @@ class Mixed(nn.Module):
         self.b2a, self.b2b = Unit(channels_in, out[3], 1, 1, eps), Unit(out[3], out[4], 3, 1, eps)
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), Unit(channels_in, out[5], 1, 1, eps)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Same T, H and W."""
-        x = x_BTCHW
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], 2)
+        x = x_BTHWC
+        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], 4)
 
 
 class Logits(nn.Module):
@@ -126,9 +127,9 @@ class Logits(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(sum(MIXED["Mixed_5c"][i] for i in (0, 2, 4, 5)), CLASSES, 1)
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
-        """(B, T, 1024, 7, 7) -> (B, 400), averaged over time."""
-        mean_BTC = x_BTCHW.mean((3, 4))
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """(B, T, 7, 7, 1024) -> (B, 400), averaged over time."""
+        mean_BTC = x_BTHWC.mean((2, 3))
         pairs_BTC = (mean_BTC[:, 1:] + mean_BTC[:, :-1]) / 2
         return F.linear(pairs_BTC, self.conv3d.weight.flatten(1), self.conv3d.bias).mean(1)
 
@@ -154,16 +155,23 @@ class I3D(nn.Module):
             channels = out[0] + out[2] + out[4] + out[5]
         self.logits = Logits()
 
-    def forward(self, pixels_BT3HW: Tensor) -> Tensor:
-        """Pixels in [-1, 1], (B, T >= 9, 3, 224, 224), best with channels last -> logits (B, 400).
+    def fold(self) -> "I3D":
+        """Itself, ready for `forward`; to be called once the weights are there."""
+        for module in self.modules():
+            if isinstance(module, Unit):
+                module.fold()
+        return self
 
-        Batch norm always uses the stored statistics.
+    def forward(self, pixels_BT3HW: Tensor) -> Tensor:
+        """Pixels in [-1, 1], (B, T >= 9, 3, 224, 224) -> logits (B, 400); `fold` comes first.
+
+        Batch norm always uses the stored statistics. Raises: `ValueError` for other shapes.
         """
         frames, _, *sides = pixels_BT3HW.shape[1:]
         if frames < MIN_FRAMES or sides != [SIDE, SIDE]:
             raise ValueError(f"I3D needs at least {MIN_FRAMES} frames of {SIDE} x {SIDE} pixels, "
                              f"not {frames} of {sides[0]} x {sides[1]}")
-        x = pixels_BT3HW
+        x = pixels_BT3HW.permute(0, 1, 3, 4, 2)
         for layer in self.children():  # in the order in which they were added
             x = layer(x)
         return x

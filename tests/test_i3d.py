@@ -42,7 +42,7 @@ def hashed():
     keys = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     state = hashed_state({key: shape for key, shape in keys.items() if "num_batches" not in key})
     load_strict(network, state, "hashed", reinit=[key for key in keys if "num_batches" in key])
-    return network.eval()
+    return network.eval().fold()
 
 
 def test_size_and_names_are_the_published_ones(hashed):
@@ -115,13 +115,17 @@ def test_units_and_pools_are_those_of_three_dimensions(kernel, strided, size):
     stride = tuple(min(2, k) for k in kernel) if strided else (1, 1, 1)
     pads = [amount for pad in reversed(same_padding(size, kernel, stride)) for amount in pad]
     expected = torch.nn.functional.max_pool3d(torch.nn.functional.pad(x_BCTHW, pads), kernel, stride)
-    torch.testing.assert_close(MaxPool(kernel, stride)(x_BCTHW.transpose(1, 2)).transpose(1, 2), expected)
-    unit = Unit(4, 5, kernel[1], stride[1], 1e-3).eval()
+    x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(MaxPool(kernel, stride)(x_BTHWC).permute(0, 4, 1, 2, 3), expected)
+    unit = Unit(4, 5, kernel[0], stride[0], 1e-3).eval()
+    unit.bn.running_mean.uniform_(-1, 1)
+    unit.bn.running_var.uniform_(0.5, 2)
+    unit.fold()
     pads = [amount for pad in reversed(same_padding(size, unit.conv3d.kernel_size, unit.conv3d.stride))
             for amount in pad]
     with torch.no_grad():
         expected = unit.bn(unit.conv3d(torch.nn.functional.pad(x_BCTHW, pads))).relu()
-        torch.testing.assert_close(unit(x_BCTHW.transpose(1, 2)).transpose(1, 2), expected)
+        torch.testing.assert_close(unit(x_BTHWC).permute(0, 4, 1, 2, 3), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not (MODELS_FOLDER / STYLEGANV_I3D.name).exists(), reason="needs the published weights")
