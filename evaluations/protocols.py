@@ -71,10 +71,3 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
              "fvd2048_16f: all real clips as reference, at most 2048 clips of each side, 16 consecutive "
              "frames, covariance over n"),
 )}
-
-
-def find_protocol(name: str) -> Protocol:
-    """The protocol called `name`; `ValueError` lists those there are."""
-    if name not in PROTOCOLS:
-        raise ValueError(f"--protocol {name}: unknown, choose from {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]

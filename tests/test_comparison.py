@@ -179,6 +179,21 @@ def test_planted_copies_of_training_clips_are_found(real, generated, tmp_path, w
     assert (tmp_path / "out" / section["sheet"]).exists()
 
 
+def test_skipped_clips_are_counted_and_named(real, generated, tmp_path, weights, runtime):
+    samples = tmp_path / "samples"
+    shutil.copytree(generated, samples)
+    bad = sorted((samples / "red").iterdir())[1]
+    bad.write_bytes(b"no picture")
+    config = config_for(real, samples, tmp_path / "out", weights, groups=0)
+    with pytest.raises(ValueError, match=rf"red/{bad.name}: not a readable picture.*--skip-bad"):
+        fvd.run(config, runtime)
+    section = fvd.run(replace(config, skip_bad=True), runtime)["sections"]["fvd"]
+    assert [bad.name in reason for reason in section["bad_clips"]["generated"]] == [True]
+    assert not section["bad_clips"]["real"] and section["scores"]["fvd"]["pooled"]["n_generated"] == 15
+    for name in ("metrics.txt", "report.html"):
+        assert bad.name in (tmp_path / "out" / name).read_text()
+
+
 def test_page_stands_alone_and_table_names_every_score(held_out):
     page, table = ((held_out[1] / name).read_text() for name in ("report.html", "metrics.txt"))
     assert page.count("data:image/svg+xml") == 1 and page.count("data:image/png") == 1

@@ -11,6 +11,7 @@ from PIL import Image
 from small_data import make_grids
 from tiny_extractor import TinyExtractor
 
+from autoregressive.sample.sample_c2i import run as sample
 from dataset.grid import grid_to_frames
 from dataset.video import write_frames
 from evaluations.clips import ClipSet
@@ -43,6 +44,18 @@ def test_a_clip_has_the_same_frames_in_every_kind_of_folder(grids, tmp_path, kin
     assert [entry.recording for entry in other.entries] == [entry.recording for entry in clips.entries]
     for a, b in zip(clips.entries, other.entries, strict=True):
         np.testing.assert_array_equal(clips.frames(a), other.frames(b))
+
+
+def test_folder_of_the_sampler_is_read_as_grids_frames_and_videos(sample_config, runtime):
+    sample(sample_config, runtime)
+    folder = sample_config.save_folder
+    folders = folder, folder / "frames", folder / "videos"
+    grids, frames, videos = (ClipSet.read(path, "--sample-path") for path in folders)
+    assert grids.origin["checkpoint"] and grids.class_names == frames.class_names == videos.class_names
+    for a, b, c in zip(grids.entries, frames.entries, videos.entries, strict=True):
+        np.testing.assert_array_equal(grids.frames(a), frames.frames(b))
+        assert videos.frames(c).shape == grids.frames(a).shape
+    assert videos.lossy and not grids.lossy and not frames.lossy
 
 
 def test_frames_are_those_of_the_picture(grids):

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from evaluations.frechet import Moments, frechet_distance, gaussian_distance
 
@@ -30,6 +32,14 @@ def test_samples_with_known_distance():
     assert frechet_distance(x, y, ddof=0) == pytest.approx(15.040794652104, abs=1e-10)
     x, y = random.randn(40, 400), random.randn(40, 400)  # fewer samples than dimensions
     assert frechet_distance(x, y) == pytest.approx(607.0531470530, abs=1e-8)
+
+
+def test_distance_is_that_of_torch_fidelity():
+    random = np.random.RandomState(0)
+    sides = random.randn(70, 9), 2 * random.randn(50, 9) @ random.randn(9, 9) + 1
+    statistics = [fid_features_to_statistics(torch.from_numpy(side)) for side in sides]
+    metric = fid_statistics_to_metric(*statistics, verbose=False)
+    assert frechet_distance(*sides) == pytest.approx(metric["frechet_inception_distance"], rel=1e-9)
 
 
 @settings(deadline=None, max_examples=25)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ortho_group
 from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
@@ -49,6 +50,15 @@ def test_precision_and_recall_are_those_of_torch_fidelity():
     assert found["precision"] > found["recall"]  # the generated ones are the narrower set
     with pytest.raises(ValueError, match="more than 3 features"):
         neighbourhood_scores(real[:3], generated)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_blind_to_rotation(seed):
+    random = np.random.RandomState(seed)
+    real, generated = random.randn(30, 6), random.randn(20, 6) + 0.4
+    turn = ortho_group.rvs(6, random_state=random)
+    assert kernel_distance(real @ turn, generated @ turn) == pytest.approx(kernel_distance(real, generated))
+    assert neighbourhood_scores(real @ turn, generated @ turn) == neighbourhood_scores(real, generated)
 
 
 def test_distances_are_euclidean():
