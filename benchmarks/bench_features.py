@@ -2,8 +2,9 @@
 
 The plain way reads one clip after another with PIL, keeps pixels channels first and shows the network one
 clip at a time; ours is what evaluations.fvd does. Both use the same I3D with random weights on the same grid
-pictures, in processes of their own that take turns (A B A B); medians over rounds are printed. The second
-part shows peak memory against the number of clips. Run it on an otherwise idle machine.
+pictures, in processes of their own that take turns (A B A B); medians over rounds are printed. Loading of the
+weights, once per evaluation, is timed by itself. The second part shows peak memory against the number of
+clips. Run it on an otherwise idle machine.
 """
 
 import json
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from common.distributed import Runtime
 from dataset.manifest import Clip, Manifest
 from evaluations.clips import ClipSet
-from evaluations.extractor import VideoGPTI3D
+from evaluations.extractor import Extractor, VideoGPTI3D
 from evaluations.features import Extraction
 from evaluations.i3d import I3D, SIDE, MaxPool, Unit, same_padding
 from evaluations.temporal import FrameDifferences
@@ -93,11 +94,8 @@ def plain_network(network: nn.Module, x_BCTHW: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def plain_pass(clips: ClipSet, weights: Path, device: torch.device) -> np.ndarray:
+def plain_pass(clips: ClipSet, network: nn.Module, device: torch.device) -> np.ndarray:
     """Features (n, 400), one clip after another, channels first."""
-    network = I3D()
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    network.to(device).eval()
     features = []
     for entry in clips.entries:
         picture_HWC = np.array(Image.open(clips.folder / entry.name).convert("RGB"))
@@ -109,21 +107,31 @@ def plain_pass(clips: ClipSet, weights: Path, device: torch.device) -> np.ndarra
     return torch.cat(features).numpy()
 
 
+def load_network(kind: str, weights: Path, device: torch.device) -> nn.Module | Extractor:
+    """What this process measures with, its weights in memory."""
+    if kind == "plain":
+        network = I3D()
+        network.load_state_dict(torch.load(weights, weights_only=True))
+        return network.to(device).eval()
+    return FrameDifferences() if kind == "memory" else VideoGPTI3D(weights, True, device)
+
+
 def measure(config: BenchmarkConfig) -> dict[str, float]:
-    """Seconds and processor seconds per clip, peak memory in MB, and the mean feature of this process."""
+    """Seconds and processor seconds per clip, seconds to load, peak memory in MB, mean feature."""
     torch.set_num_threads(config.threads)
-    runtime, weights = Runtime(), config.folder / "i3d.pt"
+    runtime, loading = Runtime(), process_time()
     device, clips = runtime.device(config.device), ClipSet.read(config.folder / "clips", "clips")
+    network = load_network(config.child, config.folder / "i3d.pt", device)
     start, processor_start = perf_counter(), process_time()
     if config.child == "plain":
-        features_nD = plain_pass(clips, weights, device)
+        features_nD = plain_pass(clips, network, device)
     else:
-        extractor = VideoGPTI3D(weights, True, device) if config.child == "ours" else FrameDifferences()
         with TemporaryDirectory() as cache:
-            extraction = Extraction(extractor, device, Path(cache), config.batch_size)
+            extraction = Extraction(network, device, Path(cache), config.batch_size)
             features_nD = extraction.run(clips, runtime, config.child).vectors()
     seconds, processor = perf_counter() - start, process_time() - processor_start
     return {"seconds": seconds / len(clips.entries), "processor_seconds": processor / len(clips.entries),
+            "loading": processor_start - loading,
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "mean_feature": float(features_nD.mean())}
 
@@ -152,8 +160,8 @@ def main(config: BenchmarkConfig) -> None:
         for name in ("plain", "ours"):
             own = [each[name] for each in rounds]
             results[name] = {key: median(record[key] for record in own) for key in own[0]}
-            print("{:6} {seconds:.3f} s a clip, processor {processor_seconds:.3f} s, peak {peak_mb:.0f} MB, "
-                  "mean {mean_feature:.6g}".format(name, **results[name]), flush=True)
+            print("{:6} {seconds:.3f} s a clip, processor {processor_seconds:.3f} s, load {loading:.2f} s, "
+                  "peak {peak_mb:.0f} MB, mean {mean_feature:.6g}".format(name, **results[name]), flush=True)
         for key in ("seconds", "processor_seconds"):
             ratio = median(each["plain"][key] / each["ours"][key] for each in rounds)
             results[f"ratio of {key}"] = ratio

@@ -34,8 +34,9 @@ def matrices() -> tuple[Tensor, Tensor, Tensor]:
 def transform_kernel(weight_OC333: Tensor) -> Tensor:
     """Filters of three frames as `convolve` takes them: (P, 3 * C, O)."""
     points_P9 = matrices()[1].to(weight_OC333.device)
-    kernel_PtCO = torch.einsum("octx,px->ptco", weight_OC333.double().flatten(3), points_P9)
-    return kernel_PtCO.flatten(1, 2).float().contiguous()
+    weight_9tCO = weight_OC333.double().flatten(3).permute(3, 2, 1, 0)
+    kernel_PX = points_P9 @ weight_9tCO.flatten(1)
+    return kernel_PX.float().unflatten(1, (SIDE * weight_OC333.shape[1], -1))
 
 
 def convolve(x_BTHWC: Tensor, kernel_PKO: Tensor, bias_O: Tensor) -> Tensor:
