@@ -100,9 +100,11 @@ def write_sheet(comparison: Comparison, pairs: list[dict[str, Any]]) -> None:
     """Each generated clip above its nearest training clip."""
     rows = []
     for pair in pairs:
+        usual = pair["of_real_median"]
+        share = "" if usual is None else f" ({usual:.0%} of the usual)"
         for side, clips in (("generated", comparison.generated), ("train", comparison.real)):
             entry = next(entry for entry in clips.entries if entry.name == pair[side])
-            rows.append((f"{side} {entry.name}   distance {pair['distance']:.3g}",
+            rows.append((f"{side} {entry.name}   distance {pair['distance']:.3g}{share}",
                          clips.frames(entry).transpose(0, 2, 3, 1)))
     with atomic_path(comparison.config.output_folder / SHEET) as temporary:
         contact_sheet(rows).save(temporary)

@@ -51,13 +51,22 @@ def results_text(results: dict[str, Any]) -> str:
     lines = [f"protocol {facts['protocol']['name']}: {facts['protocol']['summary']}",
              *(f"warning: {line}" for line in results["warnings"])]
     for name, section in results["sections"].items():
-        lines += ["", name]
+        lines += ["", name, *weight_lines(section)]
         if "scores" in section:
             lines += score_lines(section["scores"])
         for side, reasons in section.get("bad_clips", {}).items():
             lines += [f"  skipped {len(reasons)} {side} clips, first: {reasons[0]}"] if reasons else []
         lines += [f"  {line}" for line in section.get("lines", [])]
     return "\n".join(lines)
+
+
+def weight_lines(section: dict[str, Any]) -> list[str]:
+    """The weight file that a section stands on; nothing if it needs none."""
+    weights = section.get("weights")
+    if not weights:
+        return []
+    doubt = "" if weights["verified"] else ", not verified"
+    return [f"  weights {weights['file']} (sha256 {weights['sha256'][:16]}...{doubt})"]
 
 
 def score_lines(scores: dict[str, Any]) -> list[str]:

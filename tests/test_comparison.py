@@ -198,7 +198,8 @@ def test_page_stands_alone_and_table_names_every_score(held_out):
     page, table = ((held_out[1] / name).read_text() for name in ("report.html", "metrics.txt"))
     assert page.count("data:image/svg+xml") == 1 and page.count("data:image/png") == 1
     assert "http" not in page.replace("http://www.w3.org", "") and "src=\"data:" in page
-    for name in ("fvd_inf", "kvd", "coverage", "macro", "pooled", *CLASSES):
+    names = "fvd_inf", "kvd", "coverage", "macro", "pooled", "i3d.pt", "(sha256 ", "not verified", *CLASSES
+    for name in names:
         assert name in page and name in table
 
 
