@@ -85,7 +85,7 @@ def test_killed_fid_command_keeps_the_features_it_has(tmp_path, command_env):
     make_clips(tmp_path / "generated", (2, 2), seed=500, val=0)
     flags = ["--data-path", tmp_path / "real", "--sample-path", tmp_path / "generated", "--output",
              tmp_path / "out", "--inception-weights", tmp_path / "inception.pth", "--unverified-weights",
-             "--protocol", "endogen", "--device", "cpu"]
+             "--protocol", "endogen", "--groups", 0, "--device", "cpu"]
     command = [sys.executable, "-m", "evaluations.fid", *map(str, flags)]
     with subprocess.Popen(command, env=command_env, stderr=subprocess.DEVNULL) as run:
         while not (features := list(tmp_path.rglob("features.json"))):
