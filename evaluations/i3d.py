@@ -2,8 +2,8 @@
 
 The layers and their names are those of the VideoGPT weight file, so that it loads strictly. Pixels lie with
 channels last in memory, where 1 x 1 x 1 convolutions are products of matrices; those of 3 x 3 x 3 take
-Winograd's algorithm, and batch norm is folded into the weights. Shapes: B clips, T frames, C channels,
-H x W pixels.
+Winograd's algorithm on a CPU, and batch norm is folded into the weights. Shapes: B clips, T frames,
+C channels, H x W pixels.
 """
 
 import torch
@@ -87,7 +87,7 @@ class Unit(nn.Module):
         side, stride = self.conv3d.kernel_size[0], self.conv3d.stride[0]
         if side == stride == 1:
             weight = weight.flatten(1)
-        elif side == winograd.SIDE and stride == 1:
+        elif side == winograd.SIDE and stride == 1 and weight.device.type == "cpu":  # cuDNN has its own ways
             weight = winograd.transform_kernel(weight)
         self.register_buffer("folded", weight, persistent=False)
         self.register_buffer("bias", self.bn.bias - self.bn.running_mean * scale_O, persistent=False)
