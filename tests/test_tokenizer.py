@@ -16,7 +16,7 @@ from small_data import make_grids
 from common.checkpoints import checkpoint_file, save_checkpoint
 from common.files import read_jsonl
 from common.weights import load_checkpoint, save_safetensors
-from dataset.grid import grid_to_frames, mirror_frames
+from dataset.grid import frames_to_grid, grid_to_frames, mirror_frames
 from dataset.grid_images import GridImages
 from dataset.manifest import Manifest
 from tokenizer.train_vq import TokenizerTask, TrainVQConfig, revive_dead_codes, start_model
@@ -113,6 +113,15 @@ def test_crops_are_whole_frames(grids):
         Crops(images, 3)
 
 
+def test_a_still_fills_a_window_as_a_clip_that_stands_still(tmp_path):
+    folder = make_grids(tmp_path / "stills", rows=1, cols=1)
+    manifest = Manifest.read(folder)
+    images = GridImages(folder, manifest, manifest.clips)
+    crops = Crops(images, 2)
+    assert len(crops) == len(images) == len(crops.labels())
+    assert torch.equal(crops[3], frames_to_grid(images[3][None].expand(4, -1, -1, -1), 2, 2))
+
+
 def test_dead_codes_move_to_latents_and_used_ones_stay():
     torch.manual_seed(0)
     model = VQModel(VQConfig(32, (1, 1), 32, 64, num_res_blocks=1))
@@ -140,16 +149,6 @@ def test_training_learns_to_reconstruct(grids, tmp_path, runtime):
     psnr = [record["val_psnr"] for record in read_jsonl(tmp_path / "log.jsonl") if "val_psnr" in record]
     assert psnr[-1] > max(16, psnr[0] + 3)
     assert Image.open(tmp_path / "sheets" / "0000060.png").size == (256, 128)
-
-
-def test_mosaic_puts_crops_side_by_side(grids, tmp_path, runtime):
-    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, **{**TINY, "window": 1, "mosaic": 2})
-    task = TokenizerTask(config, runtime)
-    task.model.train()
-    task.loss(task.model, torch.stack([task.train_set[i] for i in range(4)]), torch.arange(4))
-    assert task.seen.codes_Bhw.shape == (1, 16, 16)  # four frames of 32 px at downsample factor 4
-    with pytest.raises(ValueError, match="--mosaic 3"):
-        TokenizerTask(dataclasses.replace(config, mosaic=3), runtime)
 
 
 def test_collapsed_codebook_is_said(grids, tmp_path, runtime, capsys):

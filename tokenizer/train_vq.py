@@ -58,10 +58,8 @@ class TrainVQConfig(TrainingConfig):
     codebook_embed_dim: int = 8
     """Width of a code vector."""
     window: int = 1
-    """Side of a training crop in frames, always whole frames: 1 is one frame, rows the whole grid."""
-    mosaic: int = 1
-    """Train on pictures of mosaic x mosaic crops, drawn anywhere. A tokenizer that has only seen single
-    frames loses 2 dB on whole grids, across which it attends and normalises."""
+    """Side of a training crop in frames, always whole frames: 1 is one frame, rows the whole grid. A
+    tokenizer attends and normalises over the whole picture: it should see a few frames of a clip together."""
     recon_loss: Literal["l1", "l2"] = "l1"
     """Pixel loss."""
     commit_weight: float = 0.25
@@ -87,7 +85,7 @@ class TrainVQConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,
-                         mosaic=1, commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
+                         commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
                          disc_start=0, disc_width=8, val_pictures=1)
         if self.trained_part == "decoder" and not self.vq_ckpt:
             raise ValueError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
@@ -103,10 +101,6 @@ class TokenizerTask(Task):
 
     def __init__(self, config: TrainVQConfig, runtime: Runtime):
         self.config, self.runtime = config, runtime
-        at_once = config.global_batch_size // config.gradient_accumulation_steps // runtime.world_size
-        if at_once % config.mosaic**2:
-            raise ValueError(f"--mosaic {config.mosaic}: {at_once} crops at once are no multiple of its "
-                             f"{config.mosaic**2}")
         torch.manual_seed(config.global_seed)
         self.model: nn.Module = start_model(config).to(memory_format=torch.channels_last)  # faster by a tenth
         self.blocks = [self.model.encoder, self.model.decoder]
@@ -132,8 +126,6 @@ class TokenizerTask(Task):
     def loss(self, model: nn.Module, batch: Tensor, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction + codebook + commitment loss of uint8 crops (B, 3, H, W)."""
         pixels_B3HW = flip_frames(to_pixels(batch), self.config.window, seeds_B)
-        side = self.config.mosaic
-        pixels_B3HW = rearrange(pixels_B3HW, "(b m n) c h w -> b c (m h) (n w)", m=side, n=side)
         quantised = model(pixels_B3HW)
         pixel = reconstruction_loss(self.config.recon_loss, quantised.pixels_B3HW, pixels_B3HW)
         codebook, commitment = codebook_losses(quantised)

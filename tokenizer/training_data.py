@@ -14,13 +14,18 @@ from tokenizer.quality import reconstruct
 
 
 class Crops(Dataset):
-    """All aligned crops of window x window frames of all pictures, without overlap."""
+    """All aligned crops of window x window frames of all pictures, without overlap.
+
+    A still picture is a clip of one frame that stands still: it is shown window x window times.
+    """
 
     def __init__(self, images: GridImages, window: int):
         rows, cols = images.manifest.rows, images.manifest.cols
-        if rows % window or cols % window:
+        self.repeats = window if rows == cols == 1 else 1
+        if rows * self.repeats % window or cols * self.repeats % window:
             raise ValueError(f"--window {window}: does not divide the grid of {rows} x {cols} frames")
-        self.images, self.down, self.across = images, rows // window, cols // window
+        self.images = images
+        self.down, self.across = (side * self.repeats // window for side in (rows, cols))
 
     def __len__(self) -> int:
         return len(self.images) * self.down * self.across
@@ -32,7 +37,7 @@ class Crops(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         index, cell = divmod(index, self.down * self.across)
         crops = rearrange(self.images[index], "c (r h) (k w) -> (r k) c h w", r=self.down, k=self.across)
-        return crops[cell]
+        return crops[cell].repeat(1, self.repeats, self.repeats)
 
 
 class GridSet:
