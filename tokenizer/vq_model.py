@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizer.decoding import decode_in_bands
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -265,8 +267,16 @@ class VQModel(nn.Module):
         return self.quantize.nearest(self.latent(pixels_B3HW))
 
     def decode(self, codes_Bhw: Tensor) -> Tensor:
-        """Codes (B, h, w) -> pixels (B, 3, H, W), about [-1, 1]; clamp before use as a picture."""
-        return self.pixels(self.quantize.lookup(codes_Bhw))
+        """Codes (B, h, w) -> pixels (B, 3, H, W), about [-1, 1]; clamp before use as a picture.
+
+        On a CPU without gradients picture after picture in bands, which bounds memory; under autocast its
+        convolutions have that precision.
+        """
+        latent_BCHW = self.post_quant_conv(self.quantize.lookup(codes_Bhw))
+        if latent_BCHW.device.type != "cpu" or torch.is_grad_enabled():
+            return self.decoder(latent_BCHW)
+        dtype, latent_BCHW = latent_BCHW.dtype, latent_BCHW.to(self.quantize.embedding.weight.dtype)
+        return torch.cat([decode_in_bands(self.decoder, one, dtype) for one in latent_BCHW.split(1)])
 
     def pixels(self, quantised_BDhw: Tensor) -> Tensor:
         """Quantised latent (B, D, h, w) -> pixels (B, 3, H, W)."""
