@@ -12,6 +12,7 @@ import autoregressive.models.generate as generate_module
 from autoregressive.models.generate import Rule, decode_in_windows, generate, pays, sample
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys, uniform_noise
+from autoregressive.models.packing import pack
 
 torch.set_num_threads(1)  # tensors this small only wait for threads
 GOLDENS = Path(__file__).parent / "goldens"
@@ -46,7 +47,8 @@ def test_greedy_samples_are_the_released_models(scale, interval, dtype):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, dict(top_k=20), dict(top_p=0.8), dict(cfg_scale=2.0, top_k=20, top_p=0.9, cfg_interval=5)])
+    {}, dict(top_k=20), dict(top_p=0.8), dict(cfg_scale=2.0, top_k=20, top_p=0.9, cfg_interval=5),
+    dict(decode_window=4, cfg_scale=2.0)])
 def test_a_clip_is_the_same_alone_and_in_any_batch(settings):
     model = build()
     together_BN = generate(model, LABELS, SEEDS, **settings)
@@ -187,7 +189,8 @@ def test_wrong_settings_are_named(settings, flag):
 
 
 @pytest.mark.parametrize("settings", [
-    {"cfg_scale": 2.0}, {"cfg_scale": 1.5, "cfg_interval": 40, "top_k": 9}, {"temperature": 0.0}], ids=str)
+    {"cfg_scale": 2.0}, {"cfg_scale": 1.5, "cfg_interval": 40, "top_k": 9}, {"top_k": 20, "top_p": 0.8},
+    {"temperature": 0.0}], ids=str)
 @pytest.mark.parametrize("window", [2, 5, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_window_of_any_size_gives_the_sequential_tokens(small_gpt, window, settings, dtype):
@@ -197,6 +200,15 @@ def test_window_of_any_size_gives_the_sequential_tokens(small_gpt, window, setti
     settings = {**settings, "given_BN": given}
     plain = generate(model, labels, seeds, **settings)
     assert torch.equal(generate(model, labels, seeds, decode_window=window, **settings), plain)
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_packed_weights_give_the_same_tokens(small_gpt, window):
+    labels, seeds = torch.tensor([0, 1, 1]), [5, 6, 7]
+    plain = generate(small_gpt, labels, seeds, cfg_scale=2.0)
+    packed = pack(small_gpt, torch.float32)
+    assert not [layer for layer in packed.modules() if isinstance(layer, torch.nn.Linear)]
+    assert torch.equal(generate(packed, labels, seeds, cfg_scale=2.0, decode_window=window), plain)
 
 
 def test_windows_are_left_where_they_gain_little(small_gpt):
