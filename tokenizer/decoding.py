@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 BAND = 3 << 20  # values of a band at most: it and its convolution fit into the cache
 TILE = 6  # rows and columns that NNPACK computes at once
+NARROW = 64  # with fewer channels NNPACK is no faster
 FOLD_PHASE_TAP_3 = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
 
 
@@ -26,14 +27,14 @@ def decode_in_bands(decoder: nn.Module, latent_1CHW: Tensor, dtype: torch.dtype)
     x_1CHW = convolve(latent_1CHW, decoder.conv_in, dtype)
     before, attention, after = decoder.mid
     scratch_1CHW = torch.empty_like(x_1CHW)
-    x_1CHW = attention(residual(x_1CHW, before, dtype, scratch_1CHW))
+    x_1CHW = attention(residual(x_1CHW, before, dtype, scratch_1CHW)).contiguous()
     x_1CHW = residual(x_1CHW, after, dtype, scratch_1CHW)
     for level in decoder.conv_blocks:
         scratch_1CHW = x_1CHW.new_empty(1, level.res[0].conv2.out_channels, *x_1CHW.shape[2:])
         for i, block in enumerate(level.res):
             x_1CHW = residual(x_1CHW, block, dtype, scratch_1CHW)
             if level.attn:
-                x_1CHW = level.attn[i](x_1CHW)
+                x_1CHW = level.attn[i](x_1CHW).contiguous()
         del scratch_1CHW
         if level.resample:
             x_1CHW = convolve(x_1CHW, level.upsample.conv, dtype, scale=2)
@@ -44,7 +45,7 @@ def residual(x_1CHW: Tensor, block: nn.Module, dtype: torch.dtype, scratch_1OHW:
     """A `ResnetBlock`; `x_1CHW` is overwritten where it has as many channels as the result."""
     convolve(x_1CHW, block.conv1, dtype, block.norm1, out_1OHW=scratch_1OHW)
     if hasattr(block, "nin_shortcut"):
-        x_1CHW = block.nin_shortcut(x_1CHW).to(x_1CHW.dtype)
+        x_1CHW = block.nin_shortcut(x_1CHW).to(x_1CHW.dtype, memory_format=torch.contiguous_format)
     return convolve(scratch_1OHW, block.conv2, dtype, block.norm2, out_1OHW=x_1CHW, add=True)
 
 
@@ -106,9 +107,13 @@ def nnpack_there() -> bool:
     return torch._nnpack_available()
 
 
+def use_nnpack(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and min(weight.shape[:2]) >= NARROW and nnpack_there()
+
+
 def convolved_rows(band_1CRW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """R rows, the first and last of which are only looked at -> (1, O, R - 2, W)."""
-    if weight.dtype == torch.float32 and nnpack_there():
+    if use_nnpack(weight):
         return torch._nnpack_spatial_convolution(band_1CRW, weight, bias, [0, 1])
     return F.conv2d(band_1CRW, weight, bias, padding=(0, 1))
 
@@ -118,7 +123,7 @@ def upsampled_rows(band_1CRW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     A 3x3 kernel meets only 2x2 different cells, by one of four kernels of sums of its weights.
     """
-    if weight.dtype == torch.float32 and nnpack_there():
+    if use_nnpack(weight):
         large_1CRW = F.interpolate(band_1CRW, scale_factor=2.0, mode="nearest")[:, :, 1:-1]
         return convolved_rows(large_1CRW, weight, bias)
     fold = FOLD_PHASE_TAP_3.to(weight)
