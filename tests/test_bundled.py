@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
+from autoregressive.sample.pictures import LEAST_PSNR, pictures_of
+from common.image_quality import psnr
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint
+from dataset.grid_images import to_uint8
 from dataset.phantom import CLASS_NAMES, render_clip
 from evaluations.probe import load_probe, measure, probe_input
 from tokenizer.weights import find_tokenizer
@@ -36,6 +39,15 @@ def test_gpt_finds_its_tokenizer_and_knows_its_data(gpt):
     assert {name: dataset[name] for name in ("rows", "cols", "frame_size", "fps")} == {
         name: preset[name] for name in ("rows", "cols", "frame_size", "fps")}
     assert torch.isfinite(model(torch.zeros(1, 1024, dtype=torch.long), torch.tensor([0]))).all()
+
+
+def test_tokenizer_draws_the_same_picture_by_bands_and_in_bfloat16(gpt):
+    tokenizer, _ = find_tokenizer(gpt[2], None, GPT_FILE)
+    codes_1hw = torch.randint(1024, (1, 8, 8), generator=torch.Generator().manual_seed(0))
+    whole = tokenizer.decode(codes_1hw)  # with gradients: not by bands
+    for precision, least in (("none", 70), ("bf16", LEAST_PSNR)):
+        [picture] = pictures_of(codes_1hw, tokenizer, precision)
+        assert psnr(picture.numpy() / 255, to_uint8(whole[0]).numpy() / 255) > least
 
 
 def test_it_is_said_to_be_a_phantom():

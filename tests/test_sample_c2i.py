@@ -126,6 +126,17 @@ def test_clip_that_cannot_be_written_ends_the_run_and_a_rerun_makes_it(config, r
     assert len(pictures(config.save_folder)) == 4
 
 
+def test_pictures_in_bfloat16_are_refused_where_they_change(config, runtime, monkeypatch):
+    config = dataclasses.replace(config, decode_precision="bf16")
+    with monkeypatch.context() as patch:
+        patch.setattr("autoregressive.sample.pictures.LEAST_PSNR", 101.0)
+        with pytest.raises(ValueError, match=r"--decode-precision bf16: .* dB from those in float32, 101"):
+            run(config, runtime)
+    assert not config.save_folder.exists()
+    run(config, runtime)
+    assert read_json(config.save_folder / "samples.json")["sampling"]["decode_precision"] == "bf16"
+
+
 def test_seeds_and_classes_give_different_clips(config, runtime):
     run(dataclasses.replace(config, clips_per_class=2), runtime)
     assert len(set(pictures(config.save_folder).values())) == 4

@@ -18,8 +18,16 @@ from torch import Tensor
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
-from autoregressive.sample.clip_files import Job, write_clip, write_manifest, write_sheet
+from autoregressive.models.packing import pack
+from autoregressive.sample.clip_files import (
+    Job,
+    remove_unfinished,
+    write_clip,
+    write_manifest,
+    write_sheet,
+)
 from autoregressive.sample.gallery import write_gallery
+from autoregressive.sample.pictures import check_bfloat16, pictures_of
 from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.command import require_at_least, run_command
 from common.cpu import free_memory
@@ -27,7 +35,6 @@ from common.distributed import Runtime
 from common.files import file_hash, read_json, write_json
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
-from dataset.grid_images import to_uint8
 from tokenizer.vq_model import VQModel
 from tokenizer.weights import find_tokenizer, tokenizer_facts
 
@@ -79,6 +86,8 @@ class SampleC2IConfig:
     """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other."""
     mixed_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
+    decode_precision: Literal["bf16", "none"] = "none"
+    """bf16 autocast of the tokenizer, where that is faster; refused if pictures then differ visibly."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -142,8 +151,7 @@ def make_clips(
         with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
             tokens_BN = generate(gpt, labels_B, seeds, **config.settings(), given_BN=given_BN,
                                  towards=towards, decode_window=config.decode_window)
-        codes_Bhw = tokens_BN.unflatten(1, (height, -1))
-        links.append([to_uint8(tokenizer.decode(codes_hw[None])[0]).cpu() for codes_hw in codes_Bhw])
+        links.append(pictures_of(tokens_BN.unflatten(1, (height, -1)), tokenizer, config.decode_precision))
         given_BN = continued(tokens_BN, dataset["rows"])
     return [list(pictures) for pictures in zip(*links, strict=True)]
 
@@ -160,6 +168,8 @@ def read_given(config: SampleC2IConfig, tokenizer: VQModel, dataset: dict[str, A
 def sampling_facts(config: SampleC2IConfig, start_N: Tensor | None) -> dict[str, Any]:
     """All that, beside weights, class and seed, decides what a clip looks like."""
     facts = {**config.settings(), "mixed_precision": config.mixed_precision}
+    if config.decode_precision != "none":
+        facts["decode_precision"] = config.decode_precision
     if config.chain > 1:
         facts["chain"] = config.chain
     if config.blend_with:
@@ -171,7 +181,10 @@ def sampling_facts(config: SampleC2IConfig, start_N: Tensor | None) -> dict[str,
 
 
 def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The clips that samples.json lists, if it is there; refuses those of other weights or settings."""
+    """The clips that samples.json lists, if it is there; refuses those of other weights or settings.
+
+    What a killed run has left half written is deleted.
+    """
     path = folder / "samples.json"
     if not path.exists():
         if (folder / "grids").exists():
@@ -181,6 +194,7 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     for name, value in facts.items():
         if there.get(name) != value:
             raise ValueError(f"--save-folder {folder}: has clips of another {name}")
+    remove_unfinished(folder)
     return there["clips"]
 
 
@@ -198,6 +212,8 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
              "dataset": dataset, "sampling": sampling_facts(config, start_N),
              **{name: value for name, value in entry.items() if name == "notice"}}
+    if config.decode_precision == "bf16":
+        check_bfloat16(tokenizer.to(device), dataset)
     if runtime.is_main:
         print(f"model {path.name}, tokenizer {vq_path.name}")
         if "notice" in entry:
@@ -207,6 +223,8 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
         write_json(folder / "samples.json", {**facts, "clips": []})  # from now on the folder is theirs
     runtime.gather(None)  # nobody writes clips before
     gpt, tokenizer = gpt.to(device), tokenizer.to(device)
+    if device.type == "cpu":
+        gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
     todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
     size = config.batch_size or fitting_batch(gpt, device, runtime)
     with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, ThreadPoolExecutor(1) as writer:

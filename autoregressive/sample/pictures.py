@@ -1,0 +1,36 @@
+"""Tokens -> grid pictures, one after the other, so that memory holds the feature maps of one.
+
+Shapes: B clips of h x w codes, H x W pixels of a grid picture.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.image_quality import psnr
+from dataset.grid_images import to_uint8
+from tokenizer.vq_model import VQModel
+
+LEAST_PSNR = 45.0  # dB between pictures in bfloat16 and in float32
+
+
+@torch.no_grad()
+def pictures_of(codes_Bhw: Tensor, tokenizer: VQModel, precision: str = "none") -> list[Tensor]:
+    """uint8 pictures (3, H, W) on the CPU; "bf16" computes them in bfloat16 autocast."""
+    with torch.autocast(codes_Bhw.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return [to_uint8(tokenizer.decode(codes_hw[None])[0]).cpu() for codes_hw in codes_Bhw]
+
+
+def check_bfloat16(tokenizer: VQModel, dataset: dict[str, Any]) -> None:
+    """Raise `ValueError` if a grid picture of random codes is another one in bfloat16."""
+    shape = (dataset[side] * dataset["frame_size"] // tokenizer.config.downsample
+             for side in ("rows", "cols"))
+    codes_1hw = torch.randint(
+        tokenizer.config.codebook_size, (1, *shape), generator=torch.Generator().manual_seed(0))
+    codes_1hw = codes_1hw.to(tokenizer.quantize.embedding.weight.device)
+    exact, coarse = (pictures_of(codes_1hw, tokenizer, precision)[0].numpy() / 255
+                     for precision in ("none", "bf16"))
+    if (score := psnr(exact, coarse)) < LEAST_PSNR:
+        raise ValueError(f"--decode-precision bf16: this tokenizer's pictures are then {score:.1f} dB from "
+                         f"those in float32, {LEAST_PSNR:.0f} are needed; take none")
