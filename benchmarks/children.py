@@ -1,10 +1,10 @@
 """Measurements in processes of their own, so that the peak memory of each is its own."""
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 
@@ -26,5 +26,15 @@ def run_child(module: str, config: Any, child: str) -> dict[str, Any] | None:
 
 
 def resident() -> int:
-    """Most bytes of memory that this process has held."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Most bytes of memory that this process has held, since `forget_peak` if that was called."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> int:
+    """From now on `resident` counts; the bytes of memory held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    return 1024 * int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])

@@ -42,17 +42,17 @@ def plain_choose(logits_BV: Tensor, temperature: float, top_k: int) -> tuple[Ten
 
 @torch.no_grad()
 def plain_generate(
-    model: PlainGPT, labels_B: Tensor, cfg_scale: float, temperature: float, top_k: int
+    model: PlainGPT, labels_B: Tensor, cfg_scale: float, temperature: float, top_k: int, places: range
 ) -> Tensor:
-    """Sample one clip per label -> tokens_BN."""
+    """Sample the tokens at these places of one clip per label -> tokens_BN."""
     config, device = model.config, model.output.weight.device
     count, batch, rows = config.block_size, len(labels_B), 2 * len(labels_B)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     mask_RNN = torch.ones(count, count, dtype=torch.bool, device=device).tril().repeat(rows, 1, 1)
     shape = (rows, config.n_head, count, config.head_dim)
-    caches = [[torch.zeros(shape, device=device) for _ in range(2)] for _ in model.layers]
+    caches = [[torch.full(shape, 0.0, device=device) for _ in range(2)] for _ in model.layers]
     x_R1D, tokens, kept = model.cls_embedding.embedding_table(labels_R)[:, None], [], []
-    for i in range(count):
+    for i in places:
         position_1 = torch.tensor([i], device=device)
         turn = model.cos_LC[position_1, None], model.sin_LC[position_1, None]
         for block, cache in zip(model.layers, caches, strict=True):

@@ -10,8 +10,10 @@ import benchmarks.bench_sampling as sampling
 import benchmarks.bench_training as bench
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
+from benchmarks.plain_decoding import plain_decode
 from benchmarks.plain_gpt import PlainGPT
 from benchmarks.plain_sampling import plain_generate
+from tokenizer.vq_model import VQConfig, VQModel
 
 CONFIG = GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=64, num_classes=2)
 
@@ -64,18 +66,38 @@ def test_plain_sampling_makes_the_same_tokens():
     plain.load_state_dict(model.state_dict())
     labels_B = torch.tensor([0, 1])
     expected = generate(model, labels_B, [0, 1], cfg_scale=1.5, temperature=0)
-    assert torch.equal(plain_generate(plain, labels_B, 1.5, 0, 0), expected)
-    drawn = plain_generate(plain, labels_B, 1.5, 1.0, 5)
+    assert torch.equal(plain_generate(plain, labels_B, 1.5, 0, 0, range(64)), expected)
+    drawn = plain_generate(plain, labels_B, 1.5, 1.0, 5, range(64))
     assert drawn.shape == expected.shape and not torch.equal(drawn, expected)
 
 
-def test_sampling_benchmark_compares_with_its_first_variant(monkeypatch, capsys):
-    monkeypatch.setitem(sampling.GPT_SIZES, "tiny", {"n_layer": 1, "n_head": 2, "dim": 32})
+def test_plain_decoder_makes_the_same_pictures():
+    torch.manual_seed(0)
+    model = VQModel(VQConfig(32, (1, 2), 32, 64, num_res_blocks=1)).eval().double()
+    codes = torch.randint(64, (2, 8, 8))
+    torch.testing.assert_close(plain_decode(model, codes), model.decode(codes).detach())
+
+
+@pytest.fixture
+def tiny_sampling(monkeypatch):
+    """The sampling benchmark with small models and all in this process."""
+    monkeypatch.setitem(sampling.work.GPT_SIZES, "tiny", {"n_layer": 1, "n_head": 2, "dim": 32})
+    small = VQConfig(32, (1, 1, 1, 1, 1), 32, 64, num_res_blocks=1)
+    monkeypatch.setattr(sampling.work, "VQConfig", lambda: small)
     monkeypatch.setattr(sampling, "run_child",
                         lambda module, config, name: {**sampling.measure(config, name), "peak": 1})
-    config = sampling.BenchmarkConfig(gpt_model="tiny", tokens=64, vocab_size=64, batch_size=2, rounds=2,
-                                      variants=("plain", "steps", "4"), threads=1, device="cpu")
+    return sampling.BenchmarkConfig(gpt_model="tiny", tokens=64, vocab_size=64, batch_size=2, rounds=2,
+                                    threads=1, device="cpu")
+
+
+@pytest.mark.parametrize(("changes", "passes"), [
+    ({"variants": ("plain", "steps", "4")}, None), ({"steps": 8}, [8, 8]), ({"work": "pictures"}, [2, 2]),
+    ({"work": "clips"}, [8, 8])], ids=str)
+def test_sampling_benchmark_compares_with_its_first_variant(tiny_sampling, changes, passes, capsys):
+    config = dataclasses.replace(tiny_sampling, **changes)
     sampling.benchmark(config)
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
-    assert [row["variant"] for row in rows] == ["plain", "steps", "4"]
-    assert rows[0]["speed"] == 1 and rows[1]["tokens_per_pass"] == 1 <= rows[2]["tokens_per_pass"] <= 4
+    assert [row["variant"] for row in rows] == list(config.variants) and rows[0]["speed"] == 1
+    assert passes is None or [row["passes"] for row in rows] == passes
+    if passes is None:
+        assert rows[1]["passes"] == 64 and 16 <= rows[2]["passes"] <= 64
