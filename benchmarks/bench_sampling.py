@@ -44,7 +44,7 @@ class BenchmarkConfig:
     cfg_scale: float = 1.5
     """Guidance."""
     steps: int = 0
-    """Tokens of a clip made by plain and steps, from its middle; 0: all."""
+    """Tokens of a clip made by plain and steps, from its middle, on caches that are there; 0: all."""
     variants: tuple[str, ...] = ("plain", "steps")
     """plain, steps, or a number: the decode window."""
     rounds: int = 3

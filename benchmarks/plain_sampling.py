@@ -40,17 +40,23 @@ def plain_choose(logits_BV: Tensor, temperature: float, top_k: int) -> tuple[Ten
     return torch.multinomial(probability_BV, 1), probability_BV
 
 
+def plain_caches(model: PlainGPT, rows: int) -> list[list[Tensor]]:
+    """Keys and values of each layer, full length, written to: untouched memory costs nothing to read."""
+    config, device = model.config, model.output.weight.device
+    shape = (rows, config.n_head, config.block_size, config.head_dim)
+    return [[torch.full(shape, 0.0, device=device) for _ in range(2)] for _ in model.layers]
+
+
 @torch.no_grad()
 def plain_generate(
-    model: PlainGPT, labels_B: Tensor, cfg_scale: float, temperature: float, top_k: int, places: range
+    model: PlainGPT, caches: list[list[Tensor]], labels_B: Tensor, cfg_scale: float, temperature: float,
+    top_k: int, places: range,
 ) -> Tensor:
     """Sample the tokens at these places of one clip per label -> tokens_BN."""
     config, device = model.config, model.output.weight.device
     count, batch, rows = config.block_size, len(labels_B), 2 * len(labels_B)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     mask_RNN = torch.ones(count, count, dtype=torch.bool, device=device).tril().repeat(rows, 1, 1)
-    shape = (rows, config.n_head, count, config.head_dim)
-    caches = [[torch.full(shape, 0.0, device=device) for _ in range(2)] for _ in model.layers]
     x_R1D, tokens, kept = model.cls_embedding.embedding_table(labels_R)[:, None], [], []
     for i in places:
         position_1 = torch.tensor([i], device=device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoregressive.models.checkpoint import load_gpt
 from autoregressive.models.generate import Rule, decode_in_steps, decode_in_windows
-from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig, KVCache
 from autoregressive.models.noise import noise_keys
 from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import Job, write_clip
@@ -20,7 +20,7 @@ from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.sample_c2i import SampleC2IConfig, run
 from benchmarks.plain_decoding import plain_decode
 from benchmarks.plain_gpt import PlainGPT
-from benchmarks.plain_sampling import plain_generate
+from benchmarks.plain_sampling import plain_caches, plain_generate
 from common.distributed import Runtime
 from common.presets import find_preset
 from dataset.grid_images import to_uint8
@@ -61,7 +61,9 @@ def token_work(
     places = range(first, first + steps) if steps else range(config.block_size)
     if variant == "plain":
         plain = plain_model(model).to(device)
-        return lambda: len(plain_generate(plain, labels_B, cfg_scale, 1.0, TOP_K, places)[0])
+        settings = labels_B, cfg_scale, 1.0, TOP_K, places
+        caches = plain_caches(plain, 2 * batch) if steps else None
+        return lambda: len(plain_generate(plain, caches or plain_caches(plain, 2 * batch), *settings)[0])
     model = pack(model, torch.float32) if device.type == "cpu" else model.to(device)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     class_RD = model.cls_embedding.embedding_table.weight[labels_R]
@@ -69,7 +71,10 @@ def token_work(
     given_BN = torch.full(keys_BN2.shape[:2], -1, device=device)
     rule = Rule(cfg_scale, 1.0, TOP_K, 1.0)
     if steps:
-        return lambda: some_steps(model, labels_B, keys_BN2, rule, places)
+        cache = model.new_cache(2 * batch)
+        for stored in (*cache.keys, *cache.values):
+            stored.fill_(0)  # memory that nobody has written to would cost nothing to read
+        return lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places)
     rest = class_RD, keys_BN2, given_BN, config.block_size, rule
     if variant == "steps":
         return lambda: len(decode_in_steps(model, *rest)[0])
@@ -77,11 +82,10 @@ def token_work(
 
 
 @torch.no_grad()
-def some_steps(model: GPT, tokens_B: Tensor, keys_BN2: Tensor, rule: Rule, places: range) -> int:
+def some_steps(
+    model: GPT, cache: KVCache, tokens_B: Tensor, keys_BN2: Tensor, rule: Rule, places: range
+) -> int:
     """`decode_in_steps` at these places only."""
-    cache = model.new_cache(2 * len(tokens_B))
-    for stored in (*cache.keys, *cache.values):
-        stored.fill_(0)  # memory that nobody has written to would cost nothing to read
     position_N = torch.arange(model.config.block_size, device=tokens_B.device)
     for i in places:
         view = cache.first(2 * len(tokens_B), (i // BUCKET + 1) * BUCKET)
@@ -127,7 +131,8 @@ def plain_clips(models: Path, cfg_scale: float, folder: Path, device: torch.devi
     gpt = plain_model(gpt).to(device)
     vq = load_tokenizer(models / "vq.pt").to(device, memory_format=torch.contiguous_format)
     labels_B = torch.arange(CLASSES, device=device)
-    tokens_BN = plain_generate(gpt, labels_B, cfg_scale, 1.0, TOP_K, range(gpt.config.block_size))
+    tokens_BN = plain_generate(gpt, plain_caches(gpt, 2 * CLASSES), labels_B, cfg_scale, 1.0, TOP_K,
+                               range(gpt.config.block_size))
     side = int(gpt.config.block_size**0.5)
     for label, pixels_3HW in enumerate(plain_decode(vq, tokens_BN.view(-1, side, side))):
         job = Job(dataset["class_names"][label], label, 0)

@@ -12,7 +12,7 @@ from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from benchmarks.plain_decoding import plain_decode
 from benchmarks.plain_gpt import PlainGPT
-from benchmarks.plain_sampling import plain_generate
+from benchmarks.plain_sampling import plain_caches, plain_generate
 from tokenizer.vq_model import VQConfig, VQModel
 
 CONFIG = GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=64, num_classes=2)
@@ -66,8 +66,9 @@ def test_plain_sampling_makes_the_same_tokens():
     plain.load_state_dict(model.state_dict())
     labels_B = torch.tensor([0, 1])
     expected = generate(model, labels_B, [0, 1], cfg_scale=1.5, temperature=0)
-    assert torch.equal(plain_generate(plain, labels_B, 1.5, 0, 0, range(64)), expected)
-    drawn = plain_generate(plain, labels_B, 1.5, 1.0, 5, range(64))
+    greedy, drawn = (plain_generate(plain, plain_caches(plain, 4), labels_B, 1.5, *rule, range(64))
+                     for rule in ((0, 0), (1.0, 5)))
+    assert torch.equal(greedy, expected)
     assert drawn.shape == expected.shape and not torch.equal(drawn, expected)
 
 
