@@ -93,11 +93,15 @@ class ProbeClips(Dataset):
 
 
 def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Mirror, smooth, change brightness and colour by up to a quarter: each clip by the bits of its seed."""
-    mirror, soft = ((seeds_B[:, None, None, None, None] >> shift) % 2 == 1 for shift in (20, 21))
-    clips = torch.where(mirror, clips_BT3HW.flip(-1), clips_BT3HW)
-    smooth = F.avg_pool2d(clips.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(clips)
-    clips = torch.where(soft, smooth, clips)
+    """Mirror, blur, change brightness and colour by up to a quarter: each clip by the bits of its seed.
+
+    Blurs are up to as strong as a small tokenizer's: what is judged is the finding, not its sharpness.
+    """
+    bits_B1111 = seeds_B[:, None, None, None, None]
+    clips = torch.where((bits_B1111 >> 20) % 2 == 1, clips_BT3HW.flip(-1), clips_BT3HW)
+    for cell, amount in ((2, 1), (4, 2), (8, 3)):
+        blurred = F.interpolate(F.avg_pool2d(clips.flatten(0, 1), cell), scale_factor=cell, mode="bilinear")
+        clips = torch.where((bits_B1111 >> 52) % 4 == amount, blurred.view_as(clips), clips)
     gain_B3 = torch.stack([(seeds_B >> shift) % 1024 for shift in (22, 32, 42)], 1) / 2046 + 0.75
     return ((clips + 1) * gain_B3[:, None, :, None, None] - 1).clamp(-1, 1)
 

@@ -11,7 +11,16 @@ from small_data import make_grids
 from common.files import read_json, read_jsonl
 from common.weights import save_safetensors
 from dataset.manifest import Manifest
-from evaluations.probe import FRAMES, SIZE, ProbeConfig, TrainProbeConfig, VideoProbe, load_probe, probe_input
+from evaluations.probe import (
+    FRAMES,
+    SIZE,
+    ProbeConfig,
+    TrainProbeConfig,
+    VideoProbe,
+    augment,
+    load_probe,
+    probe_input,
+)
 from evaluations.probe import run as train_probe
 from evaluations.probe_report import ProbeReportConfig, nearest
 from evaluations.probe_report import run as report
@@ -42,6 +51,16 @@ def test_input_is_the_same_for_any_grid():
     for rows, cols, size in ((4, 4, 128), (2, 2, 64), (1, 1, 70)):
         assert probe_input(torch.zeros(3, rows * size, cols * size, dtype=torch.uint8), rows, cols).shape == (
             FRAMES, 3, SIZE, SIZE)
+
+
+def test_training_clips_come_in_four_degrees_of_sharpness():
+    torch.manual_seed(0)
+    clips = torch.rand(1, 2, 3, SIZE, SIZE) - 0.5
+    made = torch.cat([augment(clips, torch.tensor([blur << 52])) for blur in range(4)])  # a gain of 0.75
+    torch.testing.assert_close(made[0], (clips[0] + 1) * 0.75 - 1)
+    torch.testing.assert_close(made.mean((1, 2, 3, 4)), made[0].mean().expand(4), rtol=0, atol=1e-3)
+    detail = made.std((1, 2, 3, 4))
+    assert (detail[1:] < 0.6 * detail[:-1]).all()
 
 
 def test_probe_is_small_enough_to_bundle_and_survives_half_precision(tmp_path):
