@@ -39,6 +39,8 @@ class AblateMaskingConfig:
     """Folder for the runs, their clips, and ablation.json."""
     gpt_model: str = "GPT-XS"
     """Size."""
+    gpt_ckpt: Path | None = None
+    """Weights that every run starts from; default: from nothing."""
     max_steps: int = 1500
     """Optimiser steps of each run."""
     eval_every: int = 250
@@ -64,9 +66,10 @@ def one_run(config: AblateMaskingConfig, masking: str, seed: int, runtime: Runti
     """Validation loss, lowest and at the end, and the check of classes and motion of one run."""
     folder = config.results_dir / f"{masking}-{seed}"
     train(TrainC2IConfig(
-        code_path=config.code_path, results_dir=folder / "gpt", gpt_model=config.gpt_model, optimizer="muon",
-        max_steps=config.max_steps, global_batch_size=config.global_batch_size, lr=config.lr,
-        lr_schedule="cosine", warmup_steps=min(100, config.max_steps // 10), ema_decay=0.99,
+        code_path=config.code_path, results_dir=folder / "gpt", gpt_model=config.gpt_model,
+        gpt_ckpt=config.gpt_ckpt, optimizer="muon", max_steps=config.max_steps,
+        global_batch_size=config.global_batch_size, lr=config.lr,
+        lr_schedule="cosine", warmup_steps=min(100, config.max_steps // 10), ema_decay=0.95,
         eval_every=config.eval_every, sample_every=0, global_seed=seed, device=config.device,
         **MASKINGS[masking]), runtime)
     sample(SampleC2IConfig(gpt_ckpt=folder / "gpt", save_folder=folder / "samples", device=config.device,
