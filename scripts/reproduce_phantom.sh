@@ -8,8 +8,9 @@ usage="usage: $0 OUT [KVASIR_SEG]"
 out=${1:?"$usage"} kvasir=${2:-}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-: "${CLIPS:=640}" "${VQ_STEPS:=2000}" "${PROBE_STEPS:=1000}"
-: "${FIRST_ROW_STEPS:=1500}" "${TWO_ROWS_STEPS:=400}" "${GPT_STEPS:=800}"
+: "${CLIPS:=640}" "${PROBE_STEPS:=1000}"
+: "${VQ_STEPS:=1500}" "${VQ_WINDOW_STEPS:=800}"                            # single frames, then 2 x 2 frames of a clip
+: "${GPT_STEPS:=1800}" "${FIRST_ROW_STEPS:=1000}" "${LAST_GPT_STEPS:=400}"  # clips, their first rows of frames, clips
 : "${SWEEP_SAMPLES:=8}" "${SAMPLES:=50}"  # clips per class of each setting of the sweep, and of the report
 : "${CFG_SCALES:=1 1.5 2 3 4}" "${TEMPERATURES:=0.9 1}"
 vq=$out/model/endogen_phantom_vq.safetensors gpt=$out/model/endogen_phantom_gpt.safetensors
@@ -24,21 +25,27 @@ if [ -n "$kvasir" ]; then
   pictures+=("$out/kvasir") share=(0.75 0.25)
 fi
 
-NPROC=1 launch tokenizer.train_vq --data-path "${pictures[@]}" --data-share "${share[@]}" --results-dir "$out/tokenizer" \
-  --ch 16 --ch-mult 1 1 2 4 8 --z-channels 64 --num-res-blocks 1 --codebook-size 1024 --mosaic 4 --global-batch-size 16 \
-  --lr 8e-4 --lr-schedule cosine --warmup-steps 100 --weight-decay 0.01 --ema-decay 0.998 --max-steps "$VQ_STEPS"
+train_vq() {
+  NPROC=1 launch tokenizer.train_vq --data-path "${pictures[@]}" --data-share "${share[@]}" --lr 5e-4 \
+    --lr-schedule cosine --weight-decay 0.01 --ema-decay 0.98 "$@"
+}
+train_vq --results-dir "$out/tokenizer_frames" --ch 16 --ch-mult 1 2 4 8 8 --z-channels 64 --num-res-blocks 1 \
+  --codebook-size 1024 --window 1 --global-batch-size 16 --warmup-steps 100 --max-steps "$VQ_STEPS"
+train_vq --results-dir "$out/tokenizer" --vq-ckpt "$out/tokenizer_frames" --window 2 --global-batch-size 4 \
+  --warmup-steps 20 --max-steps "$VQ_WINDOW_STEPS"
 launch autoregressive.train.export --ckpt "$out/tokenizer" --output "$vq" --precision half
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$vq"
 
-# GPT: what a clip shows is decided in its first row of frames, a quarter of the tokens and a fifth of the work.
+# What a clip shows is decided in its first row of frames: a quarter of the tokens, and a fifth of the work.
 train_gpt() {
   NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model GPT-XS --optimizer muon \
-    --lr-schedule cosine --warmup-steps 50 --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 "$@"
+    --lr-schedule cosine --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 "$@"
 }
-train_gpt --results-dir "$out/gpt_first_row" --first-rows 1 --global-batch-size 16 --lr 3e-3 --max-steps "$FIRST_ROW_STEPS"
-train_gpt --results-dir "$out/gpt_two_rows" --gpt-ckpt "$out/gpt_first_row" --first-rows 2 --global-batch-size 8 --lr 2e-3 \
-  --max-steps "$TWO_ROWS_STEPS"
-train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_two_rows" --global-batch-size 4 --lr 1e-3 --max-steps "$GPT_STEPS"
+train_gpt --results-dir "$out/gpt_clips" --global-batch-size 4 --lr 1e-3 --warmup-steps 100 --max-steps "$GPT_STEPS"
+train_gpt --results-dir "$out/gpt_rows" --gpt-ckpt "$out/gpt_clips" --first-rows 1 --global-batch-size 16 --lr 2e-3 \
+  --warmup-steps 30 --max-steps "$FIRST_ROW_STEPS"
+train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_rows" --global-batch-size 4 --lr 1e-3 --warmup-steps 20 \
+  --max-steps "$LAST_GPT_STEPS"
 launch autoregressive.train.export --ckpt "$out/gpt" --output "$gpt" --precision half
 
 NPROC=1 launch evaluations.probe --data-path "$out/grids" --results-dir "$out/probe" --global-batch-size 32 --lr 2e-3 \
