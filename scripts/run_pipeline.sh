@@ -12,7 +12,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${RECORDING_PATTERN:=(.*)}"                                   # first group = recording, see dataset.prepare
 : "${CH:=32}" "${CH_MULT:=1 1 2 4}" "${CODEBOOK_SIZE:=1024}"     # tokenizer: 8 px per token
 : "${WINDOW:=2}" "${VQ_STEPS:=1600}" "${VQ_BATCH:=8}"             # trained on WINDOW x WINDOW frames at once
-: "${GPT_MODEL:=GPT-XS}" "${GPT_BATCH:=4}" "${GPT_STEPS:=1500}" "${BALANCE_STEPS:=300}"
+: "${GPT_MODEL:=GPT-XS}" "${GPT_BATCH:=4}" "${GPT_STEPS:=400}" "${BALANCE_STEPS:=250}"
+if [ "$GPT_MODEL $CODEBOOK_SIZE" = "GPT-XS 1024" ]; then  # other sizes start from nothing, and need more steps
+  : "${GPT_CKPT=$root/pretrained_models/endogen_phantom_gpt.safetensors}"  # knows how frames follow each other; may be empty
+fi
 : "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
 : "${PHANTOM_RECORDINGS:=16}"                                     # per class, of 48 frames
 
@@ -47,14 +50,15 @@ launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes"
 
 train_gpt() {
   NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model "$GPT_MODEL" \
-    --lr-schedule cosine --global-batch-size "$GPT_BATCH" --ema-decay 0.99 --global-seed "$SEED" "$@"
+    --optimizer muon --lr-schedule cosine --global-batch-size "$GPT_BATCH" --ema-decay 0.95 --global-seed "$SEED" "$@"
 }
 
 # First the clips as they come, then every class equally often: drawn often from the start, the few clips of a rare
 # class are learnt by heart before the model finds out how frames follow each other.
-train_gpt --results-dir "$out/gpt_first" --lr 1e-3 --warmup-steps 100 --max-steps "$GPT_STEPS"
+train_gpt --results-dir "$out/gpt_first" ${GPT_CKPT:+--gpt-ckpt "$GPT_CKPT"} --lr 1e-3 --warmup-steps 20 \
+  --max-steps "$GPT_STEPS"
 finished "$out/gpt_first" "$GPT_STEPS"
-train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_first" --class-balance --optimizer muon --lr 5e-4 \
+train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_first" --class-balance --lr 5e-4 --warmup-steps 10 \
   --max-steps "$BALANCE_STEPS"
 finished "$out/gpt" "$BALANCE_STEPS"
 

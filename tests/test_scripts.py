@@ -25,7 +25,7 @@ def bash(script, *arguments, env, cwd, check=True):
 
 
 def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, tmp_path):
-    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1", "CODEBOOK_SIZE": "32",
+    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
             "BALANCE_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
     env = {**script_env, **tiny}
@@ -42,6 +42,8 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")
     assert [clip["class"] for clip in samples["clips"]] == samples["dataset"]["class_names"]
     assert len(samples["clips"]) == 8 and "in their class" in done.stdout
+    start = read_json(tmp_path / "out" / "gpt_first" / "config.json")["training"]["gpt_ckpt"]
+    assert start.endswith("endogen_phantom_gpt.safetensors")
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     assert len(first) == 3
     bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
