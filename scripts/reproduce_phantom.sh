@@ -8,9 +8,9 @@ usage="usage: $0 OUT [KVASIR_SEG]"
 out=${1:?"$usage"} kvasir=${2:-}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-: "${CLIPS:=640}" "${PROBE_STEPS:=600}"
+: "${CLIPS:=640}" "${PROBE_STEPS:=1300}"
 : "${VQ_STEPS:=1500}" "${VQ_WINDOW_STEPS:=800}"                            # single frames, then 2 x 2 frames of a clip
-: "${GPT_STEPS:=1800}" "${FIRST_ROW_STEPS:=1000}" "${LAST_GPT_STEPS:=250}"  # clips, their first rows of frames, clips
+: "${GPT_STEPS:=1800}" "${FIRST_ROW_STEPS:=1000}" "${LAST_GPT_STEPS:=520}"  # clips, their first rows of frames, clips
 : "${SWEEP_SAMPLES:=8}" "${SAMPLES:=50}"  # clips per class of each setting of the sweep, and of the report
 : "${CFG_SCALES:=1 2 3 4 6}" "${TEMPERATURES:=0.9 1}"
 vq=$out/model/endogen_phantom_vq.safetensors gpt=$out/model/endogen_phantom_gpt.safetensors
