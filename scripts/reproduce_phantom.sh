@@ -65,4 +65,4 @@ for cfg in $CFG_SCALES; do
     report "$out/sweep/$cfg-$temperature" "$SWEEP_SAMPLES" --cfg-scale "$cfg" --temperature "$temperature" --seed 1000
   done
 done
-report "$out/samples" "$SAMPLES"
+report "$out/samples" "$SAMPLES" --cfg-scale 4 --temperature 0.9  # as in registry.json
