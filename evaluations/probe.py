@@ -93,9 +93,9 @@ class ProbeClips(Dataset):
 
 
 def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Mirror, blur, change brightness and colour by up to a quarter: each clip by the bits of its seed.
+    """Mirror, blur, fade by up to a half, change brightness and hue by up to a quarter: each clip by its seed.
 
-    Blurs are up to as strong as a small tokenizer's: what is judged is the finding, not its sharpness.
+    Blurs and fading go as far as a small tokenizer's: what is judged is the finding, not its sharpness.
     """
     bits_B1111 = seeds_B[:, None, None, None, None]
     clips = torch.where((bits_B1111 >> 20) % 2 == 1, clips_BT3HW.flip(-1), clips_BT3HW)
@@ -103,7 +103,9 @@ def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:
         blurred = F.interpolate(F.avg_pool2d(clips.flatten(0, 1), cell), scale_factor=cell, mode="bilinear")
         clips = torch.where((bits_B1111 >> 52) % 4 == amount, blurred.view_as(clips), clips)
     gain_B3 = torch.stack([(seeds_B >> shift) % 1024 for shift in (22, 32, 42)], 1) / 2046 + 0.75
-    return ((clips + 1) * gain_B3[:, None, :, None, None] - 1).clamp(-1, 1)
+    clips = (clips + 1) * gain_B3[:, None, :, None, None] - 1
+    grey = clips.mean(2, keepdim=True)
+    return (grey + ((bits_B1111 >> 10) % 1024 / 2046 + 0.5) * (clips - grey)).clamp(-1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

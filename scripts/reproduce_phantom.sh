@@ -8,11 +8,11 @@ usage="usage: $0 OUT [KVASIR_SEG]"
 out=${1:?"$usage"} kvasir=${2:-}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-: "${CLIPS:=640}" "${PROBE_STEPS:=1300}"
+: "${CLIPS:=640}" "${PROBE_STEPS:=1000}"
 : "${VQ_STEPS:=1500}" "${VQ_WINDOW_STEPS:=800}"                            # single frames, then 2 x 2 frames of a clip
-: "${GPT_STEPS:=1800}" "${FIRST_ROW_STEPS:=1000}" "${LAST_GPT_STEPS:=520}"  # clips, their first rows of frames, clips
+: "${GPT_STEPS:=1800}" "${FIRST_ROW_STEPS:=800}" "${LAST_GPT_STEPS:=520}"  # clips, their first rows of frames, clips
 : "${SWEEP_SAMPLES:=8}" "${SAMPLES:=50}"  # clips per class of each setting of the sweep, and of the report
-: "${CFG_SCALES:=1 2 3 4 6}" "${TEMPERATURES:=0.9 1}"
+: "${CFG_SCALES:=2 4 6}" "${TEMPERATURES:=0.8 0.9}"
 vq=$out/model/endogen_phantom_vq.safetensors gpt=$out/model/endogen_phantom_gpt.safetensors
 probe=$out/model/endogen_phantom_probe.safetensors
 
@@ -32,7 +32,7 @@ train_vq() {
 train_vq --results-dir "$out/tokenizer_frames" --ch 16 --ch-mult 1 2 4 8 8 --z-channels 64 --num-res-blocks 1 \
   --codebook-size 1024 --window 1 --global-batch-size 16 --warmup-steps 100 --max-steps "$VQ_STEPS"
 train_vq --results-dir "$out/tokenizer" --vq-ckpt "$out/tokenizer_frames" --window 2 --global-batch-size 4 \
-  --warmup-steps 20 --max-steps "$VQ_WINDOW_STEPS"
+  --warmup-steps 20 --colour-weight 2 --max-steps "$VQ_WINDOW_STEPS"
 launch autoregressive.train.export --ckpt "$out/tokenizer" --output "$vq" --precision half
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$vq"
 
@@ -65,4 +65,4 @@ for cfg in $CFG_SCALES; do
     report "$out/sweep/$cfg-$temperature" "$SWEEP_SAMPLES" --cfg-scale "$cfg" --temperature "$temperature" --seed 1000
   done
 done
-report "$out/samples" "$SAMPLES" --cfg-scale 4 --temperature 0.9  # as in registry.json
+report "$out/samples" "$SAMPLES" --cfg-scale 4 --temperature 0.85  # as in registry.json

@@ -53,11 +53,15 @@ def test_input_is_the_same_for_any_grid():
             FRAMES, 3, SIZE, SIZE)
 
 
-def test_training_clips_come_in_four_degrees_of_sharpness():
+def test_training_clips_come_in_four_degrees_of_sharpness_and_any_of_colour():
     torch.manual_seed(0)
     clips = torch.rand(1, 2, 3, SIZE, SIZE) - 0.5
-    made = torch.cat([augment(clips, torch.tensor([blur << 52])) for blur in range(4)])  # a gain of 0.75
+    colour = 1023 << 10  # all of it; the gain is 0.75
+    made = torch.cat([augment(clips, torch.tensor([colour + (blur << 52)])) for blur in range(4)])
     torch.testing.assert_close(made[0], (clips[0] + 1) * 0.75 - 1)
+    faded = augment(clips, torch.tensor([0]))[0]
+    torch.testing.assert_close(faded.diff(dim=1), 0.5 * made[0].diff(dim=1))
+    torch.testing.assert_close(faded.mean(1), made[0].mean(1))
     torch.testing.assert_close(made.mean((1, 2, 3, 4)), made[0].mean().expand(4), rtol=0, atol=1e-3)
     detail = made.std((1, 2, 3, 4))
     assert (detail[1:] < 0.6 * detail[:-1]).all()

@@ -12,13 +12,25 @@ from common.distributed import Runtime
 from common.files import read_jsonl
 from common.weights import load_checkpoint
 from tokenizer.adversary import Adversary, PatchDiscriminator
-from tokenizer.losses import entropy_loss
+from tokenizer.losses import colour_loss, entropy_loss
 from tokenizer.perceptual import Perceptual
 from tokenizer.train_vq import TrainVQConfig, run
 
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "num_res_blocks": 1,
         "global_batch_size": 4, "log_every": 1, "eval_every": 0, "sample_every": 0, "ckpt_every": 2,
         "disc_width": 8, "disc_start": 2, "device": "cpu"}
+
+
+def test_colour_loss_sees_hue_alone():
+    grey = torch.full((1, 3, 16, 16), 0.2)
+    assert colour_loss(grey, grey + 0.3) == pytest.approx(0, abs=1e-6)  # brighter, as grey as before
+    redder, bluer = grey.clone(), grey.clone()
+    redder[:, 0] += 0.1
+    bluer[:, 2] += 0.1
+    assert colour_loss(redder, grey) == pytest.approx(0.5 * (0.1 + 0.05))
+    assert colour_loss(bluer, grey) == pytest.approx(0.5 * 0.1)
+    redder[:, 0, ::2] -= 0.2  # up and down by as much within 8 x 8 pixels
+    assert colour_loss(redder, grey) == pytest.approx(0, abs=1e-6)
 
 
 def test_entropy_is_lowest_for_sure_and_even_choices():
@@ -71,7 +83,7 @@ def test_lpips_is_nought_for_equal_pictures_and_refuses_other_files(vgg, tmp_pat
 
 def test_all_losses_train_together_and_resume_exactly(grids, vgg, tmp_path, runtime):
     config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "whole", max_steps=6, disc_weight=0.5,
-                           entropy_weight=0.1, lpips_vgg=vgg, **TINY)
+                           entropy_weight=0.1, colour_weight=1, lpips_vgg=vgg, **TINY)
     run(config, runtime)
     halves = dataclasses.replace(config, results_dir=tmp_path / "halves")
     run(dataclasses.replace(halves, max_steps=4), runtime)
@@ -81,7 +93,7 @@ def test_all_losses_train_together_and_resume_exactly(grids, vgg, tmp_path, runt
     ours, theirs = (one["task"]["adversary"]["model"], two["task"]["adversary"]["model"])
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     records = read_jsonl(tmp_path / "whole" / "log.jsonl")
-    assert all({"lpips", "entropy", "pixel"} <= record.keys() for record in records)
+    assert all({"lpips", "entropy", "pixel", "colour"} <= record.keys() for record in records)
     assert ["adversarial" in record for record in records] == [False] * 2 + [True] * 4
 
 

@@ -23,7 +23,7 @@ from common.training import Task, train
 from common.training_config import LOST, TrainingConfig
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary
-from tokenizer.losses import codebook_losses, entropy_loss, reconstruction_loss
+from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
 from tokenizer.perceptual import Perceptual
 from tokenizer.quality import measure_quality
 from tokenizer.training_data import GridSet, flip_frames
@@ -62,6 +62,8 @@ class TrainVQConfig(TrainingConfig):
     tokenizer attends and normalises over the whole picture: it should see a few frames of a clip together."""
     recon_loss: Literal["l1", "l2"] = "l1"
     """Pixel loss."""
+    colour_weight: float = 0.0
+    """Weight of the loss of colour, apart from brightness, over 8 x 8 pixels."""
     commit_weight: float = 0.25
     """Weight of the commitment loss."""
     entropy_weight: float = 0.0
@@ -85,7 +87,7 @@ class TrainVQConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,
-                         commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
+                         colour_weight=0, commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
                          disc_start=0, disc_width=8, val_pictures=1)
         if self.trained_part == "decoder" and not self.vq_ckpt:
             raise ValueError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
@@ -131,6 +133,8 @@ class TokenizerTask(Task):
         codebook, commitment = codebook_losses(quantised)
         parts = {"pixel": (1, pixel), "codebook": (1, codebook),
                  "commitment": (self.config.commit_weight, commitment)}
+        if self.config.colour_weight:
+            parts["colour"] = (self.config.colour_weight, colour_loss(quantised.pixels_B3HW, pixels_B3HW))
         if self.config.entropy_weight:
             entropy = entropy_loss(quantised.latent_BDhw, model.quantize.vectors_VD())
             parts["entropy"] = (self.config.entropy_weight, entropy)

@@ -48,16 +48,16 @@ def clear_lumen(wall: Wall, rng: np.random.Generator) -> Contents:
 
 
 def sessile_polyp(wall: Wall, rng: np.random.Generator) -> Contents:
-    """One or two domes with steep sides and a nodular, often redder or paler surface."""
+    """One or two broad domes with a nodular, often redder or paler surface."""
     clear_view(wall, margin=0.6)
     lobes = smooth_noise(rng, 78, 80)
     colour = polyp_colour(wall, rng)
     for scale, z, theta in scatter(rng, rng.choice((1, 1, 1, 2))):
-        size = rng.uniform(0.40, 0.60) * scale
+        size = rng.uniform(0.50, 0.68) * scale
         patch = Patch.draw(wall, rng, z, theta, size, rough=0.1)
         here = lobes[patch.window]
         dome = np.sqrt(np.maximum(0, 1 - patch.radius**2)) * smoothstep(1.02, 0.8, patch.radius)
-        height = size * rng.uniform(0.55, 0.9)
+        height = size * rng.uniform(0.35, 0.6)
         wall.height[patch.window] -= height * dome * (1 + rng.uniform(0.05, 0.22) * here)
         inside = smoothstep(1.05, 0.85, patch.radius)
         tint(wall, patch.window, 0.75 * inside, mottled(colour, here, (0.15, 0.4, 0.35)))
@@ -88,17 +88,17 @@ def ulcer(wall: Wall, rng: np.random.Generator) -> Contents:
     """One or two ulcers: swollen red rim, ragged base of yellow-white fibrin with specks of old blood."""
     clear_view(wall, margin=0.6)
     rough = 0.6 * smooth_noise(rng, 85, 90) + 0.6 * smooth_noise(rng, 36, 36)
-    fibrin = linear(*((255, 236, 180), (255, 226, 148), (255, 242, 208))[rng.integers(3)])
+    fibrin = linear(*((255, 246, 224), (255, 238, 188), (246, 246, 238))[rng.integers(3)])
     for scale, z, theta in scatter(rng, rng.choice((1, 1, 2))):
         size = rng.uniform(0.40, 0.60) * scale
         patch = Patch.draw(wall, rng, z, theta, size, rough=0.16)
         here = rough[patch.window]
         radius = patch.radius + 0.2 * here
-        rim = np.exp(-(((radius - 1.1) / 0.22) ** 2))
+        rim = np.exp(-(((radius - 1.15) / 0.25) ** 2))
         base = smoothstep(1.06, 0.72, radius)
         wall.height[patch.window] -= size * (0.10 * base + 0.14 * rim)
-        halo = np.exp(-((np.maximum(radius - 1.05, 0) / 0.4) ** 2))
-        tint(wall, patch.window, 0.65 * halo, linear(178, 52, 44))
+        halo = np.exp(-((np.maximum(radius - 1.1, 0) / 0.5) ** 2))
+        tint(wall, patch.window, 0.9 * halo, linear(142, 24, 26))
         tint(wall, patch.window, 0.92 * base, mottled(fibrin, here, (0.06, 0.12, 0.20)))
         raw = base * smoothstep(0.15, 0.9, here + 0.5 * (radius - 0.6))  # where the fibrin has come off
         tint(wall, patch.window, 0.55 * raw, linear(206, 92, 70))
@@ -112,7 +112,7 @@ def ulcer(wall: Wall, rng: np.random.Generator) -> Contents:
 def varices(wall: Wall, rng: np.random.Generator) -> Contents:
     """Three to five tortuous, beaded, bluish columns running along the tube, some with red wale marks."""
     z, theta = wall_coordinates()
-    blue = linear(*((112, 92, 132), (128, 88, 118), (104, 104, 140))[rng.integers(3)])
+    blue = linear(*((104, 88, 136), (122, 84, 120), (96, 98, 142))[rng.integers(3)])
     count = int(rng.integers(3, 6))
     away = np.full((ROWS, COLS), 9, np.float32)  # from the nearest column's middle, in half widths
     for index in range(count):
@@ -121,12 +121,12 @@ def varices(wall: Wall, rng: np.random.Generator) -> Contents:
             sine = np.sin(2 * np.pi * z / period + rng.uniform(0, 6.3))
             course = course + 0.10 * period * rng.uniform(0.4, 1.2) * sine
         beads = 1 + 0.16 * np.sin(2 * np.pi * z / rng.uniform(0.5, 0.9) + rng.uniform(0, 6.3))
-        half_width = rng.uniform(0.15, 0.24) * beads * smoothstep(-0.3, 0.6, z)
+        half_width = rng.uniform(0.20, 0.32) * beads * smoothstep(-0.3, 0.6, z)
         turned = np.abs(theta - course % (2 * np.pi))
         away = np.minimum(away, np.minimum(turned, 2 * np.pi - turned) / half_width)
     column = np.sqrt(np.maximum(0, 1 - np.minimum(away / 1.25, 1) ** 2)) * smoothstep(1.25, 0.7, away)
     wall.height -= rng.uniform(0.14, 0.23) * column
-    tint(wall, EVERYWHERE, 0.7 * smoothstep(1.15, 0.35, away), blue)
+    tint(wall, EVERYWHERE, 0.78 * smoothstep(1.15, 0.35, away), blue)
     if rng.integers(2):
         marks = smoothstep(0.55, 0.75, smooth_noise(rng, 85, 70)) * smoothstep(0.8, 0.4, away)
         tint(wall, EVERYWHERE, 0.75 * marks, linear(168, 24, 26))
