@@ -4,7 +4,7 @@ The plain way reads one clip after another with PIL, keeps pixels channels first
 clip at a time; ours is what evaluations.fvd does. Both use the same I3D with random weights on the same grid
 pictures, in processes of their own that take turns (A B A B); medians over rounds are printed. Loading of the
 weights, once per evaluation, is timed by itself. The second part shows peak memory against the number of
-clips. Run it on an otherwise idle machine, after `source scripts/env.sh`, whose settings every entry point has.
+clips. Run it on an otherwise idle machine, after `source scripts/env.sh`, as every entry point does.
 """
 
 import json

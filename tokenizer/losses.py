@@ -1,6 +1,5 @@
 """Losses of the tokenizer (VQ-VAE, van den Oord et al.; weights as in LlamaGen)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
