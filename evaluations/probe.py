@@ -93,7 +93,7 @@ class ProbeClips(Dataset):
 
 
 def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Mirror, blur, fade by up to a half, brighten and tint by up to a quarter: each clip by the bits of its seed.
+    """Mirror, blur, fade by up to a half, brighten and tint by up to a quarter, by the bits of each seed.
 
     Blurs and fading go as far as a small tokenizer's: what is judged is the finding, not its sharpness.
     """
