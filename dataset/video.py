@@ -169,10 +169,11 @@ def _nearest(source: Iterator[tuple[float, Item]], fps: float) -> Iterator[tuple
         k += 1
 
 
-def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
+def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float, preset: str = "medium") -> None:
     """Write frames as H.264 (yuv420p, BT.709, index first): plays in browsers, same bytes on every run.
 
-    An odd height or width is padded to an even one by repeating the last row or column.
+    An odd height or width is padded to an even one by repeating the last row or column. `preset` is x264's:
+    "veryfast" takes half the time of "medium" and loses 0.4 dB.
     """
     frames_THWC = _checked(frames_THWC)
     height, width = frames_THWC.shape[1:3]
@@ -183,7 +184,7 @@ def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         # The macroblock tree of x264's AVX-512 code does not give the same bytes twice.
-        stream.options = {"crf": "17", "preset": "medium", "x264-params": "mbtree=0"}
+        stream.options = {"crf": "17", "preset": preset, "x264-params": "mbtree=0"}
         codec = stream.codec_context
         codec.thread_count = 1  # more threads cut the picture differently, and the bytes with it
         codec.color_range, codec.colorspace = LIMITED_RANGE, BT709

@@ -5,8 +5,10 @@ from PIL import Image
 
 from common.distributed import Runtime
 from dataset.phantom import CLASS_NAMES, render_clip
-from dataset.phantom.camera import project, ray_directions
+from dataset.phantom.camera import project, ray_directions, rotate
+from dataset.phantom.clip import build_scene
 from dataset.phantom.film import field_of_view
+from dataset.phantom.trace import FARTHEST, picture_sizes, trace
 from dataset.phantom.write import PhantomConfig, run
 from dataset.video import read_frames
 
@@ -109,8 +111,23 @@ def test_consecutive_frames_move_and_belong_together(label):
     assert np.abs(smooth[8] - smooth[0]).mean() > 1.5 * steps.mean()  # a motion, not a tremor
 
 
+@pytest.mark.parametrize("label", LABELS)
+def test_few_steps_find_the_wall_that_many_small_ones_find(label):
+    scene = build_scene(label, 4)
+    tube = scene.tube(0.0)
+    pose = scene.camera.pose(0.0, scene.target, tube.bend)
+    position, rotation = (array.astype(np.float32) for array in pose)
+    pyramid = [rotate(ray_directions(n, scene.camera.half_angle), rotation) for n in picture_sizes(64)]
+    slow, room = np.full((64, 64), 0.02, np.float32), np.empty_like(pyramid[-1])
+    for _ in range(600):
+        slow += np.clip(0.2 * tube.wall_gap(position, pyramid[-1], slow, room), -0.02, 0.05)
+    ratio = trace(tube, position, pyramid) / np.minimum(slow, FARTHEST)
+    assert (ratio > 1.03).mean() < 0.006  # hardly a ray has gone through a fold
+    assert (ratio < 0.9).mean() < 0.06  # few have stopped on their way
+
+
 def test_projection_inverts_the_lens():
-    rays = ray_directions(9, 0.9).reshape(-1, 3)
+    rays = ray_directions(9, 0.9).reshape(3, -1).T
     edge = (np.arange(9) + 0.5) * 2 / 9 - 1
     places = np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2)
     np.testing.assert_allclose(project(3.0 * rays, 0.9), places, atol=1e-4)

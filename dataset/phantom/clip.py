@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dataset.phantom.camera import Camera, Oscillation, ray_directions
+from dataset.phantom.camera import Camera, Oscillation, ray_directions, rotate
 from dataset.phantom.film import Film, Optics
 from dataset.phantom.geometry import (
     COLS_PER_RADIAN,
@@ -18,7 +18,7 @@ from dataset.phantom.geometry import (
 )
 from dataset.phantom.lesions import RECIPES, Contents
 from dataset.phantom.render import Maps, add_instrument, expose, gather, shade_frame
-from dataset.phantom.trace import Tube, picture_sizes
+from dataset.phantom.trace import SHAPE_STEP, Tube, picture_sizes
 from dataset.phantom.wall import Wall, build_wall, draw_style
 
 CLASS_NAMES: tuple[str, ...] = tuple(sorted(RECIPES))
@@ -42,7 +42,8 @@ class Scene:
         """The wall at a time."""
         bend = (self.bend + [drift(time) for drift in self.drift]).astype(np.float32)
         amplitude, number, speed = self.wave
-        girth = 1 + amplitude * np.sin(number * wall_coordinates()[0][:WALL_ROWS] - speed * time)
+        z = wall_coordinates(SHAPE_STEP)[0][: len(self.height)]
+        girth = 1 + amplitude * np.sin(number * z - speed * time)
         return Tube(self.height * girth, bend, self.contents.polyp and self.contents.polyp.at(time))
 
     def threshold(self, time: float) -> float:
@@ -56,10 +57,11 @@ def build_scene(label: int, seed: int, view: str = "any") -> Scene:
     rng = np.random.default_rng([seed, label])
     wall = build_wall(draw_style(rng, recipe.folds), rng)
     contents = recipe.build(wall, rng)
+    shape = wall.height[:WALL_ROWS:SHAPE_STEP, ::SHAPE_STEP]
     angle, curvature = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.19)
     return Scene(
         maps=pack(wall),
-        height=cv2.copyMakeBorder(wall.height[:WALL_ROWS], 0, 0, 0, 1, cv2.BORDER_WRAP),
+        height=cv2.copyMakeBorder(shape, 0, 0, 0, 1, cv2.BORDER_WRAP),
         contents=contents,
         camera=Camera.draw(rng, recipe.gaze),
         optics=Optics.draw(rng, view),
@@ -77,21 +79,23 @@ def pack(wall: Wall) -> Maps:
         wide = cv2.copyMakeBorder(image, 0, 0, 1, 1, cv2.BORDER_WRAP)
         slopes.append(cv2.Sobel(wide, cv2.CV_32F, 0, 1, scale=ROWS_PER_UNIT / 8)[:, 1:-1])
         slopes.append(cv2.Sobel(wide, cv2.CV_32F, 1, 0, scale=COLS_PER_RADIAN / 8)[:, 1:-1])
-    height = cv2.resize(wall.height, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    height, lesion = (
+        cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        for image in (wall.height, wall.lesion)
+    )
     hollow = height - cv2.resize(blur(height[::2, ::2], 3.5), height.shape[::-1])
     shade = 0.64 - 0.52 * smoothstep(0.0, 0.32, hollow) + 0.36 * smoothstep(0.02, -0.2, hollow)  # crests glow
-    shade = cv2.resize(shade, wall.height.shape[::-1])
-    skin = [*np.sqrt(np.minimum(wall.albedo, 1)), wall.shine]
+    skin = [*(cv2.sqrt(plane) for plane in wall.albedo), wall.shine]
     return Maps(
         cv2.merge(slopes),
         cv2.merge([to_bytes(plane) for plane in skin]),
         to_bytes(shade),
-        to_bytes(wall.lesion),
+        to_bytes(lesion),
     )
 
 
 def to_bytes(plane: np.ndarray) -> np.ndarray:
-    """0 to 1 -> 0 to 255, rounded."""
+    """0 to 1 -> 0 to 255, rounded; more than 1 -> 255."""
     return cv2.convertScaleAbs(plane, alpha=255)
 
 
@@ -114,7 +118,7 @@ def render_clip(
     for index in range(frames):
         light, mask = render_light(scene, index / fps, pyramid)
         pictures[index] = film.develop(light, index)
-        masks[index] = mask & (film.stop > 0.5)
+        masks[index] = mask & (film.stop[..., 0] > 0.5)
     return pictures, masks
 
 
@@ -124,7 +128,7 @@ def render_light(scene: Scene, time: float, pyramid: list[np.ndarray]) -> tuple[
     position, rotation = scene.camera.pose(time, scene.target, tube.bend)
     position[:2] += tube.bend * (position[2] - LESION_Z) ** 2
     position, rotation = position.astype(np.float32), rotation.astype(np.float32)
-    turned = [cv2.transform(rays, rotation) for rays in pyramid]
+    turned = [rotate(rays, rotation) for rays in pyramid]
     lit = gather(tube, scene.maps, position, turned, scene.threshold(time), scene.contents.bleeds)
     gain = expose(lit.depth, scene.optics.brightness)
     light = shade_frame(lit, gain, scene.optics.lamp)

@@ -43,7 +43,7 @@ class Optics:
 class Film:
     """What turns light on the sensor into pictures of one size."""
 
-    stop: np.ndarray  # (H, W) 1 inside the field of view, 0 outside
+    stop: np.ndarray  # (H, W, 3) 1 inside the field of view, 0 outside
     clear: np.ndarray  # (H, W) share of light that the vignette leaves
     blur: float  # pixels
     noise: np.ndarray  # (H + 61, W + 67, 3), of 255
@@ -54,7 +54,7 @@ class Film:
         x, y = np.meshgrid(edge, edge)
         noise = rng.standard_normal((size + NOISE_SHIFTS[0], size + NOISE_SHIFTS[1], 3), np.float32)
         return cls(
-            field_of_view(optics.view, x, y),
+            cv2.merge(3 * [field_of_view(optics.view, x, y)]),
             1 - optics.vignette * (x * x + y * y) / 2,
             optics.softness * size,
             optics.noise * noise,
@@ -62,13 +62,15 @@ class Film:
 
     def develop(self, light: np.ndarray, frame: int) -> np.ndarray:
         """Linear light (3, H, W) -> uint8 picture (H, W, 3): blur, saturation, gamma and contrast, noise."""
-        light = cv2.merge(list(light * self.clear))
+        light = cv2.merge(list(light * -self.clear))
         light = cv2.GaussianBlur(light, (0, 0), self.blur)
-        picture = np.sqrt(1 - np.exp(-light))
+        cv2.exp(light, light)
+        picture = cv2.sqrt(np.subtract(1, light, out=light))
         picture *= 127.5 + 127.5 * picture
         row, col = frame * 17 % NOISE_SHIFTS[0], frame * 29 % NOISE_SHIFTS[1]
         picture += self.noise[row : row + light.shape[0], col : col + light.shape[1]]
-        return cv2.convertScaleAbs(np.maximum(picture, 0) * self.stop[..., None])
+        picture *= self.stop
+        return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))
 
 
 def field_of_view(view: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -121,10 +121,10 @@ def rod_window(rod: Rod, size: int, half_angle: float) -> tuple[slice, slice]:
 
 
 def trace_rod(rod: Rod, rays: np.ndarray, half_angle: float) -> Layer:
-    """Where rays from the lens, (size, size, 3), come closest to the rod; its edge is a pixel wide."""
-    size = rays.shape[0]
+    """Where rays from the lens, (3, size, size), come closest to the rod; its edge is a pixel wide."""
+    size = rays.shape[1]
     window = rod_window(rod, size, half_angle)
-    rays = cv2.split(np.ascontiguousarray(rays[window]))
+    rays = rays[(slice(None), *window)]
     start = rod.start.astype(np.float32)
     axis = rod.end.astype(np.float32) - start
     length = float(np.linalg.norm(axis))

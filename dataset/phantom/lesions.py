@@ -13,6 +13,7 @@ from dataset.phantom.geometry import (
     ROWS,
     WALL_ROWS,
     blur,
+    enlarge,
     linear,
     smooth_noise,
     smoothstep,
@@ -50,7 +51,7 @@ def clear_lumen(wall: Wall, rng: np.random.Generator) -> Contents:
 def sessile_polyp(wall: Wall, rng: np.random.Generator) -> Contents:
     """One or two broad domes with a nodular, often redder or paler surface."""
     clear_view(wall, margin=0.6)
-    lobes = smooth_noise(rng, 78, 80)
+    lobes = enlarge(smooth_noise(rng, 78, 80, step=2))
     colour = polyp_colour(wall, rng)
     for scale, z, theta in scatter(rng, rng.choice((1, 1, 1, 2))):
         size = rng.uniform(0.50, 0.68) * scale
@@ -87,7 +88,7 @@ def pedunculated_polyp(wall: Wall, rng: np.random.Generator) -> Contents:
 def ulcer(wall: Wall, rng: np.random.Generator) -> Contents:
     """One or two ulcers: swollen red rim, ragged base of yellow-white fibrin with specks of old blood."""
     clear_view(wall, margin=0.6)
-    rough = 0.6 * smooth_noise(rng, 85, 90) + 0.6 * smooth_noise(rng, 36, 36)
+    rough = enlarge(0.6 * smooth_noise(rng, 85, 90, step=2) + 0.6 * smooth_noise(rng, 36, 36, step=2))
     fibrin = linear(*((255, 246, 224), (255, 238, 188), (246, 246, 238))[rng.integers(3)])
     for scale, z, theta in scatter(rng, rng.choice((1, 1, 2))):
         size = rng.uniform(0.40, 0.60) * scale
@@ -111,10 +112,10 @@ def ulcer(wall: Wall, rng: np.random.Generator) -> Contents:
 
 def varices(wall: Wall, rng: np.random.Generator) -> Contents:
     """Three to five tortuous, beaded, bluish columns running along the tube, some with red wale marks."""
-    z, theta = wall_coordinates()
+    z, theta = wall_coordinates(step=2)
     blue = linear(*((104, 88, 136), (122, 84, 120), (96, 98, 142))[rng.integers(3)])
     count = int(rng.integers(3, 6))
-    away = np.full((ROWS, COLS), 9, np.float32)  # from the nearest column's middle, in half widths
+    away = np.full((ROWS // 2, COLS // 2), 9, np.float32)  # from the nearest column's middle, in half widths
     for index in range(count):
         course = 2 * np.pi * (index + rng.uniform(-0.2, 0.2)) / count + np.pi
         for period in (1.9, 1.1, 0.6):
@@ -125,13 +126,13 @@ def varices(wall: Wall, rng: np.random.Generator) -> Contents:
         turned = np.abs(theta - course % (2 * np.pi))
         away = np.minimum(away, np.minimum(turned, 2 * np.pi - turned) / half_width)
     column = np.sqrt(np.maximum(0, 1 - np.minimum(away / 1.25, 1) ** 2)) * smoothstep(1.25, 0.7, away)
-    wall.height -= rng.uniform(0.14, 0.23) * column
-    tint(wall, EVERYWHERE, 0.78 * smoothstep(1.15, 0.35, away), blue)
+    wall.height -= enlarge(rng.uniform(0.14, 0.23) * column)
+    tint(wall, EVERYWHERE, enlarge(0.78 * smoothstep(1.15, 0.35, away)), blue)
     if rng.integers(2):
-        marks = smoothstep(0.55, 0.75, smooth_noise(rng, 85, 70)) * smoothstep(0.8, 0.4, away)
-        tint(wall, EVERYWHERE, 0.75 * marks, linear(168, 24, 26))
-    wall.shine += 0.6 * smoothstep(1.1, 0.6, away) * (0.9 - wall.shine)
-    wall.lesion[:] = away < 1
+        marks = smoothstep(0.55, 0.75, smooth_noise(rng, 85, 70, step=2)) * smoothstep(0.8, 0.4, away)
+        tint(wall, EVERYWHERE, enlarge(0.75 * marks), linear(168, 24, 26))
+    wall.shine += enlarge(0.6 * smoothstep(1.1, 0.6, away)) * (0.9 - wall.shine)
+    wall.lesion[:] = enlarge(away) < 1
     return Contents()
 
 
@@ -157,10 +158,10 @@ def diverticulum(wall: Wall, rng: np.random.Generator) -> Contents:
 def bleeding(wall: Wall, rng: np.random.Generator) -> Contents:
     """A spot that bleeds: streams run from it down the wall into a pool, and spread while one looks."""
     clear_view(wall, margin=0.7)
-    ragged = 0.55 * smooth_noise(rng, 24, 24) + 0.45 * smooth_noise(rng, 64, 64)
-    depth = np.zeros((ROWS, COLS), np.float32)
+    ragged = 0.55 * smooth_noise(rng, 24, 24, step=2) + 0.45 * smooth_noise(rng, 64, 64, step=2)
+    depth = np.zeros_like(ragged)
     down = either_side(rng, 0.6, 1.0)  # where the pool lies, radians from the spot
-    z, theta = wall_coordinates()
+    z, theta = wall_coordinates(step=2)
     theta = theta - LESION_THETA
     fall = theta / down  # 0 at the spot, 1 at the pool
     for _ in range(rng.integers(1, 4)):
@@ -172,12 +173,13 @@ def bleeding(wall: Wall, rng: np.random.Generator) -> Contents:
     spot = np.hypot(z - LESION_Z, theta) / rng.uniform(0.18, 0.28)
     depth = np.maximum(depth, np.maximum(1.1 - 0.55 * pool, 1.1 - 0.55 * spot))
     depth = np.clip(depth + 0.22 * ragged, 0, 1)
-    wall.lesion[:] = depth
+    wall.lesion[:] = enlarge(depth)
     wet = smoothstep(0.45, 0.7, depth)
-    wall.height -= 0.035 * blur(wet, 2.0)
+    wall.height -= enlarge(0.035 * blur(wet, 1.0))
+    wet = enlarge(wet)
     wall.bump *= 1 - 0.55 * wet
     wall.shine += wet * (1 - wall.shine)
-    tint(wall, EVERYWHERE, 0.4 * smoothstep(0.1, 0.5, depth), linear(190, 60, 50))
+    tint(wall, EVERYWHERE, enlarge(0.4 * smoothstep(0.1, 0.5, depth)), linear(190, 60, 50))
     return Contents(bleeds=True)
 
 

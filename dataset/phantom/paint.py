@@ -12,7 +12,6 @@ from dataset.phantom.geometry import (
     LESION_Z,
     ROWS_PER_UNIT,
     WALL_ROWS,
-    Z_MIN,
     linear,
 )
 from dataset.phantom.wall import Wall
@@ -33,7 +32,7 @@ class Patch:
         cls, wall: Wall, rng: np.random.Generator, z: float, theta: float, size: float, rough: float
     ) -> "Patch":
         """A patch of radius `size` at (z, theta); its outline deviates by about `rough` of that."""
-        row, col = (z - Z_MIN) * ROWS_PER_UNIT, theta * COLS_PER_RADIAN
+        row, col = z * ROWS_PER_UNIT, theta * COLS_PER_RADIAN
         girth = float(np.clip(wall.height[int(row), int(col)], 0.6, 1.2))
         rows = window(row, 2.2 * size * ROWS_PER_UNIT, WALL_ROWS)
         cols = window(col, 2.2 * size * COLS_PER_RADIAN / girth, COLS)
@@ -66,8 +65,10 @@ def either_side(rng: np.random.Generator, low: float, high: float) -> float:
 
 def tint(wall: Wall, window: tuple[slice, slice], weight: np.ndarray, colour: np.ndarray) -> None:
     """Mix `colour`, (3,) or (3, h, w), into a window of the albedo, by `weight` 0 to 1."""
-    albedo = wall.albedo[(slice(None), *window)]
-    albedo += weight * (colour.reshape(3, *colour.shape[1:] or (1, 1)) - albedo)
+    for plane, tone in zip(wall.albedo, colour, strict=True):
+        change = tone - plane[window]
+        change *= weight
+        plane[window] += change
 
 
 def mottled(colour: np.ndarray, noise: np.ndarray, strength: tuple[float, float, float]) -> np.ndarray:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dataset.phantom.camera import Oscillation, unit
+from dataset.phantom.camera import Oscillation, rotate, unit
 from dataset.phantom.geometry import ATLAS_ROWS, COLS, LESION_Z, WALL_ROWS
 
 BASE = np.array([-1.02, 0.0, LESION_Z], np.float32)  # on the wall at LESION_THETA
 BLEND = 0.09  # how softly head and stalk run into one another, radii
-
-Planes = tuple[np.ndarray, np.ndarray, np.ndarray]  # x, y, z
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,13 @@ class PosedPolyp:
     axis: np.ndarray
 
     def window(self, origin: np.ndarray, rays: np.ndarray) -> tuple[tuple[slice, slice], float]:
-        """Rows and columns of a picture, rays (H, W, 3), that alone can show the polyp; a depth before it."""
+        """Rows and columns of a picture, rays (3, H, W), that alone can show the polyp; a depth before it."""
         balls = BASE + np.linspace(0, 1, 4, dtype=np.float32)[:, None] * self.axis - origin  # along the stalk
         sizes = np.full(4, self.polyp.stalk_radius + 0.14)
         sizes[-1] = self.polyp.head_radius * (1 + 3 * self.polyp.lumps) + 0.08
         distances = np.linalg.norm(balls, axis=1)
         cosines = np.sqrt(np.maximum(0, 1 - (sizes / distances) ** 2))
-        near = (cv2.transform(rays, balls / distances[:, None]) > cosines).any(axis=2)
+        near = (rotate(rays, balls / distances[:, None]) > cosines[:, None, None]).any(axis=0)
         rows, cols = (np.flatnonzero(near.any(axis=axis)) for axis in (1, 0))
         start = max(0.02, float((distances - sizes).min()))
         if not rows.size:
@@ -93,7 +91,7 @@ class PosedPolyp:
         lumps += np.sin(waves * z + c)
         return length(x, y, z) - radius * (1 + self.polyp.lumps * lumps)
 
-    def normal(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> Planes:
+    def normal(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
         """Outward unit normal at points on the surface."""
         step, here = 0.012, self.gap(x, y, z)
         steps = ((x + step, y, z), (x, y + step, z), (x, y, z + step))

@@ -11,12 +11,9 @@ import numpy as np
 
 from dataset.phantom.geometry import LESION_Z, linear, smoothstep
 from dataset.phantom.instrument import Instrument, draw_wire, shade_rod, shade_wire, trace_rod
-from dataset.phantom.polyp import Planes
 from dataset.phantom.trace import Surface, Tube, meet_polyp, sample, trace
 
-DEEP = np.array([-0.22, -0.40, -0.42], np.float32).reshape(
-    3, 1, 1
-)  # log of the light kept per radius of distance
+DEEP = (-0.22, -0.40, -0.42)  # log of the red, green and blue kept per radius of distance
 BLOOD = linear(140, 8, 8)
 POLYP_SLOPE = 0.9  # relief of the polyp's skin relative to the wall's
 NEAREST = 0.06  # square of the distance at which the light stops growing, radii squared
@@ -26,12 +23,10 @@ NEAREST = 0.06  # square of the distance at which the light stops growing, radii
 class Maps:
     """Wall maps as the renderer samples them."""
 
-    slopes: (
-        np.ndarray
-    )  # (ROWS, COLS, 4) float32: of the height along z and theta, of the fine relief along z and theta
+    slopes: np.ndarray  # (ROWS, COLS, 4) float32: of height, then of fine relief, along z and along theta
     skin: np.ndarray  # (ROWS, COLS, 4) uint8: square root of red, green, blue; shine
-    shade: np.ndarray  # (ROWS, COLS) uint8: share of the light that reaches the texel
-    lesion: np.ndarray  # (ROWS, COLS) uint8: lesion field
+    shade: np.ndarray  # (ROWS / 2, COLS / 2) uint8: share of the light that reaches the texel
+    lesion: np.ndarray  # (ROWS / 2, COLS / 2) uint8: lesion field
 
 
 @dataclass(frozen=True)
@@ -50,10 +45,11 @@ def gather(tube: Tube, maps: Maps, origin: np.ndarray, pyramid: list, threshold:
     """Trace the surface and look up what its colour depends on."""
     depth = trace(tube, origin, pyramid)
     on_polyp = meet_polyp(tube, origin, pyramid[-1], depth) if tube.polyp else None
-    rays = cv2.split(pyramid[-1])
+    rays = pyramid[-1]
     surface = tube.surface(origin, rays, depth)
-    ahead = 2 * (surface.z - np.float32(LESION_Z)) * rays[2]
-    rays = rays[0] - tube.bend[0] * ahead, rays[1] - tube.bend[1] * ahead, rays[2]  # in the straightened tube
+    ahead = (surface.z - LESION_Z) * rays[2]
+    bent = (cv2.scaleAdd(ahead, -2 * bend, ray) for bend, ray in zip(tube.bend, rays[:2], strict=True))
+    rays = (*bent, rays[2])  # in the straightened tube
     col, row = surface.texels()
     seen = on_polyp is not None and on_polyp.any()
     if seen:
@@ -63,39 +59,50 @@ def gather(tube: Tube, maps: Maps, origin: np.ndarray, pyramid: list, threshold:
     facing, rough = wall_facing(surface, slopes, rays)
     if seen:
         facing[on_polyp], rough[on_polyp] = polyp_facing(tube, surface, slopes, rays, on_polyp)
-    *skin, shine = np.float32(1 / 255) * np.stack(cv2.split(sample(maps.skin, col, row)))
-    skin = np.square(np.stack(skin))
+    *roots, shine = cv2.split(sample(maps.skin, col, row))
+    skin = np.empty((3, *depth.shape), np.float32)
+    for plane, root in zip(skin, roots, strict=True):
+        cv2.multiply(root, root, plane, 1 / 255**2, cv2.CV_32F)
+    col, row = 0.5 * col - 0.25, 0.5 * row - 0.25
     field = sample(maps.lesion, col, row) * np.float32(1 / 255)
     if bleeds:
         cover_with_blood(skin, field, threshold)
     return Lit(
         depth=depth,
-        facing=np.maximum(facing, 0.03),
-        glint=shine * smoothstep(0.985, 0.996, rough),
+        facing=cv2.max(facing, 0.03),
+        glint=smoothstep(0.985, 0.996, rough) * (shine * np.float32(1 / 255)),
         skin=skin,
         shade=sample(maps.shade, col, row) * np.float32(1 / 255),
         lesion=field > threshold if on_polyp is None else on_polyp,
     )
 
 
-def wall_facing(surface: Surface, slopes: tuple, rays: Planes) -> tuple[np.ndarray, np.ndarray]:
+def wall_facing(surface: Surface, slopes: tuple, rays: tuple) -> tuple[np.ndarray, np.ndarray]:
     """Cosine between view and wall normal, without and with the fine relief."""
-    inverse = 1 / np.maximum(surface.axis_distance, 0.05)
+    inverse = cv2.max(surface.axis_distance, 0.05)
+    np.reciprocal(inverse, out=inverse)
     cosine, sine = surface.x * inverse, surface.y * inverse
-    outward = rays[0] * cosine + rays[1] * sine
-    around = rays[1] * cosine - rays[0] * sine
-    along_z, along_theta = slopes[0], slopes[1] * inverse
+    outward = rays[0] * cosine
+    outward += rays[1] * sine
+    cosine *= rays[1]
+    sine *= rays[0]
+    around = np.subtract(cosine, sine, out=cosine)
+    around *= inverse
+    inverse *= inverse
     results = []
-    for slope_z, slope_theta in (
-        (along_z, along_theta),
-        (along_z + slopes[2], along_theta + slopes[3] * inverse),
-    ):
-        across = outward - around * slope_theta - rays[2] * slope_z
-        results.append(across / np.sqrt(1 + slope_z * slope_z + slope_theta * slope_theta))
+    for slope_z, slope_theta in (slopes[:2], (slopes[0] + slopes[2], slopes[1] + slopes[3])):
+        across = outward - around * slope_theta
+        across -= np.multiply(rays[2], slope_z, out=sine)
+        steep = slope_theta * slope_theta
+        steep *= inverse
+        steep += np.multiply(slope_z, slope_z, out=sine)
+        steep += 1
+        across /= cv2.sqrt(steep, steep)
+        results.append(across)
     return results[0], results[1]
 
 
-def polyp_facing(tube: Tube, surface: Surface, slopes: tuple, rays: Planes, where: np.ndarray) -> tuple:
+def polyp_facing(tube: Tube, surface: Surface, slopes: tuple, rays: tuple, where: np.ndarray) -> tuple:
     """The same for the points of the polyp, a vector each."""
     ray_x, ray_y, ray_z = (plane[where] for plane in rays)
     x, y, z = tube.polyp.normal(surface.x[where], surface.y[where], surface.z[where])
@@ -115,17 +122,34 @@ def cover_with_blood(skin: np.ndarray, field: np.ndarray, threshold: float) -> N
 
 def expose(depth: np.ndarray, target: float) -> float:
     """Gain of an automatic exposure that keeps the mean displayed brightness near `target`."""
-    return float((target / np.mean(1 / np.sqrt(depth * depth + NEAREST))) ** 2)
+    distance = depth * depth
+    distance += NEAREST
+    return float((target / np.mean(1 / cv2.sqrt(distance, distance))) ** 2)
 
 
 def shade_frame(lit: Lit, gain: float, lamp: np.ndarray) -> np.ndarray:
     """(3, H, W) linear light that reaches the sensor under a lamp of colour (3,)."""
-    falloff = gain / (lit.depth * lit.depth + NEAREST)
-    direct = falloff * (0.36 + 0.64 * lit.facing) * lit.shade
-    bounced = (0.10 * gain) * lit.shade / (0.4 + lit.depth) ** 2
-    light = lit.skin * (direct + bounced * np.sqrt(lit.skin))
-    light += 5.0 * lit.glint * np.minimum(falloff, 2) * np.minimum(falloff, 1)
-    light *= np.exp(lit.depth * DEEP) * lamp.reshape(3, 1, 1)
+    falloff = lit.depth * lit.depth
+    falloff += NEAREST
+    np.divide(gain, falloff, out=falloff)
+    direct = 0.64 * lit.facing
+    direct += 0.36
+    direct *= falloff
+    bounced = lit.depth + 0.4
+    bounced *= bounced
+    np.divide(0.10 * gain, bounced, out=bounced)
+    glint = cv2.min(falloff, 1)
+    glint *= cv2.min(falloff, 2)
+    glint *= lit.glint
+    light = np.empty_like(lit.skin)
+    for plane, skin, deep, tone in zip(light, lit.skin, DEEP, lamp, strict=True):
+        cv2.sqrt(skin, plane)
+        plane *= bounced
+        plane += direct
+        plane *= lit.shade
+        plane *= skin
+        cv2.scaleAdd(glint, 5.0, plane, plane)
+        plane *= tone * cv2.exp(deep * lit.depth)
     return light
 
 
@@ -139,7 +163,7 @@ def add_instrument(
     gain: float,
 ) -> np.ndarray:
     """Draw the tool, with the shadow it throws, over `light` (3, H, W), in place; returns its (H, W) mask."""
-    size = rays.shape[0]
+    size = rays.shape[1]
     cover = np.zeros((size, size), np.float32)
     parts = []
     for rod in tool.rods(time):

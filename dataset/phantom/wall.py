@@ -10,7 +10,7 @@ from dataset.phantom.geometry import (
     LESION_THETA,
     LESION_Z,
     ROWS,
-    Z_MIN,
+    enlarge,
     linear,
     smooth_noise,
     smoothstep,
@@ -80,47 +80,65 @@ def draw_style(rng: np.random.Generator, folds: tuple[str, ...]) -> WallStyle:
 
 def build_wall(style: WallStyle, rng: np.random.Generator) -> Wall:
     """A wall without lesion in the given style."""
-    blotches = smooth_noise(rng, 10, 9) + 0.5 * smooth_noise(rng, 42, 40)
+    blotches = smooth_noise(rng, 10, 9, step=2) + 0.5 * smooth_noise(rng, 42, 40, step=2)
     pores, droplets, wrinkles = (grain(rng, sigma) for sigma in (1.5, 2.4, 4.5))
-    patchy = np.clip(smooth_noise(rng, 8, 7) + 0.8, 0.15, 1) * (0.15 + 0.85 * style.vessels)
-    vessels = vessel_tree(rng) * patchy
-    blood = 0.22 * blotches + 0.07 * pores + 0.06 * wrinkles  # swallows green and blue, and little of the red
-    planes = zip(style.tissue, (-0.25, -0.9, -0.8), (-0.35, -1.2, -0.9), strict=True)
-    albedo = [tone * np.exp(in_tissue * blood + in_vessel * vessels) for tone, in_tissue, in_vessel in planes]
-    height = folds(FOLDS[style.folds], rng) + 0.03 * blotches + 0.003 * wrinkles
-    bump = (0.0055 * pores + 0.009 * droplets + 0.006 * wrinkles) * (0.6 + 0.5 * style.moisture)
-    shine = style.moisture * smoothstep(-0.3, 0.8, smooth_noise(rng, 30, 24) + 0.5 * blotches)
-    shine *= 0.1 + 0.9 * smoothstep(-0.3, 0.5, droplets)
+    patchy = np.clip(smooth_noise(rng, 8, 7, step=2) + 0.8, 0.15, 1) * (0.15 + 0.85 * style.vessels)
+    vessels = vessel_tree(rng)
+    vessels *= enlarge(patchy)
+    blood = enlarge(0.22 * blotches)  # swallows green and blue, and little of the red
+    cv2.scaleAdd(pores, 0.07, blood, blood)
+    cv2.scaleAdd(wrinkles, 0.06, blood, blood)
+    albedo = np.empty((3, ROWS, COLS), np.float32)
+    absorption = zip(albedo, (-0.25, -0.9, -0.8), (-0.35, -1.2, -0.9), style.tissue, strict=True)
+    for plane, in_tissue, in_vessel, tone in absorption:
+        cv2.addWeighted(blood, in_tissue, vessels, in_vessel, 0, plane)
+        cv2.exp(plane, plane)
+        plane *= tone
+    height = enlarge(folds(FOLDS[style.folds], rng) + 0.03 * blotches)
+    cv2.scaleAdd(wrinkles, 0.003, height, height)
+    coarse = 0.6 + 0.5 * style.moisture
+    bump = cv2.addWeighted(pores, 0.0055 * coarse, droplets, 0.009 * coarse, 0)
+    cv2.scaleAdd(wrinkles, 0.006 * coarse, bump, bump)
+    wet = smoothstep(-0.3, 0.8, smooth_noise(rng, 30, 24, step=2) + 0.5 * blotches)
+    shine = enlarge(style.moisture * wet)
+    gloss = smoothstep(-0.3, 0.5, droplets)
+    gloss *= 0.9
+    gloss += 0.1
+    shine *= gloss
     wall = Wall(
-        height=np.maximum(height, SMALLEST_RADIUS),
-        albedo=np.stack(albedo),
+        height=np.maximum(height, SMALLEST_RADIUS, out=height),
+        albedo=albedo,
         shine=shine,
         bump=bump,
         lesion=np.zeros((ROWS, COLS), np.float32),
     )
     if style.residue > 0:
-        add_residue(wall, style.residue, blotches, pores)
+        add_residue(wall, style.residue, enlarge(blotches), pores)
     return wall
 
 
 def folds(kind: Folds, rng: np.random.Generator) -> np.ndarray:
-    """Radius of the folded tube; made at half resolution, which is enough for it."""
+    """(ROWS / 2, COLS / 2) radius of the folded tube."""
     z, theta = wall_coordinates(step=2)
     corners = kind.corners * theta + 0.3 * z + rng.uniform(0, 2 * np.pi)
     height = 1 + kind.corner_depth * rng.uniform(0.4, 1) * np.cos(corners)
     spacing, depth = kind.spacing * rng.uniform(0.8, 1.5), kind.depth * rng.uniform(0.65, 1.1)
-    where, centre = Z_MIN + rng.uniform(0, spacing), rng.uniform(0, 2 * np.pi)
+    where, centre = rng.uniform(0, spacing), rng.uniform(0, 2 * np.pi)
     while where < z[-1, 0]:
         phases = rng.uniform(0, 2 * np.pi, 4).astype(np.float32)
         arc = np.exp(rng.uniform(*kind.narrowness) * (np.cos(theta - centre) - 1))
         arc *= 1 + 0.35 * np.sin(2 * theta + phases[0]) + 0.15 * np.sin(5 * theta + phases[1])
         ridge = where + 0.2 * np.sin(theta + phases[2]) + 0.05 * np.sin(3 * theta + phases[3])
-        x = (z - ridge) / (kind.width * rng.uniform(0.75, 1.3))
-        x = np.where(x > 0, x * 1.5, x)  # steeper behind than in front, as folds hang
-        height -= depth * rng.uniform(0.5, 1.1) * arc * np.exp(-x * x)
+        width = kind.width * rng.uniform(0.75, 1.3)
+        near = slice(*np.searchsorted(z[:, 0], (where - 0.25 - 3.5 * width, where + 0.25 + 3.5 * width)))
+        x = (z[near] - ridge) / width
+        x = np.maximum(x, 1.5 * x)  # steeper behind than in front, as folds hang
+        x *= -x
+        np.maximum(x, -80, out=x)  # its exponential stays a normal number, which is much faster
+        height[near] -= depth * rng.uniform(0.5, 1.1) * arc * cv2.exp(x)
         where += spacing * rng.uniform(0.7, 1.35)
         centre += 2 * np.pi / 3 + rng.normal(0, 0.5)  # each third of the wall in turn
-    return cv2.resize(height, (COLS, ROWS), interpolation=cv2.INTER_LINEAR)
+    return height
 
 
 def add_residue(wall: Wall, share: float, blotches: np.ndarray, pores: np.ndarray) -> None:
@@ -138,4 +156,6 @@ def clear_view(wall: Wall, margin: float) -> None:
     z, theta = wall_coordinates()
     along = smoothstep(LESION_Z - 2.2, LESION_Z - 1.2, z) * smoothstep(LESION_Z + 0.8, LESION_Z + 0.35, z)
     around = smoothstep(margin + 0.7, margin, np.abs(theta - LESION_THETA))
-    wall.height += 0.9 * along * around * (0.98 - wall.height)
+    rows, cols = (slice(*np.flatnonzero(weight)[[0, -1]]) for weight in (along, around))
+    height = wall.height[rows, cols]
+    height += 0.9 * along[rows] * around[:, cols] * (0.98 - height)

@@ -95,7 +95,7 @@ def write_recording(config: PhantomConfig, label: int, seed: int) -> bool:
     frames_THWC, masks_THW = render_clip(label, seed, config.frames, config.size, config.fps, config.view)
     if config.masks:
         write_masks(folder, masks_THW)
-    write_mp4(video, frames_THWC, config.fps)
+    write_mp4(video, frames_THWC, config.fps, preset="veryfast")
     return True
 
 
