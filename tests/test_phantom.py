@@ -123,7 +123,7 @@ def test_few_steps_find_the_wall_that_many_small_ones_find(label):
         slow += np.clip(0.2 * tube.wall_gap(position, pyramid[-1], slow, room), -0.02, 0.05)
     ratio = trace(tube, position, pyramid) / np.minimum(slow, FARTHEST)
     assert (ratio > 1.03).mean() < 0.006  # hardly a ray has gone through a fold
-    assert (ratio < 0.9).mean() < 0.06  # few have stopped on their way
+    assert (ratio < 0.9).mean() < 0.08  # few have stopped on their way
 
 
 def test_projection_inverts_the_lens():

@@ -118,7 +118,7 @@ def render_clip(
     for index in range(frames):
         light, mask = render_light(scene, index / fps, pyramid)
         pictures[index] = film.develop(light, index)
-        masks[index] = mask & (film.stop[..., 0] > 0.5)
+        masks[index] = mask & film.inside
     return pictures, masks
 
 

@@ -44,6 +44,7 @@ class Film:
     """What turns light on the sensor into pictures of one size."""
 
     stop: np.ndarray  # (H, W, 3) 1 inside the field of view, 0 outside
+    inside: np.ndarray  # (H, W) bool
     clear: np.ndarray  # (H, W) share of light that the vignette leaves
     blur: float  # pixels
     noise: np.ndarray  # (H + 61, W + 67, 3), of 255
@@ -52,9 +53,13 @@ class Film:
     def draw(cls, optics: Optics, size: int, rng: np.random.Generator) -> "Film":
         edge = np.abs((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1)
         x, y = np.meshgrid(edge, edge)
-        noise = rng.standard_normal((size + NOISE_SHIFTS[0], size + NOISE_SHIFTS[1], 3), np.float32)
+        shape = (2, size + NOISE_SHIFTS[0], size + NOISE_SHIFTS[1], 3)
+        first, second = rng.integers(256, size=shape, dtype=np.uint8)
+        noise = (np.add(first, second, dtype=np.float32) - 255) * np.float32(6**0.5 / 256)  # nearly Gaussian
+        stop = field_of_view(optics.view, x, y)
         return cls(
-            cv2.merge(3 * [field_of_view(optics.view, x, y)]),
+            cv2.merge([stop, stop, stop]),
+            stop > 0.5,
             1 - optics.vignette * (x * x + y * y) / 2,
             optics.softness * size,
             optics.noise * noise,
