@@ -65,13 +65,15 @@ class AblateMaskingConfig:
 def one_run(config: AblateMaskingConfig, masking: str, seed: int, runtime: Runtime) -> dict[str, float]:
     """Validation loss, lowest and at the end, and the check of classes and motion of one run."""
     folder = config.results_dir / f"{masking}-{seed}"
-    train(TrainC2IConfig(
+    reached = train(TrainC2IConfig(
         code_path=config.code_path, results_dir=folder / "gpt", gpt_model=config.gpt_model,
         gpt_ckpt=config.gpt_ckpt, optimizer="muon", max_steps=config.max_steps,
         global_batch_size=config.global_batch_size, lr=config.lr,
         lr_schedule="cosine", warmup_steps=min(100, config.max_steps // 10), ema_decay=0.95,
         eval_every=config.eval_every, sample_every=0, global_seed=seed, device=config.device,
         **MASKINGS[masking]), runtime)
+    if reached < config.max_steps:
+        raise KeyboardInterrupt  # a signal meant for the whole comparison
     sample(SampleC2IConfig(gpt_ckpt=folder / "gpt", save_folder=folder / "samples", device=config.device,
                            clips_per_class=config.clips_per_class, cfg_scale=config.cfg_scale), runtime)
     if not runtime.is_main:

@@ -73,11 +73,11 @@ class StepLoss(nn.Module):
         return self.task.loss(self.model, batch, seeds_B)
 
 
-def train(task: Task, config: TrainingConfig, runtime: Runtime) -> None:
+def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     """Train `task.model` up to `config.max_steps`, from the newest checkpoint in the run folder if any.
 
     SIGTERM and SIGINT end it after the current step with a checkpoint. A dry run only prints what it would
-    take.
+    take. Returns the step that was reached.
 
     Raises: `ValueError` if the run folder holds another run, or if too many steps in a row were not finite.
     """
@@ -86,7 +86,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> None:
         report = dry_run(state)
         if runtime.is_main:
             print("\n".join([*state.notes, report]))
-        return
+        return state.step
     with runtime.together():
         lines = state.resume()
     with runtime.together():
@@ -102,6 +102,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> None:
         raise
     finally:
         log.close()
+    return state.step
 
 
 def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:

@@ -159,12 +159,12 @@ def unigram_entropy(train_set: CodesDataset, val_set: CodesDataset, vocab_size: 
     return float(-np.log(counts_V / counts_V.sum())[tokens].mean()) if len(tokens) else float("nan")
 
 
-def run(config: TrainC2IConfig, runtime: Runtime) -> None:
-    """Train until `config.max_steps`."""
+def run(config: TrainC2IConfig, runtime: Runtime) -> int:
+    """Train until `config.max_steps` or a signal; returns the step that was reached."""
     task = GPTTask(config, runtime)
     if runtime.is_main and task.note:
         print(task.note)
-    train(task, config, runtime)
+    return train(task, config, runtime)
 
 
 if __name__ == "__main__":
