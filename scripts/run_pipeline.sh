@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a folder of videos to generated clips, every stage:  bash scripts/run_pipeline.sh [VIDEOS] OUT
 # VIDEOS holds one folder per class; without it a phantom is rendered. Rerun the same command to continue. The defaults
-# take about an hour on two CPU cores; every capitalised name below can be set in the environment:
+# take about two hours on two CPU cores; every capitalised name below can be set in the environment:
 #   GPT_STEPS=20000 bash scripts/run_pipeline.sh videos out
 set -euo pipefail
 [ $# -ge 1 ] && [ $# -le 2 ] || { echo "usage: $0 [VIDEOS] OUT" >&2; exit 2; }
@@ -12,11 +12,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 : "${RECORDING_PATTERN:=(.*)}"                                   # first group = recording, see dataset.prepare
 : "${CH:=32}" "${CH_MULT:=1 1 2 4}" "${CODEBOOK_SIZE:=1024}"     # tokenizer: 8 px per token
 : "${WINDOW:=2}" "${VQ_STEPS:=1600}" "${VQ_BATCH:=8}"             # trained on WINDOW x WINDOW frames at once
-: "${GPT_MODEL:=GPT-XS}" "${GPT_BATCH:=4}" "${GPT_STEPS:=400}" "${BALANCE_STEPS:=250}"
+: "${GPT_MODEL:=GPT-XS}" "${GPT_BATCH:=4}" "${GPT_STEPS:=400}"
+: "${BALANCE_STEPS:=250}" "${MORE_BALANCE_STEPS:=300}" "${ROW_STEPS:=160}" "${LAST_STEPS:=150}"
 if [ "$GPT_MODEL $CODEBOOK_SIZE" = "GPT-XS 1024" ]; then  # other sizes start from nothing, and need more steps
   : "${GPT_CKPT=$root/pretrained_models/endogen_phantom_gpt.safetensors}"  # knows how frames follow each other; may be empty
 fi
-: "${CLIPS_PER_CLASS:=4}" "${SEED:=0}"
+: "${CLIPS_PER_CLASS:=4}" "${CFG_SCALE:=2}" "${TEMPERATURE:=0.5}" "${SEED:=0}"  # few clips: the likely ones alone are good
 : "${PHANTOM_RECORDINGS:=16}"                                     # per class, of 48 frames
 
 trap 'exit 130' INT TERM
@@ -50,19 +51,29 @@ launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes"
 
 train_gpt() {
   NPROC=1 launch autoregressive.train.train_c2i --code-path "$out/codes" --gpt-model "$GPT_MODEL" \
-    --optimizer muon --lr-schedule cosine --global-batch-size "$GPT_BATCH" --ema-decay 0.95 --global-seed "$SEED" "$@"
+    --optimizer muon --lr-schedule cosine --ema-decay 0.95 --global-seed "$SEED" "$@"
 }
 
 # First the clips as they come, then every class equally often: drawn often from the start, the few clips of a rare
-# class are learnt by heart before the model finds out how frames follow each other.
+# class are learnt by heart before the model finds out how frames follow each other. What a clip shows is decided in its
+# first row of frames.
 train_gpt --results-dir "$out/gpt_first" ${GPT_CKPT:+--gpt-ckpt "$GPT_CKPT"} --lr 1e-3 --warmup-steps 20 \
-  --max-steps "$GPT_STEPS"
+  --global-batch-size "$GPT_BATCH" --max-steps "$GPT_STEPS"
 finished "$out/gpt_first" "$GPT_STEPS"
-train_gpt --results-dir "$out/gpt" --gpt-ckpt "$out/gpt_first" --class-balance --lr 5e-4 --warmup-steps 10 \
-  --max-steps "$BALANCE_STEPS"
-finished "$out/gpt" "$BALANCE_STEPS"
+before=gpt_first
+even_classes() {  # even_classes RUN STEPS CLIPS FLAGS: goes on from the run before
+  train_gpt --results-dir "$out/$1" --gpt-ckpt "$out/$before" --class-balance --warmup-steps 10 --max-steps "$2" \
+    --global-batch-size "$3" "${@:4}"
+  finished "$out/$1" "$2"
+  before=$1
+}
+no_dropout=(--dropout-p 0 --token-dropout-p 0.1)
+even_classes gpt_even "$BALANCE_STEPS" "$GPT_BATCH" --lr 5e-4
+even_classes gpt_more "$MORE_BALANCE_STEPS" "$GPT_BATCH" --lr 7e-4
+even_classes gpt_rows "$ROW_STEPS" $((4 * GPT_BATCH)) --lr 1e-3 --first-rows 1 "${no_dropout[@]}"
+even_classes gpt "$LAST_STEPS" "$GPT_BATCH" --lr 7e-4 "${no_dropout[@]}"
 
 launch autoregressive.sample.sample_c2i --gpt-ckpt "$out/gpt" --save-folder "$out/samples" \
-  --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED" --cfg-scale 2
+  --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED" --cfg-scale "$CFG_SCALE" --temperature "$TEMPERATURE"
 
 launch evaluations.class_consistency --data-path "$out/grids" --sample-path "$out/samples"

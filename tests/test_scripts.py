@@ -27,7 +27,8 @@ def bash(script, *arguments, env, cwd, check=True):
 def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, tmp_path):
     tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
-            "BALANCE_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
+            "BALANCE_STEPS": "2", "MORE_BALANCE_STEPS": "2",
+            "ROW_STEPS": "2", "LAST_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
     env = {**script_env, **tiny}
     stopped = subprocess.Popen(["bash", ROOT / "scripts" / "run_pipeline.sh", "out"], cwd=tmp_path,
                                env={**env, "VQ_STEPS": "1000000"}, stdout=subprocess.PIPE, text=True,
@@ -45,7 +46,7 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     start = read_json(tmp_path / "out" / "gpt_first" / "config.json")["training"]["gpt_ckpt"]
     assert start.endswith("endogen_phantom_gpt.safetensors")
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
-    assert len(first) == 3
+    assert len(first) == 6
     bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == first
 
