@@ -8,7 +8,7 @@ from dataset.phantom import CLASS_NAMES, render_clip
 from dataset.phantom.camera import project, ray_directions, rotate
 from dataset.phantom.clip import build_scene
 from dataset.phantom.film import field_of_view
-from dataset.phantom.trace import FARTHEST, picture_sizes, trace
+from dataset.phantom.trace import FARTHEST, meet_polyp, picture_sizes, trace
 from dataset.phantom.write import PhantomConfig, run
 from dataset.video import read_frames
 
@@ -124,6 +124,20 @@ def test_few_steps_find_the_wall_that_many_small_ones_find(label):
     ratio = trace(tube, position, pyramid) / np.minimum(slow, FARTHEST)
     assert (ratio > 1.03).mean() < 0.006  # hardly a ray has gone through a fold
     assert (ratio < 0.9).mean() < 0.08  # few have stopped on their way
+
+
+def test_polyp_out_of_sight_is_not_met():
+    scene = build_scene(CLASS_NAMES.index("pedunculated_polyp"), 1)
+    tube = scene.tube(0.0)
+    pose = scene.camera.pose(0.0, scene.target, tube.bend)
+    position, rotation = (array.astype(np.float32) for array in pose)
+    rays = rotate(ray_directions(48, scene.camera.half_angle), rotation)
+    near, far = np.full((48, 48), 0.01, np.float32), np.full((48, 48), FARTHEST, np.float32)
+    assert meet_polyp(tube, position, rays, far.copy()).any()
+    for behind_the_wall_or_the_lens, depth in ((rays, near), (-rays, far)):
+        met = depth.copy()
+        assert not meet_polyp(tube, position, behind_the_wall_or_the_lens, met).any()
+        assert np.array_equal(met, depth)
 
 
 def test_projection_inverts_the_lens():
