@@ -40,13 +40,15 @@ class BenchmarkConfig:
     vocab_size: int = 16384
     """Codes of the model with random weights."""
     batch_size: int = 8
-    """Clips at once; the demo has eight."""
+    """Clips at once; the demo has eight, and `clips` makes so many, eight at least."""
     cfg_scale: float = 1.5
     """Guidance."""
     steps: int = 0
     """Tokens of a clip made by plain and steps, from its middle, on caches that are there; 0: all."""
+    mixed_precision: Literal["bf16", "none"] = "none"
+    """bf16: the weights, of plain too, are bfloat16 (on a GPU)."""
     variants: tuple[str, ...] = ("plain", "steps")
-    """plain, steps, or a number: the decode window."""
+    """plain, steps, or a number: the decode window. Of pictures: plain or bands."""
     rounds: int = 3
     """Processes per variant."""
     device: str = "auto"
@@ -78,12 +80,19 @@ def measure(config: BenchmarkConfig, variant: str) -> dict[str, Any]:
     device = Runtime().device(config.device)
     with TemporaryDirectory() as folder:
         if config.work == "tokens":
-            timed = work.token_work(
-                make_gpt(config), variant, config.batch_size, config.cfg_scale, config.steps, device)
+            timed = work.token_work(make_gpt(config), variant, config.batch_size, config.cfg_scale,
+                                    config.steps, config.mixed_precision, device)
         elif config.work == "pictures":
-            timed = work.picture_work(variant, config.batch_size, config.tokens, device)
+            timed = work.picture_work(
+                variant, config.batch_size, config.tokens, config.mixed_precision, device)
         else:
-            timed = work.clip_work(config.models, variant, config.cfg_scale, Path(folder), device)
+            timed = work.clip_work(config.models, variant, config.batch_size, config.cfg_scale,
+                                   config.mixed_precision, Path(folder), device)
+        if device.type == "cuda" and config.work != "clips":
+            timed()  # which compiles kernels and records graphs
+            timed()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
         before, processor, started = forget_peak(), processor_seconds(), perf_counter()
         passes = timed()
         if device.type == "cuda":
@@ -105,8 +114,9 @@ def benchmark(config: BenchmarkConfig) -> None:
                 measured = run_child("benchmarks.bench_sampling", config, name)
                 results[name] += [measured] if measured else []
     rows = summary(results)
-    print(f"{config.work}, batch {config.batch_size}, guidance {config.cfg_scale}, float32, "
-          f"torch {torch.__version__}, {config.threads} threads")
+    print(f"{config.work}, batch {config.batch_size}, guidance {config.cfg_scale}, mixed precision "
+          f"{config.mixed_precision}, torch {torch.__version__}, {Runtime().device(config.device).type}, "
+          f"{config.threads} threads")
     for row in rows:
         print("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                         for name, value in row.items()))

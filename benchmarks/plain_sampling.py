@@ -2,7 +2,7 @@
 
 Same tokens as `autoregressive.models.generate` where the choice is greedy, but: caches of full length
 written by index, attention over all of their slots with a mask of (B, N, N), keys and values repeated for
-their heads, everything in float32, and softmax and `torch.multinomial`, whose probabilities are kept.
+their heads, and softmax and `torch.multinomial`, whose probabilities are kept.
 """
 
 import torch
@@ -44,7 +44,8 @@ def plain_caches(model: PlainGPT, rows: int) -> list[list[Tensor]]:
     """Keys and values of each layer, full length, written to: untouched memory costs nothing to read."""
     config, device = model.config, model.output.weight.device
     shape = (rows, config.n_head, config.block_size, config.head_dim)
-    return [[torch.full(shape, 0.0, device=device) for _ in range(2)] for _ in model.layers]
+    dtype = model.output.weight.dtype
+    return [[torch.full(shape, 0.0, dtype=dtype, device=device) for _ in range(2)] for _ in model.layers]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.checkpoint import load_gpt
-from autoregressive.models.generate import Rule, decode_in_steps, decode_in_windows
+from autoregressive.models.decoding import Passes, Rule, decode_in_steps, decode_in_windows
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig, KVCache
 from autoregressive.models.noise import noise_keys
 from autoregressive.models.packing import pack
@@ -28,6 +28,7 @@ from tokenizer.vq_model import VQConfig, VQModel
 from tokenizer.weights import load_tokenizer, tokenizer_facts
 
 CLASSES, TOP_K, BUCKET = 8, 2000, 128
+DTYPES = {"bf16": torch.bfloat16, "none": torch.float32}
 
 
 def random_gpt(size: str, tokens: int, vocab_size: int) -> GPT:
@@ -52,7 +53,7 @@ def plain_model(model: GPT) -> PlainGPT:
 
 
 def token_work(
-    model: GPT, variant: str, batch: int, cfg_scale: float, steps: int, device: torch.device
+    model: GPT, variant: str, batch: int, cfg_scale: float, steps: int, precision: str, device: torch.device
 ) -> Callable[[], int]:
     """The tokens of a batch, or `steps` from the middle of the clips, which cost what all do on average."""
     config = model.config
@@ -60,25 +61,28 @@ def token_work(
     first = (config.block_size - steps) // 2
     places = range(first, first + steps) if steps else range(config.block_size)
     if variant == "plain":
-        plain = plain_model(model).to(device)
+        plain = plain_model(model).to(device, DTYPES[precision])
         settings = labels_B, cfg_scale, 1.0, TOP_K, places
         caches = plain_caches(plain, 2 * batch) if steps else None
         return lambda: len(plain_generate(plain, caches or plain_caches(plain, 2 * batch), *settings)[0])
-    model = pack(model, torch.float32) if device.type == "cpu" else model.to(device)
+    model = pack(model.to(device), DTYPES[precision])
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     class_RD = model.cls_embedding.embedding_table.weight[labels_R]
     keys_BN2 = noise_keys(range(batch), config.block_size, device)
     given_BN = torch.full(keys_BN2.shape[:2], -1, device=device)
     rule = Rule(cfg_scale, 1.0, TOP_K, 1.0)
+    passes = Passes(model, batch, config.block_size, rule, 1 if variant == "steps" else int(variant))
+    if steps and device.type == "cuda":
+        return lambda: some_passes(passes, places)
     if steps:
         cache = model.new_cache(2 * batch)
         for stored in (*cache.keys, *cache.values):
             stored.fill_(0)  # memory that nobody has written to would cost nothing to read
         return lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places)
-    rest = class_RD, keys_BN2, given_BN, config.block_size, rule
-    if variant == "steps":
-        return lambda: len(decode_in_steps(model, *rest)[0])
-    return lambda: decode_in_windows(model, *rest, int(variant))[1]
+    clips = class_RD, keys_BN2, given_BN
+    if variant == "steps" and device.type == "cpu":
+        return lambda: len(decode_in_steps(model, *clips, config.block_size, rule)[0])
+    return lambda: decode_in_windows(passes, *clips)[1]
 
 
 @torch.no_grad()
@@ -90,18 +94,29 @@ def some_steps(
     for i in places:
         view = cache.first(2 * len(tokens_B), (i // BUCKET + 1) * BUCKET)
         logits_RV = model.step(tokens_B.repeat(2), position_N[i : i + 1], view)
-        tokens_B = rule.sample(rule.guide(logits_RV), keys_BN2[:, i])
+        tokens_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1], places.stop)
     return len(places)
 
 
-def picture_work(variant: str, batch: int, tokens: int, device: torch.device) -> Callable[[], int]:
+@torch.no_grad()
+def some_passes(passes: Passes, places: range) -> int:
+    """The passes of `decode_in_windows` at these places only."""
+    passes.done_B1.fill_(places.start)
+    for _ in places:
+        passes.take(1, 2 * passes.batch, passes.count + 1)
+    return len(places)
+
+
+def picture_work(
+    variant: str, batch: int, tokens: int, precision: str, device: torch.device
+) -> Callable[[], int]:
     """The pictures of a batch of random tokens, with a tokenizer of the shape of VQ-16."""
     model, side = random_tokenizer().to(device), int(tokens**0.5)
     codes_Bhw = torch.randint(model.config.codebook_size, (batch, side, side), device=device)
     if variant == "plain":
         model.to(memory_format=torch.contiguous_format)
         return lambda: len(plain_decode(model, codes_Bhw))
-    return lambda: len(pictures_of(codes_Bhw, model))
+    return lambda: len(pictures_of(codes_Bhw, model, precision))
 
 
 def write_models(folder: Path, gpt: GPT, vq: VQModel) -> None:
@@ -115,20 +130,23 @@ def write_models(folder: Path, gpt: GPT, vq: VQModel) -> None:
                 "tokenizer": tokenizer_facts(vq, folder / "vq.pt")}, folder / "gpt.pt")
 
 
-def clip_work(models: Path, variant: str, cfg_scale: float, folder: Path, device: torch.device
-              ) -> Callable[[], int]:
-    """A clip of each class, from the checkpoints in `models` to files in `folder`."""
+def clip_work(models: Path, variant: str, batch: int, cfg_scale: float, precision: str, folder: Path,
+              device: torch.device) -> Callable[[], int]:
+    """Clips of each class, from the checkpoints in `models` to files in `folder`; plain: one of each."""
     if variant == "plain":
-        return lambda: plain_clips(models, cfg_scale, folder, device)
-    config = SampleC2IConfig(gpt_ckpt=models / "gpt.pt", vq_ckpt=models / "vq.pt",
-                             save_folder=folder / "clips", cfg_scale=cfg_scale, device=device.type)
-    return lambda: run(config, Runtime()) or CLASSES
+        return lambda: plain_clips(models, cfg_scale, precision, folder, device)
+    window = 1 if variant == "steps" else int(variant)
+    config = SampleC2IConfig(
+        gpt_ckpt=models / "gpt.pt", vq_ckpt=models / "vq.pt", save_folder=folder / "clips",
+        cfg_scale=cfg_scale, clips_per_class=max(1, batch // CLASSES), device=device.type, decode_window=window,
+        mixed_precision=precision, decode_precision=precision)
+    return lambda: run(config, Runtime()) or CLASSES * config.clips_per_class
 
 
-def plain_clips(models: Path, cfg_scale: float, folder: Path, device: torch.device) -> int:
-    """One thing after the other, and every picture of the batch decoded at once."""
+def plain_clips(models: Path, cfg_scale: float, precision: str, folder: Path, device: torch.device) -> int:
+    """One thing after the other, and every picture of the batch decoded at once, in float32."""
     gpt, dataset, _ = load_gpt(models / "gpt.pt")
-    gpt = plain_model(gpt).to(device)
+    gpt = plain_model(gpt).to(device, DTYPES[precision])
     vq = load_tokenizer(models / "vq.pt").to(device, memory_format=torch.contiguous_format)
     labels_B = torch.arange(CLASSES, device=device)
     tokens_BN = plain_generate(gpt, plain_caches(gpt, 2 * CLASSES), labels_B, cfg_scale, 1.0, TOP_K,

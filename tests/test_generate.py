@@ -8,8 +8,9 @@ import torch
 from golden_weights import golden_state
 from scipy import stats
 
-import autoregressive.models.generate as generate_module
-from autoregressive.models.generate import Rule, decode_in_windows, generate, pays, sample
+import autoregressive.models.decoding as decoding
+from autoregressive.models.decoding import Passes, Rule, decode_in_windows, pays, sample
+from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys, uniform_noise
 from autoregressive.models.packing import pack
@@ -72,7 +73,7 @@ def test_clips_do_not_depend_on_how_the_cache_is_sliced(bucket, monkeypatch):
     model = build().double()
     settings = dict(cfg_scale=1.5, cfg_interval=7)
     expected = generate(model, LABELS, SEEDS, **settings)
-    monkeypatch.setattr(generate_module, "BUCKET", bucket)
+    monkeypatch.setattr(decoding, "BUCKET", bucket)
     assert torch.equal(generate(model, LABELS, SEEDS, **settings), expected)
 
 
@@ -212,20 +213,21 @@ def test_packed_weights_give_the_same_tokens(small_gpt, window):
 
 
 def test_windows_are_left_where_they_gain_little(small_gpt):
-    assert pays(2.7, 16) and not pays(2.6, 16) and pays(1, 1)
+    assert pays(2.7, 16, 8) and not pays(2.6, 16, 8) and pays(1, 1, 8)
     with torch.no_grad():
         _, passes = decode_in_windows(  # guesses among 64 codes are hardly ever right
-            small_gpt, small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
-            torch.full((2, 256), -1), guided=0, rule=Rule(1.0, 1.0, 0, 1.0), window=16)
+            Passes(small_gpt, 2, guided=0, rule=Rule(1.0, 1.0, 0, 1.0), window=16),
+            small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
+            torch.full((2, 256), -1))
     assert 230 < passes <= 256
 
 
 def test_good_guesses_save_passes(small_gpt):
     """A model that always says the same token is guessed right from the second window on."""
     torch.nn.init.zeros_(small_gpt.output.weight)
-    rule = Rule(1.0, 0.0, 0, 1.0)
     with torch.no_grad():
         tokens, passes = decode_in_windows(
-            small_gpt, small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
-            torch.full((2, 256), -1), guided=0, rule=rule, window=16)
+            Passes(small_gpt, 2, guided=0, rule=Rule(1.0, 0.0, 0, 1.0), window=16),
+            small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
+            torch.full((2, 256), -1))
     assert (tokens == 0).all() and passes == 1 + 16  # 255 tokens after the first, 16 at a time

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autoregressive.models.config import GPT_SIZES, GPTConfig
+from autoregressive.models.fused import kernels_for
 from autoregressive.models.layers import Block
 from autoregressive.models.noise import spread_keys, uniform_noise
 from autoregressive.models.rope import rotary_tables
@@ -150,14 +151,18 @@ class GPT(nn.Module):
         Row b puts token positions[b, j] - 1 into slot positions[b, j]; each position sees the slots up to its
         own, so that with the right tokens the logits are those of W steps.
         """
-        slots_S = torch.arange(cache.keys[0].shape[2], device=tokens_BW.device)
         x_BWD = self.tok_embeddings(tokens_BW)
-        beyond_B1WS = slots_S > positions_BW[:, None, :, None]
-        mask_B1WS = torch.zeros_like(beyond_B1WS, dtype=x_BWD.dtype).masked_fill_(beyond_B1WS, -torch.inf)
-        rows_BW = positions_BW.clamp(max=self.config.block_size)
-        cos_BW1C, sin_BW1C = self.cos_LC[rows_BW][:, :, None], self.sin_LC[rows_BW][:, :, None]
+        if kernels_for(x_BWD):  # they look up the rest themselves
+            context = self.cos_LC, self.sin_LC, None, positions_BW
+        else:
+            slots_S = torch.arange(cache.keys[0].shape[2], device=tokens_BW.device)
+            beyond_B1WS = slots_S > positions_BW[:, None, :, None]
+            mask_B1WS = torch.zeros_like(beyond_B1WS, dtype=x_BWD.dtype).masked_fill_(beyond_B1WS, -torch.inf)
+            rows_BW = positions_BW.clamp(max=self.config.block_size)
+            cos_BW1C, sin_BW1C = self.cos_LC[rows_BW][:, :, None], self.sin_LC[rows_BW][:, :, None]
+            context = cos_BW1C, sin_BW1C, mask_B1WS, positions_BW
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x_BWD = layer.window(x_BWD, cos_BW1C, sin_BW1C, mask_B1WS, positions_BW, keys, values)
+            x_BWD = layer.window(x_BWD, *context, keys, values)
         return self.output(self.norm(x_BWD))
 
     def _decode(self, x_BD: Tensor, position_1: Tensor, cache: KVCache) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoregressive.models.config import GPTConfig
+from autoregressive.models.fused import kernels_for
 from autoregressive.models.noise import dropout
 from autoregressive.models.rope import rotate
 
@@ -48,10 +49,16 @@ class Attention(nn.Module):
         attended = scores.softmax(-1) @ values.flatten(0, 1)
         return self.wo(attended.view(batch, width))
 
-    def window(self, x_BWD: Tensor, cos_BW1C: Tensor, sin_BW1C: Tensor, mask_B1WS: Tensor,
-               positions_BW: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """W consecutive positions of each row, each row at its own place."""
-        q, k, v = (x.transpose(1, 2) for x in self.project(x_BWD, cos_BW1C, sin_BW1C))  # (B, heads, W, C)
+    def window(self, x_BWD: Tensor, cos: Tensor, sin: Tensor, mask_B1WS: Tensor | None, positions_BW: Tensor,
+               keys: Tensor, values: Tensor) -> Tensor:
+        """W consecutive positions of each row, each row at its own place.
+
+        Without a mask the kernels of a GPU do all but the projections, from the whole tables cos and sin.
+        """
+        if mask_B1WS is None:
+            qkv_BWD, kernels = self.wqkv(x_BWD), kernels_for(x_BWD)
+            return self.wo(kernels.split_attention(qkv_BWD, cos, sin, positions_BW, keys, values))
+        q, k, v = (x.transpose(1, 2) for x in self.project(x_BWD, cos, sin))  # (B, heads, W, C)
         slots = positions_BW[:, None, :, None].expand_as(k)
         keys.scatter_(2, slots, k)
         values.scatter_(2, slots, v)

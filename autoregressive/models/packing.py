@@ -1,7 +1,8 @@
-"""Linear layers whose weights are laid out for the processor's matrix kernels (oneDNN) once.
+"""A model's weights as decoding reads them fastest.
 
-A plain linear layer lays them out at every call, which takes as long as the product with the few rows of a
-decode step. The function is the same up to rounding; the packed weights take the place of the others.
+On a CPU linear layers are laid out for its matrix kernels (oneDNN) once: a plain layer does that at every
+call, which takes as long as the product with the few rows of a decode step. The function is the same up to
+rounding; the packed weights take the place of the others.
 """
 
 import torch
@@ -20,7 +21,15 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Pack the linear layers of a model on the CPU that only decodes; none where oneDNN lacks `dtype`."""
+    """Prepare a model that only decodes to compute in `dtype`.
+
+    On a CPU that concerns its linear layers, if oneDNN knows `dtype`, on a GPU every parameter, but not the
+    tables of the rotary embedding.
+    """
+    if next(model.parameters()).is_cuda:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        return model
     if not torch.backends.mkldnn.is_available() or (
             dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return model

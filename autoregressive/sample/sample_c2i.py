@@ -6,6 +6,7 @@ T frames, H x W pixels of a frame.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
+from autoregressive.models.decoding import Passes
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
 from autoregressive.models.packing import pack
@@ -137,20 +139,19 @@ def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
 @torch.no_grad()
 def make_clips(
     gpt: GPT, tokenizer: VQModel, jobs: Sequence[Job], config: SampleC2IConfig, dataset: dict[str, Any],
-    start_N: Tensor | None,
+    start_N: Tensor | None, kept: dict[tuple, Passes],
 ) -> list[list[Tensor]]:
-    """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W)."""
+    """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W); `kept` as in `generate`."""
     labels_B = torch.tensor([job.label for job in jobs])
-    device = gpt.output.weight.device
     height = dataset["rows"] * dataset["frame_size"] // tokenizer.config.downsample
     given_BN = None if start_N is None else start_N.expand(len(jobs), -1)
     towards = (dataset["class_names"].index(config.blend_with), config.blend) if config.blend_with else None
     links = []
     for link in range(config.chain):
         seeds = [job.seed + link * LINK_SEED for job in jobs]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
             tokens_BN = generate(gpt, labels_B, seeds, **config.settings(), given_BN=given_BN,
-                                 towards=towards, decode_window=config.decode_window)
+                                 towards=towards, decode_window=config.decode_window, kept=kept)
         links.append(pictures_of(tokens_BN.unflatten(1, (height, -1)), tokenizer, config.decode_precision))
         given_BN = continued(tokens_BN, dataset["rows"])
     return [list(pictures) for pictures in zip(*links, strict=True)]
@@ -223,15 +224,15 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
         write_json(folder / "samples.json", {**facts, "clips": []})  # from now on the folder is theirs
     runtime.gather(None)  # nobody writes clips before
     gpt, tokenizer = gpt.to(device), tokenizer.to(device)
-    if device.type == "cpu":
-        gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
+    gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
     todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
-    size = config.batch_size or fitting_batch(gpt, device, runtime)
-    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, ThreadPoolExecutor(1) as writer:
+    size, kept = config.batch_size or fitting_batch(gpt, device, runtime), {}
+    writers = ThreadPoolExecutor(1 if device.type == "cpu" else os.cpu_count() // runtime.world_size or 1)
+    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, writers as writer:
         writing: list[Future] = []  # one batch is written while the next one is sampled
         for start in range(0, len(todo) + size, size):
             batch = todo[start : start + size]
-            chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N) if batch else []
+            chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N, kept) if batch else []
             for written in writing:
                 written.result()
             bar.update(len(writing))  # all at once, so that the rate is that of batches

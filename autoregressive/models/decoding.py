@@ -1,0 +1,224 @@
+"""The passes of the model that make the tokens of a batch: one token after the other, or windows of guesses.
+
+Shapes: B clips, N tokens of a clip, M = N + 2 windows, V vocabulary, W tokens of a window, R rows that the
+model runs: B, or 2 B under guidance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoregressive.models.fused import kernels_for
+from autoregressive.models.gpt import GPT
+from autoregressive.models.noise import gumbel_noise
+
+OVERHEAD = {"cpu": 8, "cuda": 64}  # tokens; measured on a CPU: 5 with 64 rows, 8 with 2 and with 16
+TRIAL, REST = 8, 128  # passes over windows to see what they gain, and over single tokens where that is little
+BUCKET = 128  # attention covers the used part of the cache, rounded up to this many slots
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a token is chosen from logits; the names are those of `generate`."""
+
+    cfg_scale: float
+    temperature: float
+    top_k: int
+    top_p: float
+
+    def choose(self, logits_RV: Tensor, key_B2: Tensor, position_B: Tensor, guided: int) -> Tensor:
+        """One token per key -> (B,) int64, under guidance where its position is below `guided`.
+
+        With twice as many rows as keys the second half is unconditional.
+        """
+        if self.top_p == 1 and (kernels := kernels_for(logits_RV)):
+            return kernels.choose(
+                logits_RV, key_B2, position_B, guided, self.cfg_scale, self.temperature, self.top_k)
+        logits_BV = logits_RV[: len(key_B2)]
+        if len(logits_RV) > len(key_B2):
+            unconditional_BV = logits_RV[len(key_B2) :]
+            guided_BV = unconditional_BV + self.cfg_scale * (logits_BV - unconditional_BV)
+            logits_BV = torch.where((position_B < guided)[:, None], guided_BV, logits_BV)
+        return sample(logits_BV, key_B2, self.temperature, self.top_k, self.top_p)
+
+
+def sample(logits_BV: Tensor, key_B2: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """One token per row -> (B,) int64, from softmax(logits / temperature) cut by top_k, then by top_p.
+
+    The largest of logits plus temperature times Gumbel noise is such a sample (Gumbel 1954), so nothing needs
+    to be normalised, and no temperature is too small. Of logits that tie for the last place among the top k,
+    `torch.topk` chooses which stay.
+    """
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    vocabulary = logits_BV.shape[-1]
+    logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
+    kept = min(top_k or vocabulary, vocabulary)
+    if kept == vocabulary and top_p == 1:
+        ids = torch.arange(vocabulary, dtype=torch.int32, device=logits_BV.device)
+        return (logits_BV + temperature * gumbel_noise(key_B2, ids)).argmax(-1)
+    values_BM, ids_BM = logits_BV.topk(kept, sorted=top_p < 1)
+    if top_p < 1:
+        values_BM = _nucleus(values_BM, temperature, top_p)
+    winner_B1 = (values_BM + temperature * gumbel_noise(key_B2, ids_BM)).argmax(-1, keepdim=True)
+    return ids_BM.gather(1, winner_B1)[:, 0]
+
+
+def _nucleus(values_BM: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Descending logits with all but the fewest that hold at least `top_p` of the mass set to -inf."""
+    probability_BM = ((values_BM - values_BM[:, :1]) / temperature).softmax(-1)
+    before_BM = probability_BM.cumsum(-1) - probability_BM  # mass of the likelier tokens; 0 for the first
+    return values_BM.masked_fill(before_BM >= top_p, -torch.inf)
+
+
+def decode_in_steps(
+    model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, guided: int, rule: Rule
+) -> Tensor:
+    """Token by token, the first `guided` of them under guidance -> tokens_BN."""
+    batch, count = given_BN.shape
+    known_N = (given_BN >= 0).all(0).tolist()
+    cache = model.new_cache(len(class_RD), _compute_dtype(model))
+    position_N = torch.arange(count, device=given_BN.device)
+    tokens_BN = torch.empty_like(given_BN)
+    for i in range(count):
+        if i % BUCKET == 0 or i == guided:
+            rows = 2 * batch if i < guided else batch
+            view = cache.first(rows, (i // BUCKET + 1) * BUCKET)
+        if i == 0:
+            logits_RV = model.start(class_RD[:rows], view)
+        else:
+            last_R = tokens_BN[:, i - 1].repeat(rows // batch)
+            logits_RV = model.step(last_R, position_N[i : i + 1], view)
+        if known_N[i]:
+            tokens_BN[:, i] = given_BN[:, i]
+            continue
+        sampled_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1], guided)
+        tokens_BN[:, i] = torch.where(given_BN[:, i] < 0, sampled_B, given_BN[:, i])
+    return tokens_BN
+
+
+class Passes:
+    """Passes over the next tokens of each clip of a batch, on tensors that stay where they are.
+
+    A pass depends on them alone, so on a GPU it is recorded the second time it is taken (as a CUDA graph) and
+    replayed from then on, for later batches too.
+    """
+
+    def __init__(self, model: GPT, batch: int, guided: int, rule: Rule, window: int):
+        config, device = model.config, model.output.weight.device
+        self.model, self.guided, self.rule, self.device = model, guided, rule, device
+        self.batch, self.count, self.window = batch, config.block_size, window
+        rows, reach = 2 * batch if guided else batch, self.count + 2 * window  # windows reach beyond the end
+        self.cache = model.new_cache(rows, _compute_dtype(model), spare=window)
+        self.class_RD = model.cls_embedding.embedding_table.weight.new_empty(rows, config.dim)
+        self.given_BM = torch.full((batch, reach), -1, device=device)
+        self.keys_BM2 = torch.zeros(batch, reach, 2, dtype=torch.int32, device=device)
+        self.guesses_BM = torch.zeros_like(self.given_BM)
+        self.done_B1 = torch.ones_like(self.given_BM[:, :1])  # tokens of each clip that are right
+        self.ahead_W = torch.arange(window, device=device)
+        self.recorded: dict[tuple, torch.cuda.CUDAGraph | None] = {}
+
+    def begin(self, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor) -> None:
+        """The first token of new clips. At first all others are guessed to be the same, if not given."""
+        self.class_RD.copy_(class_RD)
+        self.given_BM[:, : self.count] = given_BN
+        self.keys_BM2[:, : self.count] = keys_BN2
+        self._run(self._begin)
+
+    def take(self, size: int, rows: int, slots: int) -> None:
+        """A pass over `size` tokens of each clip, which sees so many slots of the cache."""
+        self._run(self._take, size, rows, slots)
+
+    def _begin(self) -> None:
+        logits_RV = self.model.start(self.class_RD, self.cache.first(len(self.class_RD), BUCKET))
+        position_B = torch.zeros_like(self.done_B1[:, 0])
+        first_B = self.rule.choose(logits_RV, self.keys_BM2[:, 0], position_B, self.guided)
+        self.guesses_BM.copy_(torch.where(self.given_BM < 0, first_B[:, None], self.given_BM))
+        self.done_B1.fill_(1)
+
+    def _take(self, size: int, rows: int, slots: int) -> None:
+        guesses_BM, copies = self.guesses_BM, rows // self.batch
+        places_BW = self.done_B1 + self.ahead_W[:size]
+        inputs_RW = guesses_BM.gather(1, places_BW - 1).repeat(copies, 1)
+        logits_RWV = self.model.window(inputs_RW, places_BW.repeat(copies, 1), self.cache.first(rows, slots))
+        keys_BW2 = self.keys_BM2.gather(1, places_BW[..., None].expand(-1, -1, 2))
+        sampled_BW = self.rule.choose(
+            logits_RWV.flatten(0, 1), keys_BW2.flatten(0, 1), places_BW.flatten(), self.guided).view(-1, size)
+        known_BW = self.given_BM.gather(1, places_BW)
+        sampled_BW = torch.where(known_BW < 0, sampled_BW, known_BW)
+        right_BW = (sampled_BW == guesses_BM.gather(1, places_BW))[:, :-1].long().cumprod(1)
+        guesses_BM.scatter_(1, places_BW, sampled_BW)
+        fresh_BW = places_BW[:, -1:] + 1 + self.ahead_W
+        known_BW = self.given_BM.gather(1, fresh_BW)
+        back = self.model.config.token_dropout_segment  # the same cell of the previous frame
+        guess_BW = guesses_BM.gather(1, (fresh_BW - back).clamp(min=0))
+        guesses_BM.scatter_(1, fresh_BW, torch.where(known_BW < 0, guess_BW, known_BW))
+        self.done_B1.add_(1 + right_BW.sum(1, keepdim=True)).clamp_(max=self.count)
+
+    def _run(self, function: Callable[..., None], *arguments: Any) -> None:
+        what = (function.__name__, *arguments)
+        if self.device.type == "cpu":
+            function(*arguments)
+        elif what not in self.recorded:  # the first time kernels may have to be compiled
+            function(*arguments)
+            self.recorded[what] = None
+        else:
+            if self.recorded[what] is None:
+                self.recorded[what] = graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    function(*arguments)
+            self.recorded[what].replay()
+
+
+def decode_in_windows(
+    passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor
+) -> tuple[Tensor, int]:
+    """The tokens of `decode_in_steps`, and the number of passes: Jacobi iteration over a window of guesses.
+
+    With the noise fixed, token i is a function of the tokens before it. A pass samples up to `window` tokens
+    from guesses of those before them; up to the first wrong guess the samples are right and stay, the others
+    are the next guesses (Santilli et al. 2023; Song et al. 2021). At first a token is guessed to be the one a
+    frame's width back, the same cell of the previous frame. Every clip moves on by itself. Where a few passes
+    over windows gain too little, many over single tokens follow before windows are tried again. A window of
+    one token never waits for the device.
+    """
+    batch, count, window = passes.batch, passes.count, passes.window
+    overhead = OVERHEAD[passes.device.type]
+    size, turn, before = window, TRIAL, batch
+    passes.begin(class_RD, keys_BN2, given_BN)
+    least = most = taken = 1
+    while least < count:
+        rows = 2 * batch if least < passes.guided else batch
+        slots = min(-(-(most + size) // BUCKET) * BUCKET, count + window)
+        if kernels_for(passes.class_RD):  # which read only what is used
+            slots = count + window
+        passes.take(size, rows, slots)
+        taken, turn = taken + 1, turn - 1
+        if window == 1:
+            least = most = taken
+            continue
+        done_B1 = passes.done_B1
+        least, most, total = torch.stack([done_B1.min(), done_B1.max(), done_B1.sum()]).tolist()
+        if turn == 0:
+            wide = size == 1 or pays((total - before) / batch / TRIAL, window, overhead)
+            size, turn, before = (window, TRIAL, total) if wide else (1, REST, total)
+    return passes.guesses_BM[:, :count].clone(), taken
+
+
+def pays(tokens: float, window: int, overhead: int) -> bool:
+    """True if passes over `window` tokens that gain so many of them are faster than one by one.
+
+    A pass takes as long as `overhead` + window tokens do: keys and values are read however many there are.
+    """
+    return tokens * (overhead + 1) >= overhead + window
+
+
+def _compute_dtype(model: GPT) -> torch.dtype:
+    """The dtype that the model's products come out in, under autocast or not."""
+    weight = model.output.weight
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
