@@ -65,6 +65,8 @@ class BenchmarkConfig:
 class RandomClips(Task):
     """A task for the training loop: a GPT and random tokens."""
 
+    recordable = True
+
     def __init__(self, config: BenchmarkConfig, tokens: int):
         torch.manual_seed(0)
         self.model: nn.Module = GPT(model_config(config, tokens))

@@ -17,7 +17,9 @@ def wrap_blocks(blocks: Sequence[nn.Module], compiled: bool, checkpointing: bool
     """
     for block in blocks:
         forward = torch.compile(block.forward, dynamic=False) if compiled else block.forward
-        block.forward = partial(checkpoint, forward, use_reentrant=False) if checkpointing else forward
+        if checkpointing:  # no block draws from torch's generator
+            forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = forward
 
 
 def compiler_works(device: torch.device) -> bool:

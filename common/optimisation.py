@@ -11,12 +11,22 @@ from common.optimizer import MuonAdamW, adamw
 from common.training_config import TrainingConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser that the flags ask for; weight decay is on matrices only."""
+def make_optimizer(model: nn.Module, config: TrainingConfig, recorded: bool = False) -> torch.optim.Optimizer:
+    """The optimiser that the flags ask for; weight decay is on matrices only. Only AdamW can be recorded."""
     betas = (config.beta1, config.beta2)
     if config.optimizer == "muon":
         return MuonAdamW(model, config.lr, config.weight_decay, betas)
-    return adamw([p for p in model.parameters() if p.requires_grad], config.lr, config.weight_decay, betas)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return adamw(trained, config.lr, config.weight_decay, betas, recorded)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, where it is on the device there."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class AveragedWeights:

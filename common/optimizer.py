@@ -8,12 +8,13 @@ from torch import Tensor, nn
 MOMENTUM = 0.95  # of Muon
 
 
-def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float,
-          betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW, with weight decay on matrices only."""
+def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float],
+          recorded: bool = False) -> torch.optim.AdamW:
+    """AdamW, with weight decay on matrices only; to be recorded its learning rate is on the device."""
     groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    rate = torch.tensor(lr, device=parameters[0].device) if recorded else lr
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=recorded)
 
 
 class Muon(torch.optim.Optimizer):

@@ -25,7 +25,8 @@ from common.curves import draw_curves
 from common.distributed import Runtime, shard_like
 from common.dry_run import dry_run
 from common.files import write_json
-from common.optimisation import AveragedWeights, Meter, clip_gradients, make_optimizer, skip_if
+from common.optimisation import AveragedWeights, Meter, clip_gradients, make_optimizer, set_rate, skip_if
+from common.recorded import Recorded, mapped
 from common.run_log import RunLog
 from common.survival import SkippedSteps, StopSignals, leave_signals_to_the_parent
 from common.training_config import TrainingConfig, check_same_run, learning_rate
@@ -36,6 +37,7 @@ class Task:
 
     model: nn.Module
     blocks: Sequence[nn.Module]  # parts of the model that are compiled, recomputed and sharded one by one
+    recordable = False  # True if `loss` neither waits for a GPU nor draws from torch's generator
     train_set: Dataset
     facts: dict[str, Any]  # JSON-able; saved in every checkpoint, and must agree on resume
 
@@ -147,7 +149,10 @@ class TrainingState:
             self.notes.append("no working compiler on this machine: training without torch.compile")
         wrap_blocks(task.blocks, compiled, config.activation_checkpointing)
         self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
-        self.optimizer = make_optimizer(self.model, config)
+        recorded = (compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1
+                    and config.optimizer == "adamw")
+        self.optimizer = make_optimizer(self.model, config, recorded)
+        self.update = Recorded(self.update_piecewise, before=3) if recorded else self.update_piecewise
         self.ema = AveragedWeights(self.model, config.ema_decay) if config.ema_decay else None
         self.meter, self.skipped = Meter(), SkippedSteps(self.device)
         self.step = 0
@@ -190,11 +195,16 @@ class TrainingState:
         self.skipped = SkippedSteps(self.device, checkpoint.get("skipped", 0))
 
     def shard_optimizer(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A whole optimiser state cut up as the parameters are, which it numbers through its groups."""
+        """A whole optimiser state cut up as the parameters are, which it numbers through its groups.
+
+        What depends on the device is as it was here before.
+        """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state = {i: {name: shard_like(value, parameters[i]) if value.ndim else value
                      for name, value in entry.items()} for i, entry in saved["state"].items()}
-        return {**saved, "state": state}
+        groups = [{**group, **{name: own[name] for name in ("lr", "capturable") if name in own}}
+                  for group, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=True)]
+        return {**saved, "state": state, "param_groups": groups}
 
     def save(self) -> Path:
         """Write a checkpoint of this moment."""
@@ -235,17 +245,30 @@ class TrainingState:
         """One optimiser step on the next global batch, without waiting for the device."""
         config, parts = self.config, self.config.gradient_accumulation_steps
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        sums: dict[str, Tensor] = {}
+        set_rate(self.optimizer, learning_rate(config, step))
+        torch.manual_seed(mix(config.global_seed, step))  # the same on all processes
+        inputs = []
         for part in range(parts):
-            torch.manual_seed(mix(config.global_seed, step))  # the same for all parts and processes
             seeds_B = sample_seeds(config.global_batch_size, config.global_seed, step, part, parts,
                                    self.runtime)
-            batch = to_device([next(batches), seeds_B], self.device)
+            inputs.append(to_device([next(batches), seeds_B], self.device))
+        means, finite = self.update(inputs)
+        if self.ema:
+            self.ema.update()
+        with torch.no_grad():
+            self.task.after_step(step, self.ema.averages if self.ema else {})
+        self.meter.add(means, finite)
+        self.skipped.add(finite)
+        self.step = step + 1
+
+    def update_piecewise(self, inputs: list[list[Any]]) -> tuple[dict[str, Tensor], Tensor]:
+        """New weights from batch and seeds of each part -> scalars to log, and whether they are finite."""
+        config, parts = self.config, len(inputs)
+        sums: dict[str, Tensor] = {}
+        for part, batch_and_seeds in enumerate(inputs):
             with self.runtime.sync_if(part == parts - 1, self.step_loss):
                 with self.autocast():
-                    loss, scalars = self.step_loss(*batch)
+                    loss, scalars = self.step_loss(*batch_and_seeds)
                 (loss / parts).backward()
             for name, value in {"loss": loss, **scalars}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / parts
@@ -255,13 +278,7 @@ class TrainingState:
         skip_if(self.optimizer, ~finite)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
-            self.ema.update()
-        with torch.no_grad():
-            self.task.after_step(step, self.ema.averages if self.ema else {})
-        self.meter.add({**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite)
-        self.skipped.add(finite)
-        self.step = step + 1
+        return {**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
@@ -290,7 +307,5 @@ def shard_all(whole: dict[str, Tensor], examples: dict[str, Tensor]) -> dict[str
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A tensor, or a list of tensors, on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    return [to_device(part, device) for part in batch]
+    """Nested lists of tensors on `device`."""
+    return mapped(lambda tensor: tensor.to(device, non_blocking=True), batch)

@@ -5,23 +5,28 @@ Triton is imported.
 """
 
 import sys
+from importlib import import_module
 
 import torch
 
 import autoregressive.models.decoding as decoding
 import autoregressive.models.gpt as gpt
 import autoregressive.models.layers as layers
+import tokenizer.kernels
+import tokenizer.vq_model as vq_model
 from autoregressive.models import kernels
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys
+from tokenizer.vq_model import VQConfig
 
 TOKENS = 256
 
 
 def use_kernels(on):
-    for module in (decoding, gpt, layers):
-        module.kernels_for = lambda x: kernels if on else None
+    """The kernels on any device, or on none."""
+    for module in (decoding, gpt, layers, vq_model):
+        module.kernels_for = lambda name, x: import_module(name) if on else None
 
 
 @torch.no_grad()
@@ -84,6 +89,22 @@ def check_generation(device):
                 assert torch.equal(found.cpu(), tokens), (settings, window)
 
 
+@torch.no_grad()
+def check_residual(device, channels_in, channels_out, side, groups):
+    """A residual block of channels with unlike means, and the normalisation before the last convolution."""
+    block = vq_model.ResnetBlock(channels_in, channels_out, VQConfig(norm_groups=groups, ch=groups).norm())
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    block = block.to(device, memory_format=torch.channels_last)
+    x = torch.randn(2, channels_in, side, side + 1, device=device)
+    x += 3 * torch.randn(channels_in, 1, 1, device=device)
+    use_kernels(False)
+    expected = block(x), vq_model.norm_silu(block.norm1, x)
+    use_kernels(True)
+    for found, wanted in zip((block(x), vq_model.norm_silu(block.norm1, x)), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 if __name__ == "__main__":
     where = sys.argv[1]
     torch.manual_seed(0)
@@ -101,3 +122,6 @@ if __name__ == "__main__":
         check_choice(where, *choice)
     check_ties(where)
     check_generation(where)
+    tokenizer.kernels.PART, tokenizer.kernels.TILE = 64, 512
+    for shape in ((16, 16, 6, 4), (8, 24, 9, 8), (12, 12, 12, 4)):
+        check_residual(where, *shape)

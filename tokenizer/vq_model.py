@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.fused import kernels_for
 from tokenizer.decoding import decode_in_bands
 
 Norm = Callable[[int], nn.Module]
@@ -48,6 +50,17 @@ class VQConfig:
         return partial(nn.GroupNorm, self.norm_groups, eps=1e-6)
 
 
+def fused(x: Tensor) -> ModuleType | None:
+    """The kernels that serve `x` where no gradients are wanted."""
+    return None if torch.is_grad_enabled() else kernels_for("tokenizer.kernels", x)
+
+
+def norm_silu(norm: nn.GroupNorm, x_BCHW: Tensor) -> Tensor:
+    """silu(norm(x))."""
+    kernels = fused(x_BCHW)
+    return kernels.norm_silu(x_BCHW, norm) if kernels else F.silu(norm(x_BCHW))
+
+
 class ResnetBlock(nn.Module):
     """Two normalised 3x3 convolutions with a shortcut."""
 
@@ -61,6 +74,11 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        if kernels := fused(x_BCHW):
+            shortcut_BCHW = self.nin_shortcut(x_BCHW) if hasattr(self, "nin_shortcut") else x_BCHW
+            h_BCHW = F.conv2d(kernels.norm_silu(x_BCHW, self.norm1), self.conv1.weight, padding=1)
+            h_BCHW = kernels.norm_silu(h_BCHW, self.norm2, self.conv1.bias)
+            return kernels.add(shortcut_BCHW, F.conv2d(h_BCHW, self.conv2.weight, padding=1), self.conv2.bias)
         h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
         h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
         return h_BCHW + (self.nin_shortcut(x_BCHW) if hasattr(self, "nin_shortcut") else x_BCHW)
@@ -153,7 +171,7 @@ class Encoder(nn.Module):
         x_BCHW = self.conv_in(pixels_B3HW)
         for level in self.conv_blocks:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x_BCHW))))
+        return self.conv_out(norm_silu(self.norm_out, self.mid(x_BCHW)))
 
 
 class Decoder(nn.Module):
@@ -176,7 +194,7 @@ class Decoder(nn.Module):
         x_BCHW = self.mid(self.conv_in(latent_BCHW))
         for level in self.conv_blocks:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(F.silu(self.norm_out(x_BCHW)))
+        return self.conv_out(norm_silu(self.norm_out, x_BCHW))
 
 
 class Codebook(nn.Module):

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoregressive.models.fused import kernels_for
 from autoregressive.models.gpt import GPT
+from autoregressive.models.layers import KERNELS
 from autoregressive.models.noise import gumbel_noise
+from common.fused import kernels_for
+from common.recorded import Recorded
 
 OVERHEAD = {"cpu": 8, "cuda": 64}  # tokens; measured on a CPU: 5 with 64 rows, 8 with 2 and with 16
 TRIAL, REST = 8, 128  # passes over windows to see what they gain, and over single tokens where that is little
@@ -34,7 +36,7 @@ class Rule:
 
         With twice as many rows as keys the second half is unconditional.
         """
-        if self.top_p == 1 and (kernels := kernels_for(logits_RV)):
+        if self.top_p == 1 and (kernels := kernels_for(KERNELS, logits_RV)):
             return kernels.choose(
                 logits_RV, key_B2, position_B, guided, self.cfg_scale, self.temperature, self.top_k)
         logits_BV = logits_RV[: len(key_B2)]
@@ -119,7 +121,7 @@ class Passes:
         self.guesses_BM = torch.zeros_like(self.given_BM)
         self.done_B1 = torch.ones_like(self.given_BM[:, :1])  # tokens of each clip that are right
         self.ahead_W = torch.arange(window, device=device)
-        self.recorded: dict[tuple, torch.cuda.CUDAGraph | None] = {}
+        self.recorded: dict[tuple, Recorded] = {}
 
     def begin(self, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor) -> None:
         """The first token of new clips. At first all others are guessed to be the same, if not given."""
@@ -159,18 +161,12 @@ class Passes:
         self.done_B1.add_(1 + right_BW.sum(1, keepdim=True)).clamp_(max=self.count)
 
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
-        what = (function.__name__, *arguments)
         if self.device.type == "cpu":
-            function(*arguments)
-        elif what not in self.recorded:  # the first time kernels may have to be compiled
-            function(*arguments)
-            self.recorded[what] = None
-        else:
-            if self.recorded[what] is None:
-                self.recorded[what] = graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    function(*arguments)
-            self.recorded[what].replay()
+            return function(*arguments)
+        what = (function.__name__, *arguments)
+        if what not in self.recorded:
+            self.recorded[what] = Recorded(lambda _: function(*arguments))
+        self.recorded[what]()
 
 
 def decode_in_windows(
@@ -193,7 +189,7 @@ def decode_in_windows(
     while least < count:
         rows = 2 * batch if least < passes.guided else batch
         slots = min(-(-(most + size) // BUCKET) * BUCKET, count + window)
-        if kernels_for(passes.class_RD):  # which read only what is used
+        if kernels_for(KERNELS, passes.class_RD):  # which read only what is used
             slots = count + window
         passes.take(size, rows, slots)
         taken, turn = taken + 1, turn - 1

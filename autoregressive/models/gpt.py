@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autoregressive.models.config import GPT_SIZES, GPTConfig
-from autoregressive.models.fused import kernels_for
-from autoregressive.models.layers import Block
+from autoregressive.models.layers import KERNELS, Block
 from autoregressive.models.noise import spread_keys, uniform_noise
 from autoregressive.models.rope import rotary_tables
 from autoregressive.models.token_masking import SemanticAwareTokenMasking
+from common.fused import kernels_for
 
 __all__ = ["GPT", "GPT_SIZES", "GPTConfig", "KVCache", "check_labels"]
 LOSS_CHUNK = 2**25  # logits of the loss that exist at once: 128 MB in float32
@@ -111,7 +111,8 @@ class GPT(nn.Module):
         if len(x_MD) <= chunk:
             return self._summed_loss(x_MD, targets_M) / len(x_MD)
         parts = zip(x_MD.split(chunk), targets_M.split(chunk), strict=True)
-        return sum(checkpoint(self._summed_loss, *part, use_reentrant=False) for part in parts) / len(x_MD)
+        return sum(checkpoint(self._summed_loss, *part, use_reentrant=False, preserve_rng_state=False)
+                   for part in parts) / len(x_MD)
 
     def _summed_loss(self, x_MD: Tensor, targets_M: Tensor) -> Tensor:
         logits_MV = self.output(x_MD)
@@ -152,7 +153,7 @@ class GPT(nn.Module):
         own, so that with the right tokens the logits are those of W steps.
         """
         x_BWD = self.tok_embeddings(tokens_BW)
-        if kernels_for(x_BWD):  # they look up the rest themselves
+        if kernels_for(KERNELS, x_BWD):  # they look up the rest themselves
             context = self.cos_LC, self.sin_LC, None, positions_BW
         else:
             slots_S = torch.arange(cache.keys[0].shape[2], device=tokens_BW.device)

@@ -22,6 +22,12 @@ STEP = tl.constexpr(GOLDEN_32 % 2**32)
 SCALE = tl.constexpr(UNIT)
 
 
+def check(device: torch.device) -> None:
+    """Run a kernel once; whatever it raises says that they do not work here."""
+    logits, key = torch.zeros(1, 2, device=device), torch.zeros(1, 2, dtype=torch.int32, device=device)
+    choose(logits, key, key[:, 0].long(), 0, 1.0, 1.0, 1)
+
+
 def split_attention(qkv_RWD: Tensor, cos_LC: Tensor, sin_LC: Tensor, positions_RW: Tensor, keys_RKSC: Tensor,
                     values_RKSC: Tensor) -> Tensor:
     """Rotary embedding, writing to the cache and attention of W consecutive positions -> (R, W, H * C).
@@ -89,14 +95,13 @@ def _attend(qkv, cos, sin, positions, keys, values, out, parts, row_stride, head
         v = tl.load(values + spot, mask=old, other=0)
         if begin + SLOTS > first:  # slots of the window itself, which this program fills
             new = ((slot >= first) & (slot < stop))[:, None] & (channel < C)
-            source = qkv + ((slot - first) * width + (G * K + head) * C)[:, None]
-            table = tl.minimum(slot, L - 1)[:, None]
-            fresh = _turned(source, cos, sin, table, channel, new, C).to(dtype)
-            tl.store(keys + spot, fresh, mask=new)
-            k = tl.where(new, fresh, k)
-            fresh = tl.load(source + K * C + channel, mask=new, other=0)
-            tl.store(values + spot, fresh, mask=new)
-            v = tl.where(new, fresh, v)
+            own = qkv + ((slot - first) * width + (G * K + head) * C)[:, None]
+            turn = tl.minimum(slot, L - 1)[:, None]
+            fresh_k = _turned(own, cos, sin, turn, channel, new, C).to(dtype)
+            fresh_v = tl.load(own + K * C + channel, mask=new, other=0)
+            tl.store(keys + spot, fresh_k, mask=new)
+            tl.store(values + spot, fresh_v, mask=new)
+            k, v = tl.where(new, fresh_k, k), tl.where(new, fresh_v, v)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         seen = (slot[None, :] <= (first + place)[:, None]) & (slot < stop)[None, :]
         scores = tl.where(seen, scores, float("-inf"))

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoregressive.models.config import GPTConfig
-from autoregressive.models.fused import kernels_for
 from autoregressive.models.noise import dropout
 from autoregressive.models.rope import rotate
+from common.fused import kernels_for
+
+KERNELS = "autoregressive.models.kernels"
 
 
 class Attention(nn.Module):
@@ -56,7 +58,7 @@ class Attention(nn.Module):
         Without a mask the kernels of a GPU do all but the projections, from the whole tables cos and sin.
         """
         if mask_B1WS is None:
-            qkv_BWD, kernels = self.wqkv(x_BWD), kernels_for(x_BWD)
+            qkv_BWD, kernels = self.wqkv(x_BWD), kernels_for(KERNELS, x_BWD)
             return self.wo(kernels.split_attention(qkv_BWD, cos, sin, positions_BW, keys, values))
         q, k, v = (x.transpose(1, 2) for x in self.project(x_BWD, cos, sin))  # (B, heads, W, C)
         slots = positions_BW[:, None, :, None].expand_as(k)

@@ -72,6 +72,8 @@ class TrainC2IConfig(TrainingConfig):
 class GPTTask(Task):
     """What the training loop needs to know of the GPT."""
 
+    recordable = True
+
     def __init__(self, config: TrainC2IConfig, runtime: Runtime):
         self.config, self.runtime, self.device = config, runtime, runtime.device(config.device)
         self.codes = codes = Codes.read(config.code_path, config.preset)
