@@ -12,10 +12,10 @@ from common.training_config import TrainingConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, recorded: bool = False) -> torch.optim.Optimizer:
-    """The optimiser that the flags ask for; weight decay is on matrices only. Only AdamW can be recorded."""
+    """The optimiser that the flags ask for; weight decay is on matrices only."""
     betas = (config.beta1, config.beta2)
     if config.optimizer == "muon":
-        return MuonAdamW(model, config.lr, config.weight_decay, betas)
+        return MuonAdamW(model, config.lr, config.weight_decay, betas, recorded)
     trained = [p for p in model.parameters() if p.requires_grad]
     return adamw(trained, config.lr, config.weight_decay, betas, recorded)
 

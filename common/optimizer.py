@@ -13,8 +13,13 @@ def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float, betas:
     """AdamW, with weight decay on matrices only; to be recorded its learning rate is on the device."""
     groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    rate = torch.tensor(lr, device=parameters[0].device) if recorded else lr
+    rate = device_rate(lr, parameters) if recorded else lr
     return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=recorded)
+
+
+def device_rate(lr: float, parameters: list[nn.Parameter]) -> Tensor:
+    """A learning rate that a recorded step can read."""
+    return torch.tensor(lr, device=parameters[0].device)
 
 
 class Muon(torch.optim.Optimizer):
@@ -24,12 +29,13 @@ class Muon(torch.optim.Optimizer):
     processors without it. Updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982).
     """
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float):
+    def __init__(self, parameters: list[nn.Parameter], lr: float | Tensor, weight_decay: float):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+        self.found_inf: Tensor | None = None  # see common.optimisation.skip_if
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient, unless `found_inf` says not to."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -37,10 +43,15 @@ class Muon(torch.optim.Optimizer):
                 if not self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 moment = self.state[p]["momentum_buffer"]
-                moment.lerp_(p.grad, 1 - MOMENTUM)
-                update = orthogonal(p.grad.lerp(moment, MOMENTUM))  # Nesterov
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+                new_moment = moment.lerp(p.grad, 1 - MOMENTUM)
+                update = orthogonal(p.grad.lerp(new_moment, MOMENTUM))  # Nesterov
+                new = p * (1 - group["lr"] * group["weight_decay"])
+                new -= update * (0.2 * max(p.shape) ** 0.5 * group["lr"])
+                if self.found_inf is not None:
+                    new_moment = torch.where(self.found_inf > 0, moment, new_moment)
+                    new = torch.where(self.found_inf > 0, p, new)
+                moment.copy_(new_moment)
+                p.copy_(new)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -63,15 +74,16 @@ class MuonAdamW:
     To the training loop it is one optimiser, whose state counts Muon's parameters first.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]):
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float],
+                 recorded: bool = False):
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [p for name, p in named if name.startswith("layers.") and p.ndim == 2]
         if not hidden:
             raise ValueError("--optimizer muon: is for the layers of a GPT, this model has none")
         rest = [p for name, p in named if not (name.startswith("layers.") and p.ndim == 2)]
         self.count = len(hidden)
-        self.muon = Muon(hidden, lr, weight_decay)
-        self.adamw = adamw(rest, lr, weight_decay, betas)
+        self.muon = Muon(hidden, device_rate(lr, hidden) if recorded else lr, weight_decay)
+        self.adamw = adamw(rest, lr, weight_decay, betas, recorded)
         self.found_inf: Tensor | None = None  # see common.optimisation.skip_if
 
     @property
@@ -79,10 +91,10 @@ class MuonAdamW:
         return self.muon.param_groups + self.adamw.param_groups
 
     def step(self) -> None:
-        """Both steps; looks at `found_inf` on the host, which Muon cannot do on the device."""
-        if self.found_inf is None or not self.found_inf:
-            self.muon.step()
-            self.adamw.step()
+        """Both steps."""
+        self.muon.found_inf = self.adamw.found_inf = self.found_inf
+        self.muon.step()
+        self.adamw.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.muon.zero_grad(set_to_none)

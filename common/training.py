@@ -149,8 +149,7 @@ class TrainingState:
             self.notes.append("no working compiler on this machine: training without torch.compile")
         wrap_blocks(task.blocks, compiled, config.activation_checkpointing)
         self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
-        recorded = (compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1
-                    and config.optimizer == "adamw")
+        recorded = (compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1)
         self.optimizer = make_optimizer(self.model, config, recorded)
         self.update = Recorded(self.update_piecewise, before=3) if recorded else self.update_piecewise
         self.ema = AveragedWeights(self.model, config.ema_decay) if config.ema_decay else None

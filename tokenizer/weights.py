@@ -34,7 +34,7 @@ def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         if key != USAGE_BUFFER:
-            digest.update(value.to(torch.float32).numpy().tobytes())
+            digest.update(value.to("cpu", torch.float32).numpy().tobytes())
     return {"name": path.name, "path": str(path.resolve()), "hash": digest.hexdigest()[:16],
             "downsample": model.config.downsample, "codebook_size": model.config.codebook_size}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from autoregressive.models.config import GPT_SIZES, GPTConfig
-from autoregressive.models.layers import KERNELS, Block
+from autoregressive.models.layers import KERNELS, WIDEST, Block
 from autoregressive.models.noise import spread_keys, uniform_noise
 from autoregressive.models.rope import rotary_tables
 from autoregressive.models.token_masking import SemanticAwareTokenMasking
@@ -153,7 +153,7 @@ class GPT(nn.Module):
         own, so that with the right tokens the logits are those of W steps.
         """
         x_BWD = self.tok_embeddings(tokens_BW)
-        if kernels_for(KERNELS, x_BWD):  # they look up the rest themselves
+        if tokens_BW.shape[1] <= WIDEST and kernels_for(KERNELS, x_BWD):  # they look up the rest themselves
             context = self.cos_LC, self.sin_LC, None, positions_BW
         else:
             slots_S = torch.arange(cache.keys[0].shape[2], device=tokens_BW.device)

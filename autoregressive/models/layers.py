@@ -15,6 +15,7 @@ from autoregressive.models.rope import rotate
 from common.fused import kernels_for
 
 KERNELS = "autoregressive.models.kernels"
+WIDEST = 64  # positions of a window that the kernels hold at once
 
 
 class Attention(nn.Module):

@@ -84,8 +84,9 @@ class SampleC2IConfig:
     """Move every class towards this one ..."""
     blend: float = 0.5
     """... by so much: 0 is the class itself, 1 the other one."""
-    decode_window: int = 8
-    """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other."""
+    decode_window: int | None = None
+    """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other (default:
+    8, on a GPU 16)."""
     mixed_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
     decode_precision: Literal["bf16", "none"] = "none"
@@ -94,9 +95,10 @@ class SampleC2IConfig:
     """auto, cpu or cuda."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, clips_per_class=1, seed=0, chain=1, decode_window=1)
-        if self.batch_size is not None:
-            require_at_least(self, batch_size=1)
+        require_at_least(self, clips_per_class=1, seed=0, chain=1)
+        for name in ("batch_size", "decode_window"):
+            if getattr(self, name) is not None:
+                require_at_least(self, **{name: 1})
         if not 0 <= self.blend <= 1:
             raise ValueError(f"--blend {self.blend}: must be from 0 to 1")
         if self.gpt_ckpt and self.model:
@@ -143,6 +145,7 @@ def make_clips(
 ) -> list[list[Tensor]]:
     """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W); `kept` as in `generate`."""
     labels_B = torch.tensor([job.label for job in jobs])
+    window = config.decode_window or (16 if gpt.output.weight.is_cuda else 8)
     height = dataset["rows"] * dataset["frame_size"] // tokenizer.config.downsample
     given_BN = None if start_N is None else start_N.expand(len(jobs), -1)
     towards = (dataset["class_names"].index(config.blend_with), config.blend) if config.blend_with else None
@@ -151,7 +154,7 @@ def make_clips(
         seeds = [job.seed + link * LINK_SEED for job in jobs]
         with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
             tokens_BN = generate(gpt, labels_B, seeds, **config.settings(), given_BN=given_BN,
-                                 towards=towards, decode_window=config.decode_window, kept=kept)
+                                 towards=towards, decode_window=window, kept=kept)
         links.append(pictures_of(tokens_BN.unflatten(1, (height, -1)), tokenizer, config.decode_precision))
         given_BN = continued(tokens_BN, dataset["rows"])
     return [list(pictures) for pictures in zip(*links, strict=True)]
