@@ -37,6 +37,7 @@ class Task:
 
     model: nn.Module
     blocks: Sequence[nn.Module]  # parts of the model that are compiled, recomputed and sharded one by one
+    methods: Sequence[str] = ()  # of the model, that are compiled too
     recordable = False  # True if `loss` neither waits for a GPU nor draws from torch's generator
     train_set: Dataset
     facts: dict[str, Any]  # JSON-able; saved in every checkpoint, and must agree on resume
@@ -148,6 +149,9 @@ class TrainingState:
         if config.compile and not compiled:
             self.notes.append("no working compiler on this machine: training without torch.compile")
         wrap_blocks(task.blocks, compiled, config.activation_checkpointing)
+        if compiled and (runtime.world_size == 1 or config.data_parallel != "fsdp"):
+            for name in task.methods:
+                setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=False))
         self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
         recorded = (compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1)
         self.optimizer = make_optimizer(self.model, config, recorded)

@@ -123,6 +123,6 @@ if __name__ == "__main__":
         check_choice(where, *choice)
     check_ties(where)
     check_generation(where)
-    tokenizer.kernels.PART, tokenizer.kernels.TILE = 64, 512
+    tokenizer.kernels.LEAST, tokenizer.kernels.TILE = 16, 512
     for shape in ((16, 16, 6, 4), (8, 24, 9, 8), (12, 12, 12, 4)):
         check_residual(where, *shape)

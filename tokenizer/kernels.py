@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-PART = 4096  # cells
+PARTS, LEAST = 64, 256  # parts of a map, and cells of a part
 TILE = 8192  # values
 
 
@@ -27,11 +27,13 @@ def norm_silu(x_BCHW: Tensor, norm: nn.GroupNorm, bias_C: Tensor | None = None) 
     batch, channels, cells = *x_BCHW.shape[:2], x_BCHW.shape[2] * x_BCHW.shape[3]
     if bias_C is None:
         bias_C = torch.zeros_like(norm.bias)
-    parts = triton.cdiv(cells, PART)
+    part = max(LEAST, triton.cdiv(cells, PARTS))
+    parts = triton.cdiv(cells, part)
     sums = torch.empty(batch, parts, 2, channels, device=x_BCHW.device)
     factors = torch.empty(batch, 2, channels, device=x_BCHW.device)
     padded = triton.next_power_of_2(channels)
-    _sums[batch, parts](x_BCHW, bias_C, sums, cells, PART, C=channels, T=padded, R=max(1, TILE // padded))
+    rows = max(1, TILE // 2 // padded)
+    _sums[batch, parts](x_BCHW, bias_C, sums, cells, part, C=channels, T=padded, R=rows)
     width = channels // norm.num_groups
     _factors[batch, norm.num_groups](sums, norm.weight, norm.bias, bias_C, factors, cells, parts, norm.eps,
                                      C=channels, E=width, T=triton.next_power_of_2(width))

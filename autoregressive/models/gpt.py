@@ -109,12 +109,13 @@ class GPT(nn.Module):
         x_MD, targets_M = self.hidden(tokens_BN, labels_B, seeds_B).flatten(0, 1), tokens_BN.flatten().long()
         chunk = max(1, LOSS_CHUNK // self.config.vocab_size)
         if len(x_MD) <= chunk:
-            return self._summed_loss(x_MD, targets_M) / len(x_MD)
+            return self.summed_loss(x_MD, targets_M) / len(x_MD)
         parts = zip(x_MD.split(chunk), targets_M.split(chunk), strict=True)
-        return sum(checkpoint(self._summed_loss, *part, use_reentrant=False, preserve_rng_state=False)
+        return sum(checkpoint(self.summed_loss, *part, use_reentrant=False, preserve_rng_state=False)
                    for part in parts) / len(x_MD)
 
-    def _summed_loss(self, x_MD: Tensor, targets_M: Tensor) -> Tensor:
+    def summed_loss(self, x_MD: Tensor, targets_M: Tensor) -> Tensor:
+        """Cross-entropy in nats of all M tokens together."""
         logits_MV = self.output(x_MD)
         wide = torch.promote_types(logits_MV.dtype, torch.float32)
         return F.cross_entropy(logits_MV.to(wide), targets_M, reduction="sum")

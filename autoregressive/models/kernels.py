@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoregressive.models.noise import GOLDEN_32, UNIT
 
-BLOCKS = {2: (64, 3), 4: (32, 2)}  # bytes of a value -> slots that a program reads at once, blocks under way
+BLOCKS = {2: (64, 4), 4: (64, 4)}  # bytes of a value -> slots that a program reads at once, its warps
 PROGRAMS = 528  # that keep the 132 multiprocessors of an H100 reading: with few rows each is read in parts
 STEP = tl.constexpr(GOLDEN_32 % 2**32)
 SCALE = tl.constexpr(UNIT)
@@ -40,7 +40,7 @@ def split_attention(qkv_RWD: Tensor, cos_LC: Tensor, sin_LC: Tensor, positions_R
     heads = width // channels - 2 * kv_heads
     queries = heads // kv_heads * window
     padded = max(16, triton.next_power_of_2(queries))
-    block, stages = BLOCKS[qkv_RWD.element_size()]
+    block, warps = BLOCKS[qkv_RWD.element_size()]
     splits = min(triton.cdiv(PROGRAMS, rows * kv_heads), triton.cdiv(slots, block))
     splits = triton.next_power_of_2(splits)
     out_RWD = qkv_RWD.new_empty(rows, window, heads * channels)
@@ -50,7 +50,7 @@ def split_attention(qkv_RWD: Tensor, cos_LC: Tensor, sin_LC: Tensor, positions_R
     _attend[rows * kv_heads, splits](
         qkv_RWD.contiguous(), cos_LC, sin_LC, positions_RW.contiguous(), keys_RKSC, values_RKSC, out_RWD,
         parts, keys_RKSC.stride(0), keys_RKSC.stride(1), len(cos_LC), channels**-0.5, SLOTS=block,
-        num_stages=stages, **sizes)
+        NEW=triton.next_power_of_2(window), num_warps=warps, num_stages=1, **sizes)
     if splits > 1:
         _combine[rows * kv_heads, queries](parts, out_RWD, **sizes)
     return out_RWD
@@ -66,20 +66,9 @@ def _turned(base, cos, sin, table, channel, mask, C):
 
 
 @triton.jit
-def _add_block(scores, v, largest, total, gathered):
-    """Softmax over one block more: its values join those gathered, weighted against the largest score."""
-    higher = tl.maximum(largest, tl.max(scores, 1))
-    safe = tl.where(higher == float("-inf"), 0.0, higher)
-    weight = tl.exp(scores - safe[:, None])
-    fade = tl.exp(largest - safe)
-    gathered = gathered * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="tf32x3")
-    return higher, total * fade + tl.sum(weight, 1), gathered
-
-
-@triton.jit
 def _attend(qkv, cos, sin, positions, keys, values, out, parts, row_stride, head_stride, L, scale,
             W: tl.constexpr, G: tl.constexpr, K: tl.constexpr, C: tl.constexpr, M: tl.constexpr,
-            SPLITS: tl.constexpr, T: tl.constexpr, SLOTS: tl.constexpr):
+            SPLITS: tl.constexpr, T: tl.constexpr, SLOTS: tl.constexpr, NEW: tl.constexpr):
     """One part of the slots of one row and key head."""
     row, head, part = tl.program_id(0) // K, tl.program_id(0) % K, tl.program_id(1)
     dtype = qkv.dtype.element_ty
@@ -97,33 +86,33 @@ def _attend(qkv, cos, sin, positions, keys, values, out, parts, row_stride, head
     each = tl.cdiv(tl.cdiv(first + W, SPLITS), SLOTS) * SLOTS
     start = part * each
     stop = tl.minimum(start + each, first + W)
-    whole = start + tl.maximum(tl.minimum(stop, first) - start, 0) // SLOTS * SLOTS
+    if stop > first:  # put the window into the cache; parts that share it write the same
+        ahead = tl.arange(0, NEW)[:, None]
+        new = (ahead < W) & (channel < C)
+        own = qkv + ahead * width + (G * K + head) * C
+        spot = cache + (first + ahead) * C + channel
+        fresh = _turned(own, cos, sin, tl.minimum(first + ahead, L - 1), channel, new, C)
+        tl.store(keys + spot, fresh.to(dtype), mask=new)
+        tl.store(values + spot, tl.load(own + K * C + channel, mask=new, other=0), mask=new)
+    tl.debug_barrier()  # all threads see it
     largest = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
     gathered = tl.zeros([M, T], tl.float32)
-    for begin in range(start, whole, SLOTS):  # blocks that every query sees
-        spot = cache + (begin + tl.arange(0, SLOTS))[:, None] * C + channel
-        k = tl.load(keys + spot, mask=channel < C, other=0)
-        v = tl.load(values + spot, mask=channel < C, other=0)
-        scores = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale
-        largest, total, gathered = _add_block(scores, v, largest, total, gathered)
-    for begin in range(whole, stop, SLOTS):
+    for begin in range(start, stop, SLOTS):
         slot = begin + tl.arange(0, SLOTS)
-        spot = cache + slot[:, None] * C + channel
-        old = (slot < tl.minimum(first, stop))[:, None] & (channel < C)
-        new = ((slot >= first) & (slot < stop))[:, None] & (channel < C)  # the window: filled here
-        own = qkv + ((slot - first) * width + (G * K + head) * C)[:, None]
-        turn = tl.minimum(slot, L - 1)[:, None]
-        fresh_k = _turned(own, cos, sin, turn, channel, new, C).to(dtype)
-        fresh_v = tl.load(own + K * C + channel, mask=new, other=0)
-        tl.store(keys + spot, fresh_k, mask=new)
-        tl.store(values + spot, fresh_v, mask=new)
-        k = tl.where(new, fresh_k, tl.load(keys + spot, mask=old, other=0))
-        v = tl.where(new, fresh_v, tl.load(values + spot, mask=old, other=0))
+        spot, there = cache + slot[:, None] * C + channel, (slot < stop)[:, None] & (channel < C)
+        k = tl.load(keys + spot, mask=there, other=0)
+        v = tl.load(values + spot, mask=there, other=0)
         scores = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale
         seen = (slot[None, :] <= (first + place)[:, None]) & (slot < stop)[None, :]
         scores = tl.where(seen, scores, float("-inf"))
-        largest, total, gathered = _add_block(scores, v, largest, total, gathered)
+        higher = tl.maximum(largest, tl.max(scores, 1))
+        safe = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp(scores - safe[:, None])
+        fade = tl.exp(largest - safe)
+        total = total * fade + tl.sum(weight, 1)
+        gathered = gathered * fade[:, None] + tl.dot(weight.to(dtype), v, input_precision="tf32x3")
+        largest = higher
     result = gathered / tl.where(total == 0, 1.0, total)[:, None]
     if SPLITS == 1:
         target = out + (row * W + place[:, None]) * G * K * C + (head * G + query // W)[:, None] * C

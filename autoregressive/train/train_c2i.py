@@ -72,7 +72,7 @@ class TrainC2IConfig(TrainingConfig):
 class GPTTask(Task):
     """What the training loop needs to know of the GPT."""
 
-    recordable = True
+    methods, recordable = ("summed_loss",), True
 
     def __init__(self, config: TrainC2IConfig, runtime: Runtime):
         self.config, self.runtime, self.device = config, runtime, runtime.device(config.device)
