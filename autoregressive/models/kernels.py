@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoregressive.models.noise import GOLDEN_32, UNIT
 
-BLOCKS = {2: (64, 4), 4: (64, 4)}  # bytes of a value -> slots that a program reads at once, its warps
+BLOCKS = {2: (64, 4), 4: (32, 4)}  # bytes of a value -> slots that a program reads at once, its warps
 PROGRAMS = 528  # that keep the 132 multiprocessors of an H100 reading: with few rows each is read in parts
 STEP = tl.constexpr(GOLDEN_32 % 2**32)
 SCALE = tl.constexpr(UNIT)
