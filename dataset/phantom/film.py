@@ -47,7 +47,7 @@ class Film:
     inside: np.ndarray  # (H, W) bool
     clear: np.ndarray  # (H, W) share of light that the vignette leaves
     blur: float  # pixels
-    noise: np.ndarray  # (H + 61, W + 67, 3), of 255
+    noise: np.ndarray  # (H + 61, W + 67, 3), of 2
 
     @classmethod
     def draw(cls, optics: Optics, size: int, rng: np.random.Generator) -> "Film":
@@ -55,27 +55,30 @@ class Film:
         x, y = np.meshgrid(edge, edge)
         shape = (2, size + NOISE_SHIFTS[0], size + NOISE_SHIFTS[1], 3)
         first, second = rng.integers(256, size=shape, dtype=np.uint8)
-        noise = (np.add(first, second, dtype=np.float32) - 255) * np.float32(6**0.5 / 256)  # nearly Gaussian
+        scale = optics.noise * 6**0.5 / 256 / 127.5
+        noise = cv2.addWeighted(first, scale, second, scale, -255 * scale, dtype=cv2.CV_32F)  # near Gaussian
         stop = field_of_view(optics.view, x, y)
         return cls(
             cv2.merge([stop, stop, stop]),
             stop > 0.5,
             1 - optics.vignette * (x * x + y * y) / 2,
             optics.softness * size,
-            optics.noise * noise,
+            noise,
         )
 
     def develop(self, light: np.ndarray, frame: int) -> np.ndarray:
         """Linear light (3, H, W) -> uint8 picture (H, W, 3): blur, saturation, gamma and contrast, noise."""
-        light = cv2.merge(list(light * -self.clear))
-        light = cv2.GaussianBlur(light, (0, 0), self.blur)
+        picture = np.empty((*light.shape[1:], 3), np.float32)
+        for channel, plane in enumerate(light):
+            np.multiply(plane, -self.clear, out=picture[..., channel])
+        light = cv2.GaussianBlur(picture, (0, 0), self.blur)
         cv2.exp(light, light)
         picture = cv2.sqrt(np.subtract(1, light, out=light))
-        picture *= 127.5 + 127.5 * picture
+        picture += light
         row, col = frame * 17 % NOISE_SHIFTS[0], frame * 29 % NOISE_SHIFTS[1]
         picture += self.noise[row : row + light.shape[0], col : col + light.shape[1]]
         picture *= self.stop
-        return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture))
+        return cv2.convertScaleAbs(np.maximum(picture, 0, out=picture), alpha=127.5)
 
 
 def field_of_view(view: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
