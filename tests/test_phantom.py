@@ -5,10 +5,11 @@ from PIL import Image
 
 from common.distributed import Runtime
 from dataset.phantom import CLASS_NAMES, render_clip
-from dataset.phantom.camera import project, ray_directions, rotate
+from dataset.phantom.camera import project, ray_directions
 from dataset.phantom.clip import build_scene
 from dataset.phantom.film import field_of_view
-from dataset.phantom.trace import FARTHEST, meet_polyp, picture_sizes, trace
+from dataset.phantom.paths import Paths
+from dataset.phantom.trace import FARTHEST, meet_polyp, picture_sizes, trace, trace_first
 from dataset.phantom.write import PhantomConfig, run
 from dataset.video import read_frames
 
@@ -115,28 +116,27 @@ def test_consecutive_frames_move_and_belong_together(label):
 def test_few_steps_find_the_wall_that_many_small_ones_find(label):
     scene = build_scene(label, 4)
     tube = scene.tube(0.0)
-    pose = scene.camera.pose(0.0, scene.target, tube.bend)
-    position, rotation = (array.astype(np.float32) for array in pose)
-    pyramid = [rotate(ray_directions(n, scene.camera.half_angle), rotation) for n in picture_sizes(64)]
-    slow, room = np.full((64, 64), 0.02, np.float32), np.empty_like(pyramid[-1])
+    (view,) = scene.views(np.zeros(1))
+    first, *pyramid = (Paths.of(ray_directions(n, scene.camera.half_angle), *view) for n in picture_sizes(64))
+    slow, room = np.full((64, 64), 0.02, np.float32), np.empty_like(pyramid[-1].way)
     for _ in range(600):
-        slow += np.clip(0.2 * tube.wall_gap(position, pyramid[-1], slow, room), -0.02, 0.05)
-    ratio = trace(tube, position, pyramid) / np.minimum(slow, FARTHEST)
+        slow += np.clip(0.2 * tube.wall_gap(pyramid[-1], slow, room), -0.02, 0.05)
+    (depth,) = trace_first(scene.narrowest(), [first])
+    ratio = trace(tube, depth, pyramid) / np.minimum(slow, FARTHEST)
     assert (ratio > 1.03).mean() < 0.006  # hardly a ray has gone through a fold
     assert (ratio < 0.9).mean() < 0.08  # few have stopped on their way
 
 
 def test_polyp_out_of_sight_is_not_met():
     scene = build_scene(CLASS_NAMES.index("pedunculated_polyp"), 1)
-    tube = scene.tube(0.0)
-    pose = scene.camera.pose(0.0, scene.target, tube.bend)
-    position, rotation = (array.astype(np.float32) for array in pose)
-    rays = rotate(ray_directions(48, scene.camera.half_angle), rotation)
+    polyp, (view,) = scene.contents.polyp.at(0.0), scene.views(np.zeros(1))
+    rays = ray_directions(48, scene.camera.half_angle)
+    ahead, behind = (Paths.of(sign * rays, *view) for sign in (1, -1))
     near, far = np.full((48, 48), 0.01, np.float32), np.full((48, 48), FARTHEST, np.float32)
-    assert meet_polyp(tube, position, rays, far.copy()).any()
-    for behind_the_wall_or_the_lens, depth in ((rays, near), (-rays, far)):
+    assert meet_polyp(polyp, ahead, far.copy()).any()
+    for behind_the_wall_or_the_lens, depth in ((ahead, near), (behind, far)):
         met = depth.copy()
-        assert not meet_polyp(tube, position, behind_the_wall_or_the_lens, met).any()
+        assert not meet_polyp(polyp, behind_the_wall_or_the_lens, met).any()
         assert np.array_equal(met, depth)
 
 

@@ -1,6 +1,5 @@
 """A wide-angle camera that drifts through the tube: smooth, endless, a function of time alone."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,10 @@ class Oscillation:
     def draw(cls, rng: np.random.Generator, size: float, shortest: float, longest: float) -> "Oscillation":
         return cls(size, rng.uniform(shortest, longest, 2) * (1, 0.37), rng.uniform(0, 2 * np.pi, 2))
 
-    def __call__(self, time: float) -> float:
-        slow, fast = np.sin(2 * np.pi * time / self.periods + self.phases)
-        return float(self.size * (0.78 * slow + 0.22 * fast))
+    def __call__(self, time: float | np.ndarray) -> float | np.ndarray:
+        waves = zip(self.periods, self.phases, strict=True)
+        slow, fast = (np.sin(2 * np.pi * time / period + phase) for period, phase in waves)
+        return self.size * (0.78 * slow + 0.22 * fast)
 
 
 @dataclass(frozen=True)
@@ -52,31 +52,36 @@ class Camera:
             centre=rng.uniform(-0.2, 0.2, 2),
         )
 
-    def pose(self, time: float, target: np.ndarray, bend: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pose(
+        self, time: float | np.ndarray, target: np.ndarray, bend: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Position (3,) and rotation (3, 3): its columns are the camera's right, down and forward.
 
         `target` (3,) is the lesion site; `bend` (2,) is the curvature of the tube, which the gaze follows.
+        For T times at once: `bend` (2, T), position (3, T) and rotation (3, T, 3).
         """
         z = LESION_Z - self.distance + self.advance(time)
         position = np.array([self.centre[0] + self.sway[0](time), self.centre[1] + self.sway[1](time), z])
-        down_tube = unit(np.array([*(bend * 3.0), 2.5]) - np.array([*position[:2], 0]))
-        at_lesion = unit(target - position)
+        down_tube = unit(np.array([*(bend * 3.0 - position[:2]), 2.5 + 0 * z]))
+        at_lesion = unit((target - position.T).T)
         forward = unit((1 - self.gaze) * down_tube + self.gaze * at_lesion)
         roll = self.roll + self.turn[2](time)
         right = unit(cross((np.sin(roll), np.cos(roll), 0.05), forward))
         down = cross(forward, right)
         forward = unit(forward + self.turn[0](time) * right + self.turn[1](time) * down)
         right = unit(cross(down, forward))
-        return position, np.stack([right, cross(forward, right), forward], axis=1)
+        rotation = np.stack([right, cross(forward, right), forward], axis=-1)
+        return position.astype(np.float32), rotation.astype(np.float32)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
-    """The vector scaled to length 1."""
-    return vector / math.hypot(*vector)
+    """The vector, or each of (3, T), scaled to length 1."""
+    x, y, z = vector
+    return vector / np.sqrt(x * x + y * y + z * z)
 
 
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Vector product of two vectors (3,); `numpy.cross` takes ten times as long over one pair."""
+    """Vector product of two vectors, (3,) or (3, T); `numpy.cross` takes ten times as long over one pair."""
     (ax, ay, az), (bx, by, bz) = a, b
     return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
 

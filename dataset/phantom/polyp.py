@@ -5,11 +5,11 @@ All points are in the coordinates of the straightened tube.
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from dataset.phantom.camera import Oscillation, rotate, unit
+from dataset.phantom.camera import Oscillation, unit
 from dataset.phantom.geometry import ATLAS_ROWS, COLS, LESION_Z, WALL_ROWS
+from dataset.phantom.paths import Paths
 
 BASE = np.array([-1.02, 0.0, LESION_Z], np.float32)  # on the wall at LESION_THETA
 BLEND = 0.09  # how softly head and stalk run into one another, radii
@@ -55,64 +55,55 @@ class PosedPolyp:
     polyp: Polyp
     axis: np.ndarray
 
-    def window(self, origin: np.ndarray, rays: np.ndarray) -> tuple[tuple[slice, slice], float]:
-        """Rows and columns of a picture, rays (3, H, W), that alone can show the polyp; a depth before it."""
-        balls = BASE + np.linspace(0, 1, 4, dtype=np.float32)[:, None] * self.axis - origin  # along the stalk
+    def window(self, paths: Paths) -> tuple[tuple[slice, slice], float]:
+        """Rows and columns of a picture that alone can show the polyp; a depth before it."""
+        balls = BASE + np.linspace(0, 1, 4, dtype=np.float32)[:, None] * self.axis  # along the stalk
         sizes = np.full(4, self.polyp.stalk_radius + 0.14)
         sizes[-1] = self.polyp.head_radius * (1 + 3 * self.polyp.lumps) + 0.08
-        distances = np.linalg.norm(balls, axis=1)
-        cosines = np.sqrt(np.maximum(0, 1 - (sizes / distances) ** 2))
-        near = (rotate(rays, balls / distances[:, None]) > cosines[:, None, None]).any(axis=0)
-        rows, cols = (np.flatnonzero(near.any(axis=axis)) for axis in (1, 0))
+        distances = np.linalg.norm(balls - paths.start.ravel(), axis=1)
+        chords = distances * np.sqrt(2 - 2 * np.sqrt(np.maximum(0, 1 - (sizes / distances) ** 2)))
+        step, near = 4, False
+        some = paths.part(lambda planes: planes[:, ::step, ::step])
+        for ball, distance, chord in zip(balls, distances, chords, strict=True):
+            near |= length(some.at(float(distance)) - ball.reshape(3, 1, 1)) < chord
+        rows, cols = (step * np.flatnonzero(near.any(axis=axis)) for axis in (1, 0))
         start = max(0.02, float((distances - sizes).min()))
         if not rows.size:
             return (slice(0, 1), slice(0, 1)), start
-        return (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)), start
+        return tuple(slice(max(0, int(at[0]) - step + 1), int(at[-1]) + step) for at in (rows, cols)), start
 
-    def gap(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Distance from points outside the polyp to its surface."""
-        x, y, z = x - BASE[0], y - BASE[1], z - BASE[2]
-        ax, ay, az = self.axis
-        head = self._head_gap(x - ax, y - ay, z - az)
-        share = x * ax
-        share += y * ay
-        share += z * az
-        share *= 1 / (ax * ax + ay * ay + az * az)
-        np.minimum(np.maximum(share, 0, out=share), 1, out=share)
-        stalk = length(x - share * ax, y - share * ay, z - share * az) - self.polyp.stalk_radius
+    def gap(self, points: np.ndarray) -> np.ndarray:
+        """Distance from points (3, ...) outside the polyp to its surface."""
+        polyp, shape = self.polyp, points.shape[1:]
+        points = points.reshape(3, -1) - BASE[:, None]
+        square, length_2 = np.einsum("ij,ij->j", points, points), float(self.axis @ self.axis)
+        along = self.axis @ points
+        waves = polyp.lump_waves / polyp.head_radius
+        points *= waves
+        points += (polyp.lump_phase - waves * self.axis).astype(np.float32)[:, None]
+        lumps = np.sin(points, out=points).sum(axis=0)
+        head = np.sqrt(square - 2 * along + length_2) - polyp.head_radius * (1 + polyp.lumps * lumps)
+        share = np.minimum(np.maximum(along * (1 / length_2), 0), 1)
+        stalk = np.sqrt(square + share * (share * length_2 - 2 * along)) - polyp.stalk_radius
         mix = np.minimum(np.maximum(0.5 + (stalk - head) * (0.5 / BLEND), 0), 1)  # polynomial smooth minimum
-        return stalk + mix * (head - stalk - BLEND * (1 - mix))
+        return (stalk + mix * (head - stalk - BLEND * (1 - mix))).reshape(shape)
 
-    def _head_gap(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        radius, (a, b, c) = self.polyp.head_radius, self.polyp.lump_phase
-        waves = self.polyp.lump_waves / radius
-        lumps = np.sin(waves * x + a)
-        lumps += np.sin(waves * y + b)
-        lumps += np.sin(waves * z + c)
-        return length(x, y, z) - radius * (1 + self.polyp.lumps * lumps)
+    def normal(self, points: np.ndarray) -> np.ndarray:
+        """Outward unit normal at points (3, N) on the surface."""
+        here, steps = self.gap(points), 0.012 * np.eye(3, dtype=np.float32)
+        normal = np.stack([self.gap(points + step[:, None]) - here for step in steps])
+        return normal / (length(normal) + 1e-6)
 
-    def normal(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Outward unit normal at points on the surface."""
-        step, here = 0.012, self.gap(x, y, z)
-        steps = ((x + step, y, z), (x, y + step, z), (x, y, z + step))
-        normal = [self.gap(*moved) - here for moved in steps]
-        scale = 1 / (length(*normal) + 1e-6)
-        return tuple(part * scale for part in normal)
-
-    def skin(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Column and row of the maps' atlas for points on the polyp: on a disc, by angle from the pole."""
+    def skin(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Column and row of the atlas for points (3, N) on the polyp: on a disc, by angle from the pole."""
         centre, pole = BASE + self.axis, unit(self.axis)
         side = unit(np.cross(pole, np.array([0, 0, 1], np.float32)))
-        x, y, z = x - centre[0], y - centre[1], z - centre[2]
-        east, north, up = (x * a[0] + y * a[1] + z * a[2] for a in (side, np.cross(pole, side), pole))
-        across = cv2.magnitude(east, north)
-        scale = cv2.phase(up, across) * ((ATLAS_ROWS / 2 - 2) / np.pi) / (across + 1e-6)
+        east, north, up = np.stack([side, np.cross(pole, side), pole]) @ (points - centre[:, None])
+        across = np.hypot(east, north)
+        scale = np.arctan2(across, up) * ((ATLAS_ROWS / 2 - 2) / np.pi) / (across + 1e-6)
         return COLS / 2 + scale * east, WALL_ROWS + ATLAS_ROWS / 2 + scale * north
 
 
-def length(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Euclidean length, plane by plane."""
-    total = x * x
-    total += y * y
-    total += z * z
-    return np.sqrt(total, out=total)
+def length(points: np.ndarray) -> np.ndarray:
+    """Euclidean length of points (3, ...)."""
+    return np.sqrt(np.einsum("i...,i...", points, points))

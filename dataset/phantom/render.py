@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dataset.phantom.geometry import LESION_Z, linear, smoothstep
+from dataset.phantom.geometry import COLS_PER_RADIAN, ROWS_PER_UNIT, WALL_ROWS, clamp, linear, smoothstep
 from dataset.phantom.instrument import Instrument, draw_wire, shade_rod, shade_wire, trace_rod
-from dataset.phantom.trace import Surface, Tube, meet_polyp, sample, trace
+from dataset.phantom.paths import Paths
+from dataset.phantom.trace import Tube, meet_polyp, pick, sample, trace
 
 DEEP = (-0.22, -0.40, -0.42)  # log of the red, green and blue kept per radius of distance
 BLOOD = linear(140, 8, 8)
+RELIEF_SCALE = 85  # of slopes of the fine relief, -1.5 to 1.5, to bytes
 POLYP_SLOPE = 0.9  # relief of the polyp's skin relative to the wall's
 NEAREST = 0.06  # square of the distance at which the light stops growing, radii squared
 
@@ -23,10 +25,9 @@ NEAREST = 0.06  # square of the distance at which the light stops growing, radii
 class Maps:
     """Wall maps as the renderer samples them."""
 
-    slopes: np.ndarray  # (ROWS, COLS, 4) float32: of height, then of fine relief, along z and along theta
+    shape: np.ndarray  # (ROWS / 2, COLS / 2, 4) float32: slopes along z and theta, share of light, lesion
+    relief: np.ndarray  # (ROWS, COLS, 4) uint8: 128 + RELIEF_SCALE * slopes of the fine relief, twice
     skin: np.ndarray  # (ROWS, COLS, 4) uint8: square root of red, green, blue; shine
-    shade: np.ndarray  # (ROWS / 2, COLS / 2) uint8: share of the light that reaches the texel
-    lesion: np.ndarray  # (ROWS / 2, COLS / 2) uint8: lesion field
 
 
 @dataclass(frozen=True)
@@ -41,30 +42,34 @@ class Lit:
     lesion: np.ndarray  # bool
 
 
-def gather(tube: Tube, maps: Maps, origin: np.ndarray, pyramid: list, threshold: float, bleeds: bool) -> Lit:
-    """Trace the surface and look up what its colour depends on."""
-    depth = trace(tube, origin, pyramid)
-    on_polyp = meet_polyp(tube, origin, pyramid[-1], depth) if tube.polyp else None
-    rays = pyramid[-1]
-    surface = tube.surface(origin, rays, depth)
-    ahead = (surface.z - LESION_Z) * rays[2]
-    bent = (cv2.scaleAdd(ahead, -2 * bend, ray) for bend, ray in zip(tube.bend, rays[:2], strict=True))
-    rays = (*bent, rays[2])  # in the straightened tube
-    col, row = surface.texels()
-    seen = on_polyp is not None and on_polyp.any()
-    if seen:
-        skin_texels = tube.polyp.skin(surface.x[on_polyp], surface.y[on_polyp], surface.z[on_polyp])
-        col[on_polyp], row[on_polyp] = (texels.ravel() for texels in skin_texels)
-    slopes = cv2.split(sample(maps.slopes, col, row))
-    facing, rough = wall_facing(surface, slopes, rays)
-    if seen:
-        facing[on_polyp], rough[on_polyp] = polyp_facing(tube, surface, slopes, rays, on_polyp)
-    *roots, shine = cv2.split(sample(maps.skin, col, row))
+def gather(
+    tube: Tube, maps: Maps, depth: np.ndarray, pyramid: list[Paths], threshold: float, bleeds: bool
+) -> Lit:
+    """Trace the surface from the coarsest picture's depth on, and look up what its colour depends on."""
+    depth, paths = trace(tube, depth, pyramid), pyramid[-1]
+    on_polyp = meet_polyp(tube.polyp, paths, depth) if tube.polyp else None
+    points, rays = paths.at(depth), paths.heading(depth)
+    axis_distance, col = cv2.cartToPolar(points[0], points[1])
+    col *= COLS_PER_RADIAN
+    row = points[2] * np.float32(ROWS_PER_UNIT)
+    clamp(row, 0, WALL_ROWS - 1)
+    where = np.flatnonzero(on_polyp) if tube.polyp else np.empty(0)
+    if where.size:
+        met = pick(points, where)[:, 0]
+        for plane, texels in zip((col, row), tube.polyp.skin(met), strict=True):
+            np.put(plane, where, texels)
+    *slopes, shade, field = planes(sample(maps.shape, 0.5 * col - 0.25, 0.5 * row - 0.25))
+    fine = planes(sample(maps.relief, col, row)[..., :2]) * np.float32(1 / RELIEF_SCALE)
+    fine -= 128 / RELIEF_SCALE
+    facing, rough = wall_facing(points, axis_distance, slopes, fine, rays)
+    if where.size:
+        cosines = polyp_facing(tube.polyp.normal(met), pick(rays, where)[:, 0], pick(fine, where)[:, 0])
+        for plane, cosine in zip((facing, rough), cosines, strict=True):
+            np.put(plane, where, cosine)
+    *roots, shine = planes(sample(maps.skin, col, row))
     skin = np.empty((3, *depth.shape), np.float32)
     for plane, root in zip(skin, roots, strict=True):
         cv2.multiply(root, root, plane, 1 / 255**2, cv2.CV_32F)
-    col, row = 0.5 * col - 0.25, 0.5 * row - 0.25
-    field = sample(maps.lesion, col, row) * np.float32(1 / 255)
     if bleeds:
         cover_with_blood(skin, field, threshold)
     return Lit(
@@ -72,16 +77,23 @@ def gather(tube: Tube, maps: Maps, origin: np.ndarray, pyramid: list, threshold:
         facing=cv2.max(facing, 0.03),
         glint=smoothstep(0.985, 0.996, rough) * (shine * np.float32(1 / 255)),
         skin=skin,
-        shade=sample(maps.shade, col, row) * np.float32(1 / 255),
+        shade=shade,
         lesion=field > threshold if on_polyp is None else on_polyp,
     )
 
 
-def wall_facing(surface: Surface, slopes: tuple, rays: tuple) -> tuple[np.ndarray, np.ndarray]:
+def planes(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> (C, H, W). `cv2.split` writes past the caches, which makes it and what follows slower."""
+    return np.moveaxis(image, -1, 0).copy()
+
+
+def wall_facing(
+    points: np.ndarray, axis_distance: np.ndarray, slopes: list, fine: np.ndarray, rays: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Cosine between view and wall normal, without and with the fine relief."""
-    inverse = cv2.max(surface.axis_distance, 0.05)
+    inverse = cv2.max(axis_distance, 0.05)
     np.reciprocal(inverse, out=inverse)
-    cosine, sine = surface.x * inverse, surface.y * inverse
+    cosine, sine = points[0] * inverse, points[1] * inverse
     outward = rays[0] * cosine
     outward += rays[1] * sine
     cosine *= rays[1]
@@ -90,7 +102,7 @@ def wall_facing(surface: Surface, slopes: tuple, rays: tuple) -> tuple[np.ndarra
     around *= inverse
     inverse *= inverse
     results = []
-    for slope_z, slope_theta in (slopes[:2], (slopes[0] + slopes[2], slopes[1] + slopes[3])):
+    for slope_z, slope_theta in (slopes, (slopes[0] + fine[0], slopes[1] + fine[1])):
         across = outward - around * slope_theta
         across -= np.multiply(rays[2], slope_z, out=sine)
         steep = slope_theta * slope_theta
@@ -102,14 +114,11 @@ def wall_facing(surface: Surface, slopes: tuple, rays: tuple) -> tuple[np.ndarra
     return results[0], results[1]
 
 
-def polyp_facing(tube: Tube, surface: Surface, slopes: tuple, rays: tuple, where: np.ndarray) -> tuple:
-    """The same for the points of the polyp, a vector each."""
-    ray_x, ray_y, ray_z = (plane[where] for plane in rays)
-    x, y, z = tube.polyp.normal(surface.x[where], surface.y[where], surface.z[where])
-    facing = -(x * ray_x + y * ray_y + z * ray_z)
-    fine_z, fine_theta = POLYP_SLOPE * slopes[2][where], POLYP_SLOPE * slopes[3][where]
-    steep = 0.5 * (fine_z * fine_z + fine_theta * fine_theta)
-    tilt = fine_z * ray_z + fine_theta * ray_y
+def polyp_facing(normal: np.ndarray, rays: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for N points of the polyp, from their normals (3, N)."""
+    facing, fine = -np.einsum("ij,ij->j", normal, rays), POLYP_SLOPE * fine
+    steep = 0.5 * np.einsum("ij,ij->j", fine, fine)
+    tilt = fine[0] * rays[2] + fine[1] * rays[1]
     return facing, facing * (1 - steep) + tilt * np.sqrt(np.maximum(0, 1 - facing * facing))
 
 
@@ -122,8 +131,7 @@ def cover_with_blood(skin: np.ndarray, field: np.ndarray, threshold: float) -> N
 
 def expose(depth: np.ndarray, target: float) -> float:
     """Gain of an automatic exposure that keeps the mean displayed brightness near `target`."""
-    distance = depth * depth
-    distance += NEAREST
+    distance = depth[::2, ::2] ** 2 + NEAREST
     return float((target / np.mean(1 / cv2.sqrt(distance, distance))) ** 2)
 
 
