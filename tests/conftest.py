@@ -20,6 +20,17 @@ from tokenizer.vq_model import VQConfig, VQModel
 
 torch.set_num_threads(1)  # small tensors, and other processes beside them
 avoid_broken_amx()
+HAS_GPU = torch.cuda.is_available()
+torch.cuda.is_available = lambda: False  # the tests are of the CPU, but for those marked "gpu"
+
+
+@pytest.fixture(autouse=True)
+def gpu_if_marked(request, monkeypatch):
+    """Tests marked "gpu" see the GPU, and are skipped where there is none."""
+    if request.node.get_closest_marker("gpu"):
+        if not HAS_GPU:
+            pytest.skip("no GPU")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +40,9 @@ def runtime():
 
 @pytest.fixture(scope="session")
 def command_env():
-    """Environment for commands run as their own processes, one thread each."""
+    """Environment for commands run as their own processes, one thread each, without a GPU."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import HAS_GPU
 from golden_weights import golden_state
 
 from autoregressive.models.generate import generate
@@ -24,7 +26,6 @@ from common.weights import load_checkpoint
 from tokenizer.vq_model import VQConfig, VQModel
 
 GOLDENS = Path(__file__).parent / "goldens"
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def golden_model(kind, config, name):
@@ -41,14 +42,15 @@ def golden_gpt():
     return golden_model(GPT, GPTConfig(**arguments), "gpt_small.npz")
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_kernels_compute_the_same_as_plain_pytorch(device, command_env):
     if not importlib.util.find_spec("triton"):
         pytest.skip("no Triton on this platform")
-    if device == "cpu" and torch.cuda.is_available():
+    if device == "cpu" and HAS_GPU:
         pytest.skip("the GPU itself is checked")
     checks = Path(__file__).with_name("kernel_checks.py")
-    env = {**command_env, **({"TRITON_INTERPRET": "1"} if device == "cpu" else {})}
+    env = {**command_env, "TRITON_INTERPRET": "1"} if device == "cpu" else {
+        **os.environ, "PYTHONPATH": command_env["PYTHONPATH"]}
     command = [sys.executable, "-W", "ignore", str(checks), device]
     done = subprocess.run(command, env=env, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -58,7 +60,7 @@ def test_kernels_are_for_a_gpu():
     assert kernels_for(KERNELS, torch.zeros(1)) is None
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("scale", "interval"), [(1, -1), (3, -1), (3, 16)])
 @pytest.mark.parametrize("window", [1, 6])
@@ -71,7 +73,7 @@ def test_greedy_samples_are_the_released_models(scale, interval, dtype, window):
     assert np.array_equal(tokens_BN.cpu(), golden[f"greedy_cfg{scale}_interval{interval}"])
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_tokenizer_is_the_released_one():
     arguments = json.loads(str(np.load(GOLDENS / "vq_small.npz")["args"]))
     size = arguments.pop("size")
@@ -84,7 +86,7 @@ def test_tokenizer_is_the_released_one():
         np.testing.assert_allclose(model.decode(codes).cpu(), golden["dec"], atol=1e-5)
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_training_has_the_losses_of_a_cpu(codes, tmp_path, runtime, tiny_size):
     losses = {}
     for name, flags in {"cpu": dict(device="cpu", compile=False), "gpu": dict(device="cuda", compile=False),
@@ -100,7 +102,7 @@ def test_training_has_the_losses_of_a_cpu(codes, tmp_path, runtime, tiny_size):
     np.testing.assert_allclose(losses["compiled"], losses["cpu"], rtol=1e-4)
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_training_on_a_gpu_goes_on_exactly(codes, tmp_path, runtime, tiny_size):
     for name, steps in (("once", (6,)), ("twice", (3, 6))):
         for step in steps:
@@ -113,7 +115,7 @@ def test_training_on_a_gpu_goes_on_exactly(codes, tmp_path, runtime, tiny_size):
         torch.testing.assert_close(twice["ema"][key], value, rtol=1e-3, atol=1e-5)
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["none", "bf16"])
 def test_clips_on_a_gpu(precision, gpt_file, tmp_path, runtime):
     folder = tmp_path / precision
