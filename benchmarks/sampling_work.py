@@ -139,7 +139,7 @@ def clip_work(models: Path, variant: str, batch: int, cfg_scale: float, precisio
     config = SampleC2IConfig(
         gpt_ckpt=models / "gpt.pt", vq_ckpt=models / "vq.pt", save_folder=folder / "clips",
         clips_per_class=max(1, batch // CLASSES), cfg_scale=cfg_scale, decode_window=window,
-        mixed_precision=precision, decode_precision=precision, device=device.type)
+        mixed_precision=precision, device=device.type)
     return lambda: run(config, Runtime()) or CLASSES * config.clips_per_class
 
 

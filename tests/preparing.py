@@ -25,8 +25,9 @@ def command(videos: Path, data: Path, *flags: str) -> list[str]:
 
 def shell(words: list[str], **variables: str) -> subprocess.CompletedProcess:
     root = Path(__file__).parents[1]
-    return subprocess.run(words, capture_output=True, text=True, cwd=root, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
+    return subprocess.run(words, capture_output=True, text=True, cwd=root, timeout=120, env=environment,
+                          check=False)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
