@@ -11,7 +11,9 @@ from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file
 from common.dry_run import duration
 from common.files import read_jsonl
-from common.optimizer import Muon
+from common.optimisation import set_rate, skip_if
+from common.optimizer import Muon, MuonAdamW
+from common.recorded import mapped, tensors
 from common.weights import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny_size")
@@ -78,6 +80,34 @@ def test_muon_takes_the_steps_of_torchs_own(shape):
         for optimizer in optimizers:
             optimizer.step()
     assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()  # which computes in bfloat16
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_that_is_not_finite_leaves_muon_as_it_was(recorded, config, runtime):
+    model = GPTTask(config, runtime).model
+    optimizer = MuonAdamW(model, 1e-2, 0.1, (0.9, 0.95))
+    if recorded:  # which only a GPU can be, but the learning rate is a tensor
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(1.0)
+    set_rate(optimizer, 1e-2)
+    for scale, skipped in ((1.0, False), (float("nan"), True)):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        momenta = {id(p): state["momentum_buffer"].clone() for p, state in optimizer.muon.state.items()}
+        for p in model.parameters():
+            p.grad = torch.full_like(p, scale)
+        skip_if(optimizer, torch.tensor(skipped))
+        optimizer.step()
+        unchanged = [torch.equal(p, before[name]) for name, p in model.named_parameters()]
+        assert all(unchanged) if skipped else not any(unchanged)
+        if skipped:
+            assert all(torch.equal(state["momentum_buffer"], momenta[id(p)])
+                       for p, state in optimizer.muon.state.items())
+
+
+def test_nested_tensors_are_mapped_in_place_and_in_order():
+    nested = [[torch.ones(2), torch.zeros(1)], [[torch.full((1,), 3.0)]]]
+    assert [len(x) for x in tensors(nested)] == [2, 1, 1]
+    assert mapped(float, [[torch.ones(())], [torch.zeros(())]]) == [[1.0], [0.0]]
 
 
 def test_durations_are_read_at_a_glance():
