@@ -22,7 +22,8 @@ from benchmarks.children import resident, run_child
 from benchmarks.plain_gpt import PlainGPT
 from common.distributed import Runtime
 from common.optimisation import make_optimizer
-from common.training import Task, TrainingState
+from common.task import Task
+from common.training import TrainingState
 from common.training_config import TrainingConfig, precision_that_suits
 
 VARIANTS = {  # name -> flags of the training loop; None is the plain way

@@ -4,9 +4,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/env.sh"
 cd "$root"
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader
-python -m pytest tests/test_cuda.py
+"$python" -m pytest tests/test_cuda.py
 
-bench() { python -m "benchmarks.bench_$1" --device cuda --rounds 1 "${@:2}" | grep -v '^{'; }
+bench() { "$python" -m "benchmarks.bench_$1" --device cuda --rounds 1 "${@:2}" | grep -v '^{'; }
 phantom=pretrained_models/endogen_phantom_gpt.safetensors
 for clips in 1 8 64 128; do
   bench sampling --mixed-precision bf16 --batch-size "$clips" --steps 64

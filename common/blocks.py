@@ -17,7 +17,7 @@ def wrap_blocks(blocks: Sequence[nn.Module], compiled: bool, checkpointing: bool
     """
     for block in blocks:
         forward = torch.compile(block.forward, dynamic=False) if compiled else block.forward
-        if checkpointing:  # no block draws from torch's generator
+        if checkpointing:  # no command sets attn_dropout_p, which alone draws from torch's generator
             forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
         block.forward = forward
 

@@ -29,6 +29,12 @@ def avoid_broken_amx() -> None:
         os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_FP16"
 
 
+def own_cores() -> int:
+    """Cores for each of the processes that torchrun has started on this machine, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def free_memory() -> int:
     """Bytes that programs can still take; half of the memory where the system does not say."""
     meminfo = Path("/proc/meminfo")

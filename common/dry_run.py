@@ -13,7 +13,7 @@ from common.distributed import own_part
 if TYPE_CHECKING:
     from common.training import TrainingState
 
-STEPS = 4  # the first of them compiles and allocates, and is not timed
+STEPS = 3  # that are timed
 
 
 def dry_run(state: "TrainingState") -> str:
@@ -21,7 +21,8 @@ def dry_run(state: "TrainingState") -> str:
     config, samples = state.config, len(state.task.train_set)
     batches, times = iter(state.batches()), []
     shapes = ", ".join(tensor_shapes(next(iter(state.batches()))))
-    for step in range(min(STEPS, config.max_steps)):
+    untimed = 5 if state.recorder else 1  # compile, allocate, and are recorded
+    for step in range(min(untimed + STEPS, config.max_steps)):
         started = perf_counter()
         state.optimise(step, batches)
         state.meter.read()  # waits for the device
@@ -30,7 +31,7 @@ def dry_run(state: "TrainingState") -> str:
     held = sum(own_part(p).numel() for p in state.model.parameters())
     copies = 5 if state.ema else 4
     peak = max(state.runtime.gather(peak_memory(state.device)))
-    step_time = median(times[1:] or times)
+    step_time = median(times[untimed:] or times)
     return "\n".join([
         f"model: {parameters:,} parameters, {state.task.facts['config']}",
         f"batch: {shapes} in each of {config.gradient_accumulation_steps} parts on each of "

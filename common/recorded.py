@@ -7,25 +7,26 @@ import torch
 from torch import Tensor
 
 
-class Recorded:
-    """A function of nested lists of tensors, always of the same shapes, that never waits for the device.
+class Recorder:
+    """Calls a function of nested lists of tensors, always the same one and of the same shapes.
 
-    It runs as it is `before` times, in which kernels are compiled, and is then recorded. From then on its
-    inputs are copied to where they were, and its outputs overwrite those of the last call.
+    The function never waits for the device. It runs as it is `before` times, in which kernels are compiled,
+    and is then recorded. From then on its inputs are copied to where they were, and its outputs overwrite
+    those of the last call. What it works on beside its inputs has to stay where it is.
     """
 
-    def __init__(self, function: Callable[[Any], Any], before: int = 1):
-        self.function, self.before = function, before
+    def __init__(self, before: int = 1):
+        self.before = before
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, inputs: Any = ()) -> Any:
+    def __call__(self, function: Callable[[Any], Any], inputs: Any = ()) -> Any:
         if self.before:
             self.before -= 1
-            return self.function(inputs)
+            return function(inputs)
         if self.graph is None:
             self.graph, self.inputs = torch.cuda.CUDAGraph(), mapped(Tensor.clone, inputs)
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may go on
-                self.outputs = self.function(self.inputs)
+                self.outputs = function(self.inputs)
         for own, given in zip(tensors(self.inputs), tensors(inputs), strict=True):
             own.copy_(given, non_blocking=True)
         self.graph.replay()

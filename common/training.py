@@ -7,7 +7,7 @@ of processes does not matter. DDP, FSDP, compilation and recomputation go around
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.batches import StepBatches, mix, sample_seeds
@@ -26,54 +26,11 @@ from common.distributed import Runtime, shard_like
 from common.dry_run import dry_run
 from common.files import write_json
 from common.optimisation import AveragedWeights, Meter, clip_gradients, make_optimizer, set_rate, skip_if
-from common.recorded import Recorded, mapped
+from common.recorded import Recorder, mapped
 from common.run_log import RunLog
 from common.survival import SkippedSteps, StopSignals, leave_signals_to_the_parent
+from common.task import StepLoss, Task
 from common.training_config import TrainingConfig, check_same_run, learning_rate
-
-
-class Task:
-    """What the loop needs to know of the thing it trains."""
-
-    model: nn.Module
-    blocks: Sequence[nn.Module]  # parts of the model that are compiled, recomputed and sharded one by one
-    methods: Sequence[str] = ()  # of the model, that are compiled too
-    recordable = False  # True if `loss` neither waits for a GPU nor draws from torch's generator
-    train_set: Dataset
-    facts: dict[str, Any]  # JSON-able; saved in every checkpoint, and must agree on resume
-
-    def loss(self, model: nn.Module, batch: Any, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of a batch, and scalars to log beside it; `seeds_B` (int64) decide what is random."""
-        raise NotImplementedError
-
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Scalars on the validation split; called on every process."""
-        raise NotImplementedError
-
-    def draw_sheet(self, model: nn.Module, path: Path) -> None:
-        """Write a picture that shows what the model does now; called on the main process."""
-
-    def after_step(self, step: int, averages: dict[str, Tensor]) -> None:
-        """Whatever the model needs between two steps, and with it its averaged weights if there are any, by
-        name; the same on every process."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the model."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any], step: int) -> None:
-        """Go on from `state_dict` before step `step`."""
-
-
-class StepLoss(nn.Module):
-    """A task's loss as the forward of a module, which is where DDP and FSDP take hold."""
-
-    def __init__(self, task: Task):
-        super().__init__()
-        self.task, self.model = task, task.model
-
-    def forward(self, batch: Any, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.task.loss(self.model, batch, seeds_B)
 
 
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
@@ -153,9 +110,9 @@ class TrainingState:
             for name in task.methods:
                 setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=False))
         self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
-        recorded = (compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1)
+        recorded = compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1
+        self.recorder = Recorder(before=3) if recorded else None
         self.optimizer = make_optimizer(self.model, config, recorded)
-        self.update = Recorded(self.update_piecewise, before=3) if recorded else self.update_piecewise
         self.ema = AveragedWeights(self.model, config.ema_decay) if config.ema_decay else None
         self.meter, self.skipped = Meter(), SkippedSteps(self.device)
         self.step = 0
@@ -249,13 +206,12 @@ class TrainingState:
         config, parts = self.config, self.config.gradient_accumulation_steps
         self.model.train()
         set_rate(self.optimizer, learning_rate(config, step))
-        torch.manual_seed(mix(config.global_seed, step))  # the same on all processes
         inputs = []
         for part in range(parts):
             seeds_B = sample_seeds(config.global_batch_size, config.global_seed, step, part, parts,
                                    self.runtime)
             inputs.append(to_device([next(batches), seeds_B], self.device))
-        means, finite = self.update(inputs)
+        means, finite = self.recorder(self.update, inputs) if self.recorder else self.update(inputs)
         if self.ema:
             self.ema.update()
         with torch.no_grad():
@@ -264,11 +220,13 @@ class TrainingState:
         self.skipped.add(finite)
         self.step = step + 1
 
-    def update_piecewise(self, inputs: list[list[Any]]) -> tuple[dict[str, Tensor], Tensor]:
+    def update(self, inputs: list[list[Any]]) -> tuple[dict[str, Tensor], Tensor]:
         """New weights from batch and seeds of each part -> scalars to log, and whether they are finite."""
         config, parts = self.config, len(inputs)
         sums: dict[str, Tensor] = {}
         for part, batch_and_seeds in enumerate(inputs):
+            if not self.recorder:  # the same for all parts and processes
+                torch.manual_seed(mix(config.global_seed, self.step))
             with self.runtime.sync_if(part == parts - 1, self.step_loss):
                 with self.autocast():
                     loss, scalars = self.step_loss(*batch_and_seeds)

@@ -76,8 +76,9 @@ class TrainingConfig:
     """Processes that read data."""
     data_parallel: Literal["ddp", "fsdp", "none"] = "ddp"
     """Several processes hold the model whole (ddp) or a part each (fsdp); one process is always none."""
-    compile: bool = field(default_factory=torch.cuda.is_available)
-    """Compile the model's blocks (default: on a GPU); without a compiler the run goes on without."""
+    compile: bool = field(default_factory=lambda: torch.cuda.is_available())
+    """Compile the model's blocks, and on one GPU record the whole step of a GPT (default: on a GPU); without
+    a compiler the run goes on without."""
     activation_checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: a third slower, far less memory."""
     wandb_project: str | None = None

@@ -1,6 +1,5 @@
 """Work on many items at once: shared among the ranks of a run, and on each among processes."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -9,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.cpu import own_cores
 from common.distributed import Runtime
 from common.progress import progress
 
@@ -22,8 +22,7 @@ def map_everywhere(
     process gives a `BrokenProcessPool` in place of its result; any exception of `function` goes on.
     """
     mine = runtime.share(calls)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1), len(mine))
+    workers = min(workers or own_cores(), len(mine))
     with progress(None, len(mine), title, "recording", runtime.is_main) as bar:
         if workers > 1:
             results = _in_processes(function, mine, workers, bar)

@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
-from common.training import Task, train
+from common.task import Task
+from common.training import train
 from common.training_config import TrainingConfig
 from common.weights import load_checkpoint, load_strict, model_state
 from dataset.grid import grid_to_frames

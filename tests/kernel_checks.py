@@ -11,21 +11,21 @@ import torch
 
 import autoregressive.models.decoding as decoding
 import autoregressive.models.gpt as gpt
-import autoregressive.models.layers as layers
+import tokenizer.fused
 import tokenizer.kernels
-import tokenizer.vq_model as vq_model
 from autoregressive.models import kernels
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys
-from tokenizer.vq_model import VQConfig
+from tokenizer.fused import norm_silu
+from tokenizer.vq_model import ResnetBlock, VQConfig
 
 TOKENS = 256
 
 
 def use_kernels(on):
     """The kernels on any device, or on none."""
-    for module in (decoding, gpt, layers, vq_model):
+    for module in (decoding, gpt, tokenizer.fused):
         module.kernels_for = lambda name, x: import_module(name) if on else None
 
 
@@ -45,7 +45,7 @@ def check_attention(device, heads, kv_heads, dim, window, first, dtype=torch.flo
     turn = model.cos_LC[rows][:, :, None], model.sin_LC[rows][:, :, None]
     own = keys.clone(), values.clone()
     expected = attention.window(x, *turn, mask, positions, keys, values)
-    found = attention.window(x, model.cos_LC, model.sin_LC, None, positions, *own)
+    found = attention.fused_window(x, kernels, model.cos_LC, model.sin_LC, positions, *own)
     for one, other in ((found, expected), (own[0], keys), (own[1], values)):
         torch.testing.assert_close(one, other, rtol=close, atol=close)
 
@@ -92,16 +92,16 @@ def check_generation(device):
 @torch.no_grad()
 def check_residual(device, channels_in, channels_out, side, groups):
     """A residual block of channels with unlike means, and the normalisation before the last convolution."""
-    block = vq_model.ResnetBlock(channels_in, channels_out, VQConfig(norm_groups=groups, ch=groups).norm())
+    block = ResnetBlock(channels_in, channels_out, VQConfig(norm_groups=groups, ch=groups).norm())
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     block = block.to(device, memory_format=torch.channels_last)
     x = torch.randn(2, channels_in, side, side + 1, device=device)
     x += 3 * torch.randn(channels_in, 1, 1, device=device)
     use_kernels(False)
-    expected = block(x), vq_model.norm_silu(block.norm1, x)
+    expected = block(x), norm_silu(block.norm1, x)
     use_kernels(True)
-    for found, wanted in zip((block(x), vq_model.norm_silu(block.norm1, x)), expected, strict=True):
+    for found, wanted in zip((block(x), norm_silu(block.norm1, x)), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -110,6 +110,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
+    kernels.check(torch.device(where))
     kernels.PROGRAMS = 16  # parts of the cache are split up with few rows too
     use_kernels(True)
     for shape in ((4, 4, 64, 1, 0), (4, 4, 64, 1, 70), (4, 2, 64, 5, 64), (4, 4, 400, 3, 130),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import autoregressive.sample.pictures as pictures
 import tokenizer.decoding as decoding
 from common.image_quality import psnr
 from tokenizer.vq_model import VQConfig, VQModel
@@ -41,6 +42,13 @@ def test_bands_of_any_size_make_the_same_picture(model, threads, band, monkeypat
     torch.testing.assert_close(by_bands(model), whole(model), rtol=0, atol=1e-4)
     model.double()
     torch.testing.assert_close(by_bands(model), whole(model), rtol=1e-9, atol=1e-11)
+
+
+def test_pictures_are_the_same_one_by_one_and_several_at_once(model, monkeypatch):
+    apart = pictures.pictures_of(CODES, model)
+    monkeypatch.setattr(pictures, "CELLS", {"cpu": 2 * CODES[0].numel()})
+    for one, other in zip(apart, pictures.pictures_of(CODES, model), strict=True):
+        assert one.shape == (3, 40, 28) and torch.equal(one, other)
 
 
 def test_without_nnpack_upsampling_is_folded(model, monkeypatch):

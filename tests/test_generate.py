@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from golden_weights import golden_state
 from scipy import stats
 
 import autoregressive.models.decoding as decoding
-from autoregressive.models.decoding import Passes, Rule, decode_in_windows, pays, sample
+from autoregressive.models.decoding import Passes, Rule, decode_in_windows, pass_overhead, pays, sample
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys, uniform_noise
@@ -210,6 +211,22 @@ def test_packed_weights_give_the_same_tokens(small_gpt, window):
     packed = pack(small_gpt, torch.float32)
     assert not [layer for layer in packed.modules() if isinstance(layer, torch.nn.Linear)]
     assert torch.equal(generate(packed, labels, seeds, cfg_scale=2.0, decode_window=window), plain)
+
+
+def test_caches_are_kept_for_the_next_batch_of_the_same_model(small_gpt):
+    labels, kept, other = torch.tensor([0, 1]), {}, copy.deepcopy(small_gpt)
+    torch.nn.init.normal_(other.output.weight, std=0.5)
+    settings = dict(decode_window=5, cfg_scale=2.0)
+    passes = []
+    for model, seeds in ((small_gpt, [1, 2]), (small_gpt, [3, 4]), (other, [3, 4])):
+        expected = generate(model, labels, seeds, **settings)
+        assert torch.equal(generate(model, labels, seeds, **settings, kept=kept), expected)
+        passes += kept.values()
+    assert passes[0] is passes[1] is not passes[2] and len(kept) == 1
+
+
+def test_a_pass_on_a_gpu_is_worth_more_tokens_the_fewer_rows_it_has():
+    assert pass_overhead("cpu", 2) < pass_overhead("cuda", 256) < pass_overhead("cuda", 2)
 
 
 def test_windows_are_left_where_they_gain_little(small_gpt):

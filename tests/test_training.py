@@ -14,6 +14,7 @@ from common.files import read_jsonl
 from common.optimisation import set_rate, skip_if
 from common.optimizer import Muon, MuonAdamW
 from common.recorded import mapped, tensors
+from common.training import TrainingState
 from common.weights import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny_size")
@@ -102,6 +103,28 @@ def test_a_step_that_is_not_finite_leaves_muon_as_it_was(recorded, config, runti
         if skipped:
             assert all(torch.equal(state["momentum_buffer"], momenta[id(p)])
                        for p, state in optimizer.muon.state.items())
+
+
+def test_parts_of_a_batch_draw_the_same_noise(config, runtime, monkeypatch):
+    drawn = []
+
+    def loss(self, model, batch, seeds_B):
+        drawn.append(float(torch.rand(())))
+        return model.loss(*batch, seeds_B), {}
+
+    monkeypatch.setattr(GPTTask, "loss", loss)
+    run(dataclasses.replace(config, max_steps=2, gradient_accumulation_steps=2), runtime)
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
+def test_optimiser_state_from_a_gpu_fits_a_cpu(config, runtime):
+    state = TrainingState(GPTTask(config, runtime), config, runtime)
+    saved = state.optimizer.state_dict()
+    for group in saved["param_groups"]:
+        group.update(lr=torch.tensor(0.5), capturable=True)
+    state.optimizer.load_state_dict(state.shard_optimizer(saved))
+    groups = [(group["lr"], group["capturable"]) for group in state.optimizer.param_groups]
+    assert groups == [(config.lr, False)] * 2
 
 
 def test_nested_tensors_are_mapped_in_place_and_in_order():

@@ -19,7 +19,8 @@ from common.batches import Blend, balanced
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path
-from common.training import Task, train
+from common.task import Task
+from common.training import train
 from common.training_config import LOST, TrainingConfig
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.fused import kernels_for
 from tokenizer.decoding import decode_in_bands
+from tokenizer.fused import fused, norm_silu
 
 Norm = Callable[[int], nn.Module]
 
@@ -48,17 +47,6 @@ class VQConfig:
     def norm(self) -> Norm:
         """Maker of the group normalisation used throughout, by its number of channels."""
         return partial(nn.GroupNorm, self.norm_groups, eps=1e-6)
-
-
-def fused(x: Tensor) -> ModuleType | None:
-    """The kernels that serve `x` where no gradients are wanted."""
-    return None if torch.is_grad_enabled() else kernels_for("tokenizer.kernels", x)
-
-
-def norm_silu(norm: nn.GroupNorm, x_BCHW: Tensor) -> Tensor:
-    """silu(norm(x))."""
-    kernels = fused(x_BCHW)
-    return kernels.norm_silu(x_BCHW, norm) if kernels else F.silu(norm(x_BCHW))
 
 
 class ResnetBlock(nn.Module):

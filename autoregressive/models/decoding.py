@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.gpt import GPT
-from autoregressive.models.layers import KERNELS
+from autoregressive.models.layers import KERNELS, WIDEST
 from autoregressive.models.noise import gumbel_noise
 from common.fused import kernels_for
-from common.recorded import Recorded
+from common.recorded import Recorder
 
 TRIAL, REST = 8, 128  # passes over windows to see what they gain, and over single tokens where that is little
 BUCKET = 128  # attention covers the used part of the cache, rounded up to this many slots
@@ -81,7 +81,7 @@ def decode_in_steps(
     """Token by token, the first `guided` of them under guidance -> tokens_BN."""
     batch, count = given_BN.shape
     known_N = (given_BN >= 0).all(0).tolist()
-    cache = model.new_cache(len(class_RD), _compute_dtype(model))
+    cache = model.new_cache(len(class_RD), compute_dtype(model))
     position_N = torch.arange(count, device=given_BN.device)
     tokens_BN = torch.empty_like(given_BN)
     for i in range(count):
@@ -113,14 +113,14 @@ class Passes:
         self.model, self.guided, self.rule, self.device = model, guided, rule, device
         self.batch, self.count, self.window = batch, config.block_size, window
         rows, reach = 2 * batch if guided else batch, self.count + 2 * window  # windows reach beyond the end
-        self.cache = model.new_cache(rows, _compute_dtype(model), spare=window)
+        self.cache = model.new_cache(rows, compute_dtype(model), spare=window)
         self.class_RD = model.cls_embedding.embedding_table.weight.new_empty(rows, config.dim)
         self.given_BM = torch.full((batch, reach), -1, device=device)
         self.keys_BM2 = torch.zeros(batch, reach, 2, dtype=torch.int32, device=device)
         self.guesses_BM = torch.zeros_like(self.given_BM)
         self.done_B1 = torch.ones_like(self.given_BM[:, :1])  # tokens of each clip that are right
         self.ahead_W = torch.arange(window, device=device)
-        self.recorded: dict[tuple, Recorded] = {}
+        self.recorders: dict[tuple, Recorder] = {}
 
     def begin(self, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor) -> None:
         """The first token of new clips. At first all others are guessed to be the same, if not given."""
@@ -162,10 +162,8 @@ class Passes:
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
         if self.device.type == "cpu":
             return function(*arguments)
-        what = (function.__name__, *arguments)
-        if what not in self.recorded:
-            self.recorded[what] = Recorded(lambda _: function(*arguments))
-        self.recorded[what]()
+        recorder = self.recorders.setdefault((function.__name__, *arguments), Recorder())
+        recorder(lambda _: function(*arguments))
 
 
 def decode_in_windows(
@@ -188,7 +186,7 @@ def decode_in_windows(
     while least < count:
         rows = 2 * batch if least < passes.guided else batch
         slots = min(-(-(most + size) // BUCKET) * BUCKET, count + window)
-        if kernels_for(KERNELS, passes.class_RD):  # which read only what is used
+        if window <= WIDEST and kernels_for(KERNELS, passes.class_RD):  # which read only what is used
             slots = count + window
         passes.take(size, rows, slots)
         taken, turn = taken + 1, turn - 1
@@ -204,7 +202,7 @@ def decode_in_windows(
 
 
 def pass_overhead(device: str, rows: int) -> float:
-    """What a pass takes beside its tokens, in the time of one token of each row.
+    """What a pass takes beside its tokens, in the time of one token of each row; roughly.
 
     Measured: on a CPU 5 with 64 rows, 8 with 2 and with 16; on an H200 260 with 2, 113 with 16, 27 with 128,
     22 with 256.
@@ -220,7 +218,7 @@ def pays(tokens: float, window: int, overhead: float) -> bool:
     return tokens * (overhead + 1) >= overhead + window
 
 
-def _compute_dtype(model: GPT) -> torch.dtype:
+def compute_dtype(model: GPT) -> torch.dtype:
     """The dtype that the model's products come out in, under autocast or not."""
     weight = model.output.weight
     if torch.is_autocast_enabled(weight.device.type):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoregressive.models.decoding import Passes, Rule, decode_in_steps, decode_in_windows
+from autoregressive.models.decoding import Passes, Rule, compute_dtype, decode_in_steps, decode_in_windows
 from autoregressive.models.gpt import GPT, check_labels
 from autoregressive.models.noise import noise_keys
 
@@ -33,7 +33,8 @@ def generate(
     given_BN       tokens that are known beforehand, -1 where they are to be sampled
     towards        (label, w): the class token's embedding moves by the part w, 0 to 1, to that class
     decode_window  tokens worked on at once; the clip is the same, see `decode_in_windows`
-    kept           where caches, and what a GPU has recorded, are kept for the next batch of this model
+    kept           where caches, and what a GPU has recorded, are kept for the next batch; not under a GPU's
+                   autocast, which frees what a recording reads
 
     Raises: `ValueError` that names the flag.
     """
@@ -54,11 +55,12 @@ def generate(
     keys_BN2 = noise_keys(seeds, count, device)
     if device.type == "cpu" and decode_window == 1:
         return decode_in_steps(model, class_RD, keys_BN2, given_BN, guided, rule)
-    kept, what = {} if kept is None else kept, (batch, guided, rule, decode_window)
-    if what not in kept:
+    kept, what = {} if kept is None else kept, (model, batch, guided, rule, decode_window)
+    key = (*what, compute_dtype(model))
+    if key not in kept:
         kept.clear()  # two caches may not fit
-        kept[what] = Passes(model, *what)
-    return decode_in_windows(kept[what], class_RD, keys_BN2, given_BN)[0]
+        kept[key] = Passes(*what)
+    return decode_in_windows(kept[key], class_RD, keys_BN2, given_BN)[0]
 
 
 def _class_embedding(

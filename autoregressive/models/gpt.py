@@ -154,26 +154,29 @@ class GPT(nn.Module):
         own, so that with the right tokens the logits are those of W steps.
         """
         x_BWD = self.tok_embeddings(tokens_BW)
-        if tokens_BW.shape[1] <= WIDEST and kernels_for(KERNELS, x_BWD):  # they look up the rest themselves
-            context = self.cos_LC, self.sin_LC, None, positions_BW
+        kernels = kernels_for(KERNELS, x_BWD) if tokens_BW.shape[1] <= WIDEST else None
+        if kernels:
+            context = "fused_window", (kernels, self.cos_LC, self.sin_LC, positions_BW)
         else:
             slots_S = torch.arange(cache.keys[0].shape[2], device=tokens_BW.device)
             beyond_B1WS = slots_S > positions_BW[:, None, :, None]
             mask_B1WS = torch.zeros_like(beyond_B1WS, dtype=x_BWD.dtype).masked_fill_(beyond_B1WS, -torch.inf)
             rows_BW = positions_BW.clamp(max=self.config.block_size)
-            cos_BW1C, sin_BW1C = self.cos_LC[rows_BW][:, :, None], self.sin_LC[rows_BW][:, :, None]
-            context = cos_BW1C, sin_BW1C, mask_B1WS, positions_BW
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x_BWD = layer.window(x_BWD, *context, keys, values)
-        return self.output(self.norm(x_BWD))
+            turn = self.cos_LC[rows_BW][:, :, None], self.sin_LC[rows_BW][:, :, None]
+            context = "window", (*turn, mask_B1WS, positions_BW)
+        return self._through_layers(x_BWD, *context, cache)
 
     def _decode(self, x_BD: Tensor, position_1: Tensor, cache: KVCache) -> Tensor:
         cos_1C, sin_1C = self.cos_LC[position_1], self.sin_LC[position_1]
         slots_S = torch.arange(cache.keys[0].shape[2], device=x_BD.device)
         mask_S = torch.zeros_like(slots_S, dtype=x_BD.dtype).masked_fill_(slots_S > position_1, -torch.inf)
+        return self._through_layers(x_BD, "step", (cos_1C, sin_1C, mask_S, position_1), cache)
+
+    def _through_layers(self, x: Tensor, form: str, context: tuple, cache: KVCache) -> Tensor:
+        """Logits of what comes out of the layers, each with its keys and values; see `Block.decode`."""
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x_BD = layer.step(x_BD, cos_1C, sin_1C, mask_S, position_1, keys, values)
-        return self.output(self.norm(x_BD))
+            x = layer.decode(form, x, *context, keys, values)
+        return self.output(self.norm(x))
 
     def _check(self, tokens_BN: Tensor, labels_B: Tensor) -> None:
         if tokens_BN.ndim != 2 or not 1 <= tokens_BN.shape[1] <= self.config.block_size:

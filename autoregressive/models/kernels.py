@@ -23,9 +23,13 @@ SCALE = tl.constexpr(UNIT)
 
 
 def check(device: torch.device) -> None:
-    """Run a kernel once; whatever it raises says that they do not work here."""
+    """Run the kernels once; whatever they raise says that they do not work here."""
     logits, key = torch.zeros(1, 2, device=device), torch.zeros(1, 2, dtype=torch.int32, device=device)
     choose(logits, key, key[:, 0].long(), 0, 1.0, 1.0, 1)
+    tables = torch.zeros(2, 4, 64, device=device)
+    for dtype in (torch.float32, torch.bfloat16):
+        keys, values = torch.zeros(2, 1, 1, 4, 64, dtype=dtype, device=device)
+        split_attention(keys.view(1, 1, 256)[..., :192], *tables, key[:, :1].long(), keys, values)
 
 
 def split_attention(qkv_RWD: Tensor, cos_LC: Tensor, sin_LC: Tensor, positions_RW: Tensor, keys_RKSC: Tensor,

@@ -1,9 +1,12 @@
 """The transformer layers of the GPT, with the parameter names of LlamaGen.
 
-Each has three forms of the same function: `forward` over a whole clip, `step` for one position and a cache,
-`window` for a few positions and a cache. Shapes: B batch, L positions, D width, G queries that share a key,
+Each has forms of the same function: `forward` over a whole clip, others for one position or a few and a
+cache. Shapes: B batch, L positions, D width, G queries that share a key,
 C channels of a head, S cache slots, W positions of a window.
 """
+
+from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,6 @@ from torch import Tensor, nn
 from autoregressive.models.config import GPTConfig
 from autoregressive.models.noise import dropout
 from autoregressive.models.rope import rotate
-from common.fused import kernels_for
 
 KERNELS = "autoregressive.models.kernels"
 WIDEST = 64  # positions of a window that the kernels hold at once
@@ -52,16 +54,10 @@ class Attention(nn.Module):
         attended = scores.softmax(-1) @ values.flatten(0, 1)
         return self.wo(attended.view(batch, width))
 
-    def window(self, x_BWD: Tensor, cos: Tensor, sin: Tensor, mask_B1WS: Tensor | None, positions_BW: Tensor,
-               keys: Tensor, values: Tensor) -> Tensor:
-        """W consecutive positions of each row, each row at its own place.
-
-        Without a mask the kernels of a GPU do all but the projections, from the whole tables cos and sin.
-        """
-        if mask_B1WS is None:
-            qkv_BWD, kernels = self.wqkv(x_BWD), kernels_for(KERNELS, x_BWD)
-            return self.wo(kernels.split_attention(qkv_BWD, cos, sin, positions_BW, keys, values))
-        q, k, v = (x.transpose(1, 2) for x in self.project(x_BWD, cos, sin))  # (B, heads, W, C)
+    def window(self, x_BWD: Tensor, cos_BW1C: Tensor, sin_BW1C: Tensor, mask_B1WS: Tensor,
+               positions_BW: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """W consecutive positions of each row, each row at its own place."""
+        q, k, v = (x.transpose(1, 2) for x in self.project(x_BWD, cos_BW1C, sin_BW1C))  # (B, heads, W, C)
         slots = positions_BW[:, None, :, None].expand_as(k)
         keys.scatter_(2, slots, k)
         values.scatter_(2, slots, v)
@@ -70,6 +66,11 @@ class Attention(nn.Module):
         scores = scores.unflatten(2, q.shape[2:4]) + mask_B1WS[:, :, None]
         attended = scores.softmax(-1).flatten(2, 3) @ values
         return self.wo(attended.unflatten(2, q.shape[2:4]).flatten(1, 2).transpose(1, 2).flatten(2))
+
+    def fused_window(self, x_BWD: Tensor, kernels: ModuleType, cos_LC: Tensor, sin_LC: Tensor,
+                     positions_BW: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """`window` by a GPU's kernels, which look up angles and hide slots themselves."""
+        return self.wo(kernels.split_attention(self.wqkv(x_BWD), cos_LC, sin_LC, positions_BW, keys, values))
 
 
 class FeedForward(nn.Module):
@@ -101,10 +102,7 @@ class Block(nn.Module):
         x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), cos_L1C, sin_L1C, attention_key_B2)
         return x_BLD + self.feed_forward(self.ffn_norm(x_BLD), ffn_key_B2)
 
-    def step(self, x_BD: Tensor, *context: Tensor) -> Tensor:
-        x_BD = x_BD + self.attention.step(self.attention_norm(x_BD), *context)
-        return x_BD + self.feed_forward.mix(self.ffn_norm(x_BD))
-
-    def window(self, x_BWD: Tensor, *context: Tensor) -> Tensor:
-        x_BWD = x_BWD + self.attention.window(self.attention_norm(x_BWD), *context)
-        return x_BWD + self.feed_forward.mix(self.ffn_norm(x_BWD))
+    def decode(self, form: str, x: Tensor, *context: Any) -> Tensor:
+        """With a cache; `form` is the attention's method: step, window or fused_window."""
+        x = x + getattr(self.attention, form)(self.attention_norm(x), *context)
+        return x + self.feed_forward.mix(self.ffn_norm(x))

@@ -6,7 +6,6 @@ T frames, H x W pixels of a frame.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16, pictures_of
 from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.command import require_at_least, run_command
-from common.cpu import free_memory
+from common.cpu import free_memory, own_cores
 from common.distributed import Runtime
 from common.files import file_hash, read_json, write_json
 from common.progress import progress
@@ -88,7 +87,7 @@ class SampleC2IConfig:
     """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other (default:
     8, on a GPU 16)."""
     mixed_precision: Literal["bf16", "none"] = "none"
-    """bf16 autocast of the GPT is faster, but a clip may then change with the batch it is in."""
+    """bf16 weights of the GPT (on a CPU autocast) are faster, but a clip may then change with its batch."""
     decode_precision: Literal["bf16", "none"] = "none"
     """bf16 autocast of the tokenizer, where that is faster; refused if pictures then differ visibly."""
     device: str = "auto"
@@ -230,8 +229,8 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
     gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
     todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
     size, kept = config.batch_size or fitting_batch(gpt, device, runtime), {}
-    writers = ThreadPoolExecutor(1 if device.type == "cpu" else os.cpu_count() // runtime.world_size or 1)
-    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, writers as writer:
+    pool = ThreadPoolExecutor(1 if device.type == "cpu" else own_cores())
+    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, pool as writers:
         writing: list[Future] = []  # one batch is written while the next one is sampled
         for start in range(0, len(todo) + size, size):
             batch = todo[start : start + size]
@@ -239,7 +238,7 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
             for written in writing:
                 written.result()
             bar.update(len(writing))  # all at once, so that the rate is that of batches
-            writing = [writer.submit(write_clip, folder, job, pictures, dataset)
+            writing = [writers.submit(write_clip, folder, job, pictures, dataset)
                        for job, pictures in zip(batch, chains, strict=True)]
     runtime.gather(None)  # all clips are there
     if runtime.is_main:

@@ -19,7 +19,8 @@ from common.batches import balanced
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.files import atomic_path
-from common.training import Task, to_device, train
+from common.task import Task
+from common.training import to_device, train
 from common.training_config import LOST, TrainingConfig
 from dataset.codes import Codes, CodesDataset
 from dataset.grid import grid_to_frames
@@ -72,7 +73,7 @@ class TrainC2IConfig(TrainingConfig):
 class GPTTask(Task):
     """What the training loop needs to know of the GPT."""
 
-    methods, recordable = ("summed_loss",), True
+    methods = ("summed_loss",)
 
     def __init__(self, config: TrainC2IConfig, runtime: Runtime):
         self.config, self.runtime, self.device = config, runtime, runtime.device(config.device)
@@ -89,6 +90,7 @@ class GPTTask(Task):
                                       "tokenizer": codes.tokenizer, "data_hash": train_set.digest()}
         self.model: nn.Module = model
         self.blocks = list(model.layers)
+        self.recordable = config.tok_drop_method != "element"  # which draws from torch's generator
         self.note = ""
         if config.gpt_ckpt:
             fresh = start_from(model, config.gpt_ckpt, codes.dataset["class_names"])
