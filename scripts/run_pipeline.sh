@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a folder of videos to generated clips, every stage:  bash scripts/run_pipeline.sh [VIDEOS] OUT
 # VIDEOS holds one folder per class; without it a phantom is rendered. Rerun the same command to continue. The defaults
-# take about two hours on two CPU cores; every capitalised name below can be set in the environment:
+# take one to two hours on two CPU cores; every capitalised name below can be set in the environment:
 #   GPT_STEPS=20000 bash scripts/run_pipeline.sh videos out
 set -euo pipefail
 [ $# -ge 1 ] && [ $# -le 2 ] || { echo "usage: $0 [VIDEOS] OUT" >&2; exit 2; }
