@@ -88,12 +88,15 @@ def measure(config: BenchmarkConfig, variant: str) -> dict[str, Any]:
         else:
             timed = work.clip_work(config.models, variant, config.batch_size, config.cfg_scale,
                                    config.mixed_precision, Path(folder), device)
+        before = forget_peak()
+        if config.steps:
+            timed()  # which makes a processor's kernels
         if device.type == "cuda" and config.work != "clips":
-            timed()  # which compiles kernels and records graphs
-            timed()
+            timed()  # which compiles kernels
+            timed()  # which records graphs
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        before, processor, started = forget_peak(), processor_seconds(), perf_counter()
+        processor, started = processor_seconds(), perf_counter()
         passes = timed()
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -66,6 +66,7 @@ def token_work(
         caches = plain_caches(plain, 2 * batch) if steps else None
         return lambda: len(plain_generate(plain, caches or plain_caches(plain, 2 * batch), *settings)[0])
     model = pack(model.to(device), DTYPES[precision])
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     class_RD = model.cls_embedding.embedding_table.weight[labels_R]
     keys_BN2 = noise_keys(range(batch), config.block_size, device)
@@ -78,11 +79,11 @@ def token_work(
         cache = model.new_cache(2 * batch)
         for stored in (*cache.keys, *cache.values):
             stored.fill_(0)  # memory that nobody has written to would cost nothing to read
-        return lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places)
+        return cast(lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places))
     clips = class_RD, keys_BN2, given_BN
     if variant == "steps" and device.type == "cpu":
-        return lambda: len(decode_in_steps(model, *clips, config.block_size, rule)[0])
-    return lambda: decode_in_windows(passes, *clips)[1]
+        return cast(lambda: len(decode_in_steps(model, *clips, config.block_size, rule)[0]))
+    return cast(lambda: decode_in_windows(passes, *clips)[1])
 
 
 @torch.no_grad()

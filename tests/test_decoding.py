@@ -6,6 +6,7 @@ import torch
 
 import autoregressive.sample.pictures as pictures
 import tokenizer.decoding as decoding
+import tokenizer.vq_model as vq_model
 from common.image_quality import psnr
 from tokenizer.vq_model import VQConfig, VQModel
 
@@ -23,6 +24,12 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def bands(monkeypatch):
+    """Bands on every processor."""
+    monkeypatch.setattr(vq_model, "bands_pay", lambda dtype: True)
 
 
 def whole(model):
@@ -49,6 +56,18 @@ def test_pictures_are_the_same_one_by_one_and_several_at_once(model, monkeypatch
     monkeypatch.setattr(pictures, "CELLS", {"cpu": 2 * CODES[0].numel()})
     for one, other in zip(apart, pictures.pictures_of(CODES, model), strict=True):
         assert one.shape == (3, 40, 28) and torch.equal(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("features", "dtype", "pay"), [
+    ([], torch.float32, True), (["avx512f"], torch.float32, False), (["avx512f"], torch.bfloat16, True),
+    (["avx512f", "amx_tile"], torch.bfloat16, False)])
+def test_without_bands_where_the_processor_is_faster_so(model, monkeypatch, features, dtype, pay):
+    monkeypatch.setattr(decoding, "has", lambda feature: feature in features)
+    assert decoding.bands_pay(dtype) == pay
+    in_bands = model.decode(CODES)
+    monkeypatch.setattr(vq_model, "bands_pay", lambda dtype: False)
+    torch.testing.assert_close(model.decode(CODES), in_bands, rtol=0, atol=1e-4)
 
 
 def test_without_nnpack_upsampling_is_folded(model, monkeypatch):

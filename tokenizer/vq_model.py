@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizer.decoding import decode_in_bands
+from tokenizer.decoding import bands_pay, decode_in_bands
 from tokenizer.fused import fused, norm_silu
 
 Norm = Callable[[int], nn.Module]
@@ -275,12 +275,14 @@ class VQModel(nn.Module):
     def decode(self, codes_Bhw: Tensor) -> Tensor:
         """Codes (B, h, w) -> pixels (B, 3, H, W), about [-1, 1]; clamp before use as a picture.
 
-        On a CPU without gradients picture after picture in bands, which bounds memory; under autocast its
-        convolutions have that precision.
+        On a CPU without gradients picture after picture, which bounds memory, and in bands where that is
+        faster; under autocast convolutions have that precision.
         """
         latent_BCHW = self.post_quant_conv(self.quantize.lookup(codes_Bhw))
         if latent_BCHW.device.type != "cpu" or torch.is_grad_enabled():
             return self.decoder(latent_BCHW)
+        if not bands_pay(latent_BCHW.dtype):
+            return torch.cat([self.decoder(one_1CHW) for one_1CHW in latent_BCHW.split(1)])
         dtype, latent_BCHW = latent_BCHW.dtype, latent_BCHW.to(self.quantize.embedding.weight.dtype)
         return torch.cat([decode_in_bands(self.decoder, one, dtype) for one in latent_BCHW.split(1)])
 
