@@ -100,6 +100,23 @@ def test_decoding_by_steps_is_the_teacher_forced_function(changes):
     torch.testing.assert_close(stepped_BNV, model(tokens_BN, labels_B), rtol=1e-10, atol=1e-10)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kv_heads", [None, 2])
+def test_decoding_in_bfloat16_is_near_float32(kv_heads):
+    config = dataclasses.replace(SMALL, n_kv_head=kv_heads)
+    model, (tokens_BN, labels_B) = build(config), clips(config)
+    expected_BNV = model(tokens_BN, labels_B)
+    model.to(torch.bfloat16)
+    by_steps_BNV = teacher_forced_by_steps(model, tokens_BN, labels_B)
+    cache = model.new_cache(len(labels_B))
+    model.prefill(labels_B, cache)
+    places_BW = torch.arange(1, tokens_BN.shape[1]).expand(len(labels_B), -1)
+    at_once_BWV = model.window(tokens_BN[:, :-1], places_BW, cache)
+    spread = expected_BNV.std()
+    assert (by_steps_BNV - expected_BNV).abs().mean() < 0.05 * spread
+    assert (at_once_BWV - expected_BNV[:, 1:]).abs().mean() < 0.05 * spread
+
+
 def test_positions_turn_pairs_by_row_and_column_also_in_grids_that_are_not_square():
     height, width, head_dim = 3, 5, 12
     cos_LC, sin_LC = rotary_tables(height, width, head_dim)
