@@ -72,10 +72,7 @@ def token_work(
     keys_BN2 = noise_keys(range(batch), config.block_size, device)
     given_BN = torch.full(keys_BN2.shape[:2], -1, device=device)
     rule = Rule(cfg_scale, 1.0, TOP_K, 1.0)
-    passes = Passes(model, batch, config.block_size, rule, 1 if variant == "steps" else int(variant))
-    if steps and device.type == "cuda":
-        return lambda: some_passes(passes, places)
-    if steps:
+    if variant == "steps" and device.type == "cpu" and steps:
         cache = model.new_cache(2 * batch)
         for stored in (*cache.keys, *cache.values):
             stored.fill_(0)  # memory that nobody has written to would cost nothing to read
@@ -83,6 +80,9 @@ def token_work(
     clips = class_RD, keys_BN2, given_BN
     if variant == "steps" and device.type == "cpu":
         return cast(lambda: len(decode_in_steps(model, *clips, config.block_size, rule)[0]))
+    passes = Passes(model, batch, config.block_size, rule, 1 if variant == "steps" else int(variant))
+    if steps:
+        return cast(lambda: some_passes(passes, places))
     return cast(lambda: decode_in_windows(passes, *clips)[1])
 
 

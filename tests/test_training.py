@@ -13,7 +13,7 @@ from common.dry_run import duration
 from common.files import read_jsonl
 from common.optimisation import set_rate, skip_if
 from common.optimizer import Muon, MuonAdamW
-from common.recorded import mapped, tensors
+from common.recorded import Recorder, mapped, tensors
 from common.training import TrainingState
 from common.weights import load_checkpoint
 
@@ -131,6 +131,12 @@ def test_nested_tensors_are_mapped_in_place_and_in_order():
     nested = [[torch.ones(2), torch.zeros(1)], [[torch.full((1,), 3.0)]]]
     assert [len(x) for x in tensors(nested)] == [2, 1, 1]
     assert mapped(float, [[torch.ones(())], [torch.zeros(())]]) == [[1.0], [0.0]]
+
+
+def test_a_recorder_first_calls_the_function_as_it_is():
+    recorder, x = Recorder(before=2), torch.zeros(2)
+    found = [recorder(lambda nested: nested[0] + 1, [x]) for _ in range(2)]
+    assert all(torch.equal(one, x + 1) for one in found) and recorder.graph is None
 
 
 def test_durations_are_read_at_a_glance():
