@@ -74,7 +74,7 @@ class VideoGPTI3D:
         self.network = network.to(device).eval().fold()
 
     def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> float32 (B, T, 3, 224, 224) in [-1, 1], channels last in memory."""
+        """-> float32 (B, T, 3, 224, 224) in [-1, 1]."""
         return square_pixels(frames_BT3HW, SIDE)
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -85,12 +85,12 @@ class VideoGPTI3D:
 def square_pixels(frames_BT3HW: Tensor, side: int) -> Tensor:
     """uint8 frames -> (B, T, 3, side, side) in [-1, 1]: short side resized, middle square cut out."""
     height, width = frames_BT3HW.shape[3:]
-    pixels_N3HW = frames_BT3HW.flatten(0, 1).float().contiguous(memory_format=torch.channels_last)
+    pixels_N3HW = frames_BT3HW.flatten(0, 1).float().div_(127.5).sub_(1)
     scale = side / min(height, width)
     size = [max(round(height * scale), side), max(round(width * scale), side)]
     pixels_N3HW = F.interpolate(pixels_N3HW, size, mode="bilinear", align_corners=False)
     top, left = ((n - side) // 2 for n in size)
-    square_N3SS = pixels_N3HW[:, :, top : top + side, left : left + side] / 127.5 - 1
+    square_N3SS = pixels_N3HW[:, :, top : top + side, left : left + side]
     return square_N3SS.unflatten(0, frames_BT3HW.shape[:2])
 
 

@@ -2,16 +2,16 @@
 
 The clips are cut into blocks of fixed size. A block is computed by one process in batches that do not cross
 its borders, written whole, and never again: so an interrupted run continues, and what comes out depends
-neither on the number of processes nor on the order. Shapes: n clips, R feature vectors of each, D dimensions.
+neither on the number of processes nor on the order. A few threads read and compute batches side by side.
+Shapes: n clips, R feature vectors of each, D dimensions.
 """
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from evaluations.extractor import Extractor
 from evaluations.feature_files import block_path, is_unchanged, is_whole, join_blocks
 
 BLOCK = 32  # clips
-READERS = 4  # threads that read clips while the network computes
+WORKERS = 4  # threads, at most, that each read clips and compute their features
 Window = Callable[[Entry, int], slice]  # which frames of a clip of so many are looked at
 
 
@@ -155,23 +155,28 @@ class Extraction:
         starts = range(0, len(clips.entries), BLOCK)
         todo = [start for start in runtime.share(starts) if not is_whole(block_path(folder, start))]
         blocks = [clips.entries[start : start + BLOCK] for start in todo]
-        with ThreadPoolExecutor(READERS) as pool:
-            frames = _read_ahead(pool, clips, [entry for block in blocks for entry in block], self.batch_size)
-            pairs = list(zip(todo, blocks, strict=True))
-            for start, entries in progress(pairs, len(pairs), title, "block", runtime.is_main):
-                good, bad, parts = [], [], []
-                for first in range(0, len(entries), self.batch_size):
-                    batch = list(islice(frames, min(self.batch_size, len(entries) - first)))
-                    kept, lost = self._sort_out(batch, shape)
-                    bad += lost
-                    good += [entry.name for entry, _ in kept]
-                    if kept:
-                        parts.append(self._features([pixels for _, pixels in kept]))
-                values = np.concatenate(parts) if parts else np.zeros((0, 0, 0), np.float32)
-                shown = [self._shown(clips, shape[0]), *shape[1:]]
-                facts = json.dumps({"good": good, "bad": bad, "geometry": shown})
-                with atomic_path(block_path(folder, start)) as temporary:
-                    np.savez(temporary, values=values, facts=facts)
+        threads = torch.get_num_threads()
+        workers = min(WORKERS, threads) if self.device.type == "cpu" else WORKERS
+        pool = ThreadPoolExecutor(workers, "features", torch.set_num_threads, (max(threads // workers, 1),))
+
+        def submit(entries: Sequence[Entry]) -> list[Future]:
+            return [pool.submit(self._batch, clips, entries[first : first + self.batch_size], shape)
+                    for first in range(0, len(entries), self.batch_size)]
+
+        ahead = pairwise(chain(map(submit, blocks), [[]]))  # the next block is begun before one is waited for
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        try:
+            with exact:  # for all threads
+                pairs = zip(todo, ahead, strict=True)
+                for start, (futures, _) in progress(pairs, len(todo), title, "block", runtime.is_main):
+                    good, bad, parts = zip(*(future.result() for future in futures), strict=True)
+                    values = [part for part in parts if len(part)] or parts[:1]
+                    facts = {"good": list(chain(*good)), "bad": list(chain(*bad)),
+                             "geometry": [self._shown(clips, shape[0]), *shape[1:]]}
+                    with atomic_path(block_path(folder, start)) as temporary:
+                        np.savez(temporary, values=np.concatenate(values), facts=json.dumps(facts))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _geometry(self, clips: ClipSet) -> tuple[int, int, int]:
         """(frames, height, width) of the first readable clip, which all others must have."""
@@ -196,31 +201,34 @@ class Extraction:
         """How many of a clip's frames the window shows."""
         return len(range(*self.window(clips.entries[0], frames).indices(frames)))
 
-    def _sort_out(
-        self, batch: Sequence[tuple[Entry, np.ndarray | str]], shape: tuple[int, int, int]
-    ) -> tuple[list[tuple[Entry, np.ndarray]], list[tuple[str, str]]]:
-        """The clips of a batch that can be used, windowed, and (name, reason) of the others."""
-        kept, bad = [], []
-        for entry, frames in batch:
-            if isinstance(frames, str):
-                bad.append((entry.name, frames))
-            elif (len(frames), *frames.shape[2:]) != shape:
-                found, wanted = ("{} frames of {} x {} px".format(*size)
-                                 for size in ((len(frames), *frames.shape[2:]), shape))
-                bad.append((entry.name, f"{entry.name}: {found}, the first clip has {wanted}"))
-            else:
-                kept.append((entry, frames[self.window(entry, len(frames))]))
-        if bad and not self.skip_bad:
-            raise ValueError(f"{bad[0][1]}; --skip-bad leaves such clips out")
-        return kept, bad
-
     @torch.inference_mode()
-    def _features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (B, R, D) of the frames of some clips, in full precision."""
+    def _batch(
+        self, clips: ClipSet, entries: Sequence[Entry], shape: tuple[int, int, int]
+    ) -> tuple[list[str], list[tuple[str, str]], np.ndarray]:
+        """Names of the clips that can be used, (name, reason) of the others, and features (B, R, D)."""
+        good, bad, frames = [], [], []
+        for entry in entries:
+            try:
+                frames.append(self._frames(clips, entry, shape))
+                good.append(entry.name)
+            except ValueError as error:
+                if not self.skip_bad:
+                    raise ValueError(f"{error}; --skip-bad leaves such clips out") from None
+                bad.append((entry.name, str(error)))
+        if not frames:
+            return good, bad, np.zeros((0, 0, 0), np.float32)
         frames_BT3HW = torch.from_numpy(np.stack(frames)).to(self.device)
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            features_BRD = self.extractor.features(self.extractor.preprocess(frames_BT3HW))
-        return features_BRD.float().cpu().numpy()
+        features_BRD = self.extractor.features(self.extractor.preprocess(frames_BT3HW))
+        return good, bad, features_BRD.float().cpu().numpy()
+
+    def _frames(self, clips: ClipSet, entry: Entry, shape: tuple[int, int, int]) -> np.ndarray:
+        """The frames of a clip that the window shows. Raises: `ValueError` if it is unlike the first clip."""
+        frames = clips.frames(entry)
+        if (len(frames), *frames.shape[2:]) != shape:
+            found, wanted = ("{} frames of {} x {} px".format(*size)
+                             for size in ((len(frames), *frames.shape[2:]), shape))
+            raise ValueError(f"{entry.name}: {found}, the first clip has {wanted}")
+        return frames[self.window(entry, len(frames))]
 
     def _load(self, clips: ClipSet, folder: Path) -> Features:
         record = read_json(folder / "features.json")
@@ -233,22 +241,3 @@ class Extraction:
         bad = tuple((name, reason) for name, reason in record["bad"])
         return Features(entries, stored_NRD, np.arange(len(entries)), {**self._facts(), **geometry}, bad)
 
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, clips: ClipSet, entries: Sequence[Entry], batch_size: int
-) -> Iterator[tuple[Entry, np.ndarray | str]]:
-    """(clip, its frames or what is wrong with it) in order, while the next two batches are being read."""
-    def read(entry: Entry) -> np.ndarray | str:
-        try:
-            return np.ascontiguousarray(clips.frames(entry))
-        except ValueError as error:
-            return str(error)
-
-    waiting = deque()
-    for entry in entries:
-        waiting.append((entry, pool.submit(read, entry)))
-        if len(waiting) > 2 * batch_size:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for entry, future in waiting:
-        yield entry, future.result()

@@ -1,10 +1,12 @@
 """I3D, the network behind FVD: Inception v1 inflated to three dimensions (Carreira and Zisserman 2017).
 
-The layers and their names are those of the VideoGPT weight file, so that it loads strictly. Pixels lie with
-channels last in memory, where 1 x 1 x 1 convolutions are products of matrices; those of 3 x 3 x 3 take
+The layers and their names are those of the VideoGPT weight file, so that it loads strictly. Feature
+maps lie with channels last in memory, where 1 x 1 x 1 convolutions are products of matrices; larger ones take
 Winograd's algorithm on a CPU, and batch norm is folded into the weights. Shapes: B clips, T frames,
 C channels, H x W pixels.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,28 +38,11 @@ def same_padding(size: Size, kernel: Size, stride: Size) -> list[tuple[int, int]
     return pads
 
 
-def slide_max(x: Tensor, dim: int, kernel: int, stride: int) -> Tensor:
-    """Maximum under a window that slides along one dimension with SAME padding.
+class MaxPool(nn.Module):
+    """Max pooling with SAME padding, over the plane, then over time.
 
     The padding takes no part: the network pads with zeros, and what it pools is not negative.
     """
-    size = x.shape[dim]
-    (before, _), = same_padding((size,), (kernel,), (stride,))
-
-    def every(start: int, stop: int, step: int) -> tuple[slice, ...]:
-        return (slice(None),) * dim + (slice(start, stop, step),)
-
-    largest = x[every(0, size, stride)].clone()
-    for offset in range(-before, kernel - before):
-        first = -(offset // stride) if offset < 0 else 0  # the first window in which it is inside
-        last = min((size - 1 - offset) // stride, largest.shape[dim] - 1)
-        part = largest[every(first, last + 1, 1)]
-        torch.maximum(part, x[every(first * stride + offset, last * stride + offset + 1, stride)], out=part)
-    return largest
-
-
-class MaxPool(nn.Module):
-    """Max pooling with SAME padding, one dimension after the other."""
 
     def __init__(self, kernel: Size, stride: Size):
         super().__init__()
@@ -65,10 +50,17 @@ class MaxPool(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, C) -> each of T, H, W divided by the stride, rounded up."""
-        for dim in (2, 3, 1):  # rows first: whole ones are compared at once
-            if self.kernel[dim - 1] > 1:
-                x_BTHWC = slide_max(x_BTHWC, dim, self.kernel[dim - 1], self.stride[dim - 1])
-        return x_BTHWC
+        pads = [before for before, _ in same_padding(tuple(x_BTHWC.shape[1:4]), self.kernel, self.stride)]
+
+        def pool(x_NHWC: Tensor, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> Tensor:
+            return F.max_pool2d(x_NHWC.movedim(3, 1), kernel, stride, pad, ceil_mode=True).movedim(1, 3)
+
+        made_NHWC = pool(x_BTHWC.flatten(0, 1), self.kernel[1:], self.stride[1:], pads[1:])
+        made_BTHWC = made_NHWC.unflatten(0, x_BTHWC.shape[:2])
+        if self.kernel[0] > 1:  # a plane of time and place
+            made_BTNC = pool(made_BTHWC.flatten(2, 3), (self.kernel[0], 1), (self.stride[0], 1), (pads[0], 0))
+            made_BTHWC = made_BTNC.unflatten(2, made_BTHWC.shape[2:4])
+        return made_BTHWC
 
 
 class Unit(nn.Module):
@@ -87,8 +79,9 @@ class Unit(nn.Module):
         side, stride = self.conv3d.kernel_size[0], self.conv3d.stride[0]
         if side == stride == 1:
             weight = weight.flatten(1)
-        elif side == winograd.SIDE and stride == 1 and weight.device.type == "cpu":  # cuDNN has its own ways
-            weight = winograd.transform_kernel(weight)
+        elif weight.device.type == "cpu":  # cuDNN has its own ways
+            transform = winograd.transform_kernel if stride == 1 else winograd.transform_long_kernel
+            weight = transform(weight)
         self.register_buffer("folded", weight, persistent=False)
         self.register_buffer("bias", self.bn.bias - self.bn.running_mean * scale_O, persistent=False)
 
@@ -96,9 +89,11 @@ class Unit(nn.Module):
         """(B, T, H, W, channels in) -> (B, T / stride, H / stride, W / stride, channels out)."""
         if self.folded.ndim == 2:  # a linear layer at every place
             return F.relu_(F.linear(x_BTHWC, self.folded, self.bias))
-        if self.folded.ndim == 3:  # transformed
+        if self.folded.ndim == 4:  # transformed
             return winograd.convolve(x_BTHWC, self.folded, self.bias)
         pads = same_padding(tuple(x_BTHWC.shape[1:4]), self.conv3d.kernel_size, self.conv3d.stride)
+        if self.folded.device.type == "cpu":
+            return winograd.convolve_long(x_BTHWC, self.folded, self.bias, pads)
         x_BCTHW = F.pad(x_BTHWC.permute(0, 4, 1, 2, 3), [n for pad in reversed(pads) for n in pad])
         x_BCTHW = F.conv3d(x_BCTHW.contiguous(), self.folded, self.bias, self.conv3d.stride)
         return F.relu_(x_BCTHW).permute(0, 2, 3, 4, 1)
@@ -114,10 +109,17 @@ class Mixed(nn.Module):
         self.b2a, self.b2b = Unit(channels_in, out[3], 1, 1, eps), Unit(out[3], out[4], 3, 1, eps)
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), Unit(channels_in, out[5], 1, 1, eps)
 
+    def fold(self) -> None:
+        """Put what all three 1x1 need side by side, so that `x` is read once; after that of the units."""
+        units = (self.b0, self.b1a, self.b2a)
+        for name in ("folded", "bias"):
+            self.register_buffer(name, torch.cat([getattr(unit, name) for unit in units]), persistent=False)
+        self.sizes = [len(unit.bias) for unit in units]
+
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Same T, H and W."""
-        x = x_BTHWC
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], 4)
+        b0, b1, b2 = F.relu_(F.linear(x_BTHWC, self.folded, self.bias)).split(self.sizes, 4)
+        return torch.cat([b0, self.b1b(b1), self.b2b(b2), self.b3b(self.b3a(x_BTHWC))], 4)
 
 
 class Logits(nn.Module):
@@ -157,9 +159,10 @@ class I3D(nn.Module):
 
     def fold(self) -> "I3D":
         """Itself, ready for `forward`; to be called once the weights are there."""
-        for module in self.modules():
-            if isinstance(module, Unit):
-                module.fold()
+        for kind in (Unit, Mixed):
+            for module in self.modules():
+                if isinstance(module, kind):
+                    module.fold()
         return self
 
     def forward(self, pixels_BT3HW: Tensor) -> Tensor:
