@@ -40,7 +40,7 @@ GRID, SIZE = 4, 128  # frames per side, pixels per frame: the released layout
 class BenchmarkConfig:
     """Measure the feature pass."""
 
-    clips: int = 8
+    clips: int = 64
     """Clips of a timed pass."""
     memory_clips: tuple[int, ...] = (200, 2000)
     """Numbers of clips whose peak memory is compared."""
