@@ -66,10 +66,11 @@ class Attention(nn.Module):
     def window(self, x_BWD: Tensor, cos_BW1C: Tensor, sin_BW1C: Tensor, mask_B1WS: Tensor,
                positions_BW: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """W consecutive positions of each row, each row at its own place."""
-        q, k, v = (x.transpose(1, 2) for x in self.project(x_BWD, cos_BW1C, sin_BW1C))  # (B, heads, W, C)
-        slots = positions_BW[:, None, :, None].expand_as(k)
-        keys.scatter_(2, slots, k)
-        values.scatter_(2, slots, v)
+        q, k, v = self.project(x_BWD, cos_BW1C, sin_BW1C)  # (B, W, heads, C)
+        slots = torch.arange(len(k), device=k.device)[:, None], positions_BW
+        keys.transpose(1, 2).index_put_(slots, k)  # `scatter_` copies the whole cache in bfloat16
+        values.transpose(1, 2).index_put_(slots, v)
+        q = q.transpose(1, 2)
         if copies_keys(q):
             attended = F.scaled_dot_product_attention(
                 q, keys, values, mask_B1WS.to(q.dtype), enable_gqa=self.heads != self.kv_heads)
