@@ -46,7 +46,7 @@ class BenchmarkConfig:
     steps: int = 0
     """Tokens of a clip made by plain and steps, from its middle, on caches that are there; 0: all."""
     mixed_precision: Literal["bf16", "none"] = "none"
-    """bf16: of the GPT's weights, plain ones too, and of our pictures."""
+    """bf16: of the GPT's weights, plain ones too, and of our pictures, but not those of clips."""
     variants: tuple[str, ...] = ("plain", "steps")
     """plain, steps, or a number: the decode window. Of pictures: plain or ours."""
     rounds: int = 3
