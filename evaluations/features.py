@@ -2,7 +2,8 @@
 
 The clips are cut into blocks of fixed size. A block is computed by one process in batches that do not cross
 its borders, written whole, and never again: so an interrupted run continues, and what comes out depends
-neither on the number of processes nor on the order. A few threads read and compute batches side by side.
+neither on the number of processes nor on the order. A few threads read and compute batches side by side, on a
+CPU with a share of its threads each.
 Shapes: n clips, R feature vectors of each, D dimensions.
 """
 
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ from evaluations.extractor import Extractor
 from evaluations.feature_files import block_path, is_unchanged, is_whole, join_blocks
 
 BLOCK = 32  # clips
-WORKERS = 4  # threads, at most, that each read clips and compute their features
+LANES = 4  # batches, at most, that a CPU reads and computes side by side; computing takes far longer there
+READERS = 4  # threads that read for a GPU, which computes one batch after the other
 Window = Callable[[Entry, int], slice]  # which frames of a clip of so many are looked at
 
 
@@ -156,21 +159,23 @@ class Extraction:
         todo = [start for start in runtime.share(starts) if not is_whole(block_path(folder, start))]
         blocks = [clips.entries[start : start + BLOCK] for start in todo]
         threads = torch.get_num_threads()
-        workers = min(WORKERS, threads) if self.device.type == "cpu" else WORKERS
-        pool = ThreadPoolExecutor(workers, "features", torch.set_num_threads, (max(threads // workers, 1),))
+        lanes = max(n for n in range(1, LANES + 1) if threads % n == 0)
+        readers, computing = (lanes, lanes) if self.device.type == "cpu" else (READERS, 1)
+        turn = Semaphore(computing)
+        pool = ThreadPoolExecutor(readers, "features", torch.set_num_threads, (threads // lanes,))
 
         def submit(entries: Sequence[Entry]) -> list[Future]:
-            return [pool.submit(self._batch, clips, entries[first : first + self.batch_size], shape)
-                    for first in range(0, len(entries), self.batch_size)]
+            batches = (entries[first : first + self.batch_size]
+                       for first in range(0, len(entries), self.batch_size))
+            return [pool.submit(self._batch, clips, batch, shape, turn) for batch in batches]
 
         ahead = pairwise(chain(map(submit, blocks), [[]]))  # the next block is begun before one is waited for
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        pairs = progress(zip(todo, ahead, strict=True), len(todo), title, "block", runtime.is_main)
         try:
-            with exact:  # for all threads
-                pairs = zip(todo, ahead, strict=True)
-                for start, (futures, _) in progress(pairs, len(todo), title, "block", runtime.is_main):
+            with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+                for start, (futures, _) in pairs:
                     good, bad, parts = zip(*(future.result() for future in futures), strict=True)
-                    values = [part for part in parts if len(part)] or parts[:1]
+                    values = [part for part in parts if len(part)] or parts[:1]  # R and D of no clips are 0
                     facts = {"good": list(chain(*good)), "bad": list(chain(*bad)),
                              "geometry": [self._shown(clips, shape[0]), *shape[1:]]}
                     with atomic_path(block_path(folder, start)) as temporary:
@@ -203,7 +208,7 @@ class Extraction:
 
     @torch.inference_mode()
     def _batch(
-        self, clips: ClipSet, entries: Sequence[Entry], shape: tuple[int, int, int]
+        self, clips: ClipSet, entries: Sequence[Entry], shape: tuple[int, int, int], turn: Semaphore
     ) -> tuple[list[str], list[tuple[str, str]], np.ndarray]:
         """Names of the clips that can be used, (name, reason) of the others, and features (B, R, D)."""
         good, bad, frames = [], [], []
@@ -217,12 +222,16 @@ class Extraction:
                 bad.append((entry.name, str(error)))
         if not frames:
             return good, bad, np.zeros((0, 0, 0), np.float32)
-        frames_BT3HW = torch.from_numpy(np.stack(frames)).to(self.device)
-        features_BRD = self.extractor.features(self.extractor.preprocess(frames_BT3HW))
-        return good, bad, features_BRD.float().cpu().numpy()
+        with turn:
+            frames_BT3HW = torch.from_numpy(np.stack(frames)).to(self.device)
+            features_BRD = self.extractor.features(self.extractor.preprocess(frames_BT3HW))
+            return good, bad, features_BRD.float().cpu().numpy()
 
     def _frames(self, clips: ClipSet, entry: Entry, shape: tuple[int, int, int]) -> np.ndarray:
-        """The frames of a clip that the window shows. Raises: `ValueError` if it is unlike the first clip."""
+        """The frames of a clip that the window shows.
+
+        Raises: `ValueError` if they cannot be read, or are not as many and as large as the first clip's.
+        """
         frames = clips.frames(entry)
         if (len(frames), *frames.shape[2:]) != shape:
             found, wanted = ("{} frames of {} x {} px".format(*size)
@@ -240,4 +249,3 @@ class Extraction:
         stored_NRD = np.load(folder / "features.npy", mmap_mode="r")
         bad = tuple((name, reason) for name, reason in record["bad"])
         return Features(entries, stored_NRD, np.arange(len(entries)), {**self._facts(), **geometry}, bad)
-

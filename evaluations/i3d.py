@@ -7,6 +7,7 @@ C channels, H x W pixels.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,17 @@ def same_padding(size: Size, kernel: Size, stride: Size) -> list[tuple[int, int]
     return pads
 
 
+def largest_of_three(x: Tensor, dim: int) -> Tensor:
+    """Maximum of each value and its neighbours along a dimension of at least two places."""
+    last, made = x.shape[dim] - 1, torch.empty_like(x)
+    pairs = torch.maximum(x.narrow(dim, 0, last), x.narrow(dim, 1, last))
+    inner = made.narrow(dim, 1, last - 1)
+    torch.maximum(pairs.narrow(dim, 0, last - 1), pairs.narrow(dim, 1, last - 1), out=inner)
+    for place in (0, last):
+        made.select(dim, place).copy_(pairs.select(dim, min(place, last - 1)))
+    return made
+
+
 class MaxPool(nn.Module):
     """Max pooling with SAME padding, over the plane, then over time.
 
@@ -50,6 +62,8 @@ class MaxPool(nn.Module):
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, C) -> each of T, H, W divided by the stride, rounded up."""
+        if self.kernel == (3, 3, 3) and self.stride == (1, 1, 1):
+            return reduce(largest_of_three, (3, 2, 1), x_BTHWC)
         pads = [before for before, _ in same_padding(tuple(x_BTHWC.shape[1:4]), self.kernel, self.stride)]
 
         def pool(x_NHWC: Tensor, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> Tensor:
@@ -71,28 +85,32 @@ class Unit(nn.Module):
         self.conv3d = nn.Conv3d(channels_in, channels_out, side, stride, bias=False)
         self.bn = nn.BatchNorm3d(channels_out, eps=eps)
 
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Make the weights that are computed with: those of convolution and batch norm in one."""
+    def fused(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of convolution and batch norm in one."""
         scale_O = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
         weight = self.conv3d.weight * scale_O[:, None, None, None, None]
-        side, stride = self.conv3d.kernel_size[0], self.conv3d.stride[0]
-        if side == stride == 1:
+        return weight, self.bn.bias - self.bn.running_mean * scale_O
+
+    @torch.no_grad()
+    def fold(self, transform: bool) -> None:
+        """Make the weights that are computed with, of larger filters transformed as `winograd` takes them."""
+        weight, bias = self.fused()
+        kind = self.conv3d.kernel_size[0], self.conv3d.stride[0]
+        if kind == (1, 1):
             weight = weight.flatten(1)
-        elif weight.device.type == "cpu":  # cuDNN has its own ways
-            transform = winograd.transform_kernel if stride == 1 else winograd.transform_long_kernel
-            weight = transform(weight)
+        elif transform:
+            weight = {(3, 1): winograd.transform_kernel, (7, 2): winograd.transform_long_kernel}[kind](weight)
         self.register_buffer("folded", weight, persistent=False)
-        self.register_buffer("bias", self.bn.bias - self.bn.running_mean * scale_O, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, channels in) -> (B, T / stride, H / stride, W / stride, channels out)."""
         if self.folded.ndim == 2:  # a linear layer at every place
             return F.relu_(F.linear(x_BTHWC, self.folded, self.bias))
-        if self.folded.ndim == 4:  # transformed
+        if self.folded.ndim == 4:
             return winograd.convolve(x_BTHWC, self.folded, self.bias)
         pads = same_padding(tuple(x_BTHWC.shape[1:4]), self.conv3d.kernel_size, self.conv3d.stride)
-        if self.folded.device.type == "cpu":
+        if self.folded.ndim == 6:
             return winograd.convolve_long(x_BTHWC, self.folded, self.bias, pads)
         x_BCTHW = F.pad(x_BTHWC.permute(0, 4, 1, 2, 3), [n for pad in reversed(pads) for n in pad])
         x_BCTHW = F.conv3d(x_BCTHW.contiguous(), self.folded, self.bias, self.conv3d.stride)
@@ -109,12 +127,15 @@ class Mixed(nn.Module):
         self.b2a, self.b2b = Unit(channels_in, out[3], 1, 1, eps), Unit(out[3], out[4], 3, 1, eps)
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), Unit(channels_in, out[5], 1, 1, eps)
 
-    def fold(self) -> None:
-        """Put what all three 1x1 need side by side, so that `x` is read once; after that of the units."""
-        units = (self.b0, self.b1a, self.b2a)
-        for name in ("folded", "bias"):
-            self.register_buffer(name, torch.cat([getattr(unit, name) for unit in units]), persistent=False)
-        self.sizes = [len(unit.bias) for unit in units]
+    @torch.no_grad()
+    def fold(self, transform: bool) -> None:
+        """As in `Unit`; the first layers of three branches become one, which reads `x` once."""
+        for unit in (self.b1b, self.b2b, self.b3b):
+            unit.fold(transform)
+        weights, biases = zip(*(unit.fused() for unit in (self.b0, self.b1a, self.b2a)), strict=True)
+        self.sizes = [len(bias) for bias in biases]
+        self.register_buffer("folded", torch.cat(weights).flatten(1), persistent=False)
+        self.register_buffer("bias", torch.cat(biases), persistent=False)
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """Same T, H and W."""
@@ -159,10 +180,10 @@ class I3D(nn.Module):
 
     def fold(self) -> "I3D":
         """Itself, ready for `forward`; to be called once the weights are there."""
-        for kind in (Unit, Mixed):
-            for module in self.modules():
-                if isinstance(module, kind):
-                    module.fold()
+        transform = self.logits.conv3d.weight.device.type == "cpu"  # cuDNN has its own ways
+        for layer in self.children():
+            if isinstance(layer, Unit | Mixed):
+                layer.fold(transform)
         return self
 
     def forward(self, pixels_BT3HW: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ Outputs are made tile by tile. Tile and filter are taken as polynomials and mult
 and Cook; Lavin and Gray 2016 for networks). Filters of 3 x 3 x 3 go this way over height and width: a tile of
 4 x 4 outputs needs 6 x 6 products instead of 16 * 9, and over time the filter is applied as it is. Filters of
 7 x 7 x 7 with stride 2 go this way over time: even and odd frames are filtered by 4 taps each, so that 8
-outputs need 2 * 11 plane convolutions instead of 56. Rounding errors in float32: 1e-6 and 6e-6 of the output.
-Shapes: B clips, T frames, H x W pixels, C channels in, O out, P points.
+outputs need 2 * 11 plane convolutions instead of 56, as long as the frames fill such tiles (multiples of 16).
+Rounding errors in float32: 1e-6 and 6e-6 of the output.
+Shapes: B clips, T frames, H x W pixels, C channels in, O out, P points, R rows and S columns of tiles,
+t frames of a filter, K = 2 C channels of an even and an odd frame, X whatever is left.
 """
 
 from collections.abc import Sequence
@@ -66,12 +68,12 @@ def convolve(x_BTHWC: Tensor, kernel_tPCO: Tensor, bias_O: Tensor) -> Tensor:
     step = max(CHUNK // (len(data_PP) * frames * columns * len(bias_O)), 1)
     for tiles_66TRSC, made_TR4S4O in zip(tiles_B66TRSC, made_BTR4S4O, strict=True):
         for row in range(0, rows, step):
-            part = tiles_66TRSC[:, :, :, row : row + step]
-            data_PX = data_PP @ part.flatten(0, 1).flatten(1)
-            data_PTNC = data_PX.view(len(data_PP), frames + SIDE - 1, -1, x_BTHWC.shape[4])
-            products_PXO = torch.bmm(data_PTNC[:, :frames].flatten(1, 2), kernel_tPCO[0])
+            part_66TRSC = tiles_66TRSC[:, :, :, row : row + step]
+            data_PX = data_PP @ part_66TRSC.flatten(0, 1).flatten(1)
+            data_PTXC = data_PX.view(len(data_PP), frames + SIDE - 1, -1, x_BTHWC.shape[4])
+            products_PXO = torch.bmm(data_PTXC[:, :frames].flatten(1, 2), kernel_tPCO[0])
             for time in range(1, SIDE):
-                products_PXO.baddbmm_(data_PTNC[:, time : time + frames].flatten(1, 2), kernel_tPCO[time])
+                products_PXO.baddbmm_(data_PTXC[:, time : time + frames].flatten(1, 2), kernel_tPCO[time])
             products_PXO[ONE * SEEN + ONE] += bias_O
             output_16X = output_16P @ products_PXO.flatten(1)
             output_44TRSO = output_16X.view(TILE, TILE, frames, -1, columns, len(bias_O))
@@ -80,20 +82,24 @@ def convolve(x_BTHWC: Tensor, kernel_tPCO: Tensor, bias_O: Tensor) -> Tensor:
 
 
 def transform_long_kernel(weight_OC777: Tensor) -> Tensor:
-    """Filters with stride 2 as `convolve_long` takes them: (P, O, 2 * C, 7, 7), even frames first."""
-    out, channels = weight_OC777.shape[:2]
+    """Filters with stride 2 as `convolve_long` takes them: (P, O, 2, C, 7, 7), even frames first.
+
+    In memory the channels come last.
+    """
     weight_8X = F.pad(weight_OC777.double().movedim(2, 0).flatten(1), (0, 0, 0, 1))
     weight_t2X = weight_8X.unflatten(0, (TAPS, 2))
     kernel_PX = torch.from_numpy(matrices(LONG_TILE, TAPS)[1]) @ weight_t2X.flatten(1)
-    kernel_P2OCHW = kernel_PX.float().view(-1, 2, out, channels, LONG_SIDE, LONG_SIDE)
-    kernel_NKHW = kernel_P2OCHW.transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    return kernel_NKHW.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, out))
+    kernel_P2OCHW = kernel_PX.float().view(-1, 2, *weight_OC777.shape[:2], LONG_SIDE, LONG_SIDE)
+    return kernel_P2OCHW.permute(0, 2, 4, 5, 1, 3).contiguous().permute(0, 1, 4, 5, 2, 3)
 
 
 def convolve_long(
-    x_BTHWC: Tensor, kernel_POKHW: Tensor, bias_O: Tensor, pads: Sequence[tuple[int, int]]
+    x_BTHWC: Tensor, kernel_PO2CHW: Tensor, bias_O: Tensor, pads: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """(B, T, H, W, C) -> (B, T / 2, H / 2, W / 2, O) with `pads` of zeros around, plus a bias, at least 0."""
+    """(B, T, H, W, C) -> (B, T / 2, H / 2, W / 2, O), rounded up, plus a bias, at least 0.
+
+    `pads` are the zeros before and after T, H and W.
+    """
     clips, frames, *sides, channels = x_BTHWC.shape
     output_8P, _, data_PP = (torch.from_numpy(part).to(x_BTHWC) for part in matrices(LONG_TILE, TAPS))
     tiles, seen = -(-frames // (2 * LONG_TILE)), len(data_PP)
@@ -106,15 +112,15 @@ def convolve_long(
         start = (first + 1 - odd) // 2
         inside_BTHW2C[:, start : start + part_BTHWC.shape[1], :, :, odd] = part_BTHWC
     windows = [clip[LONG_TILE * tile :][:seen].flatten(1) for clip in pairs_BTHW2C for tile in range(tiles)]
-    data_NPX = torch.stack([data_PP @ window for window in windows])
-    data_PNKHW = data_NPX.view(-1, seen, height, width, 2 * channels).permute(1, 0, 4, 2, 3)
+    data_XPX = torch.stack([data_PP @ window_PX for window_PX in windows])  # X: tiles of all clips
+    data_PXKHW = data_XPX.view(-1, seen, height, width, 2 * channels).permute(1, 0, 4, 2, 3)
     biases = (bias_O if point == ONE else None for point in range(seen))
-    products = [F.conv2d(data, kernel, bias, 2).movedim(1, 3)
-                for data, kernel, bias in zip(data_PNKHW, kernel_POKHW, biases, strict=True)]
-    made_N8HWO = x_BTHWC.new_empty(clips * tiles, LONG_TILE, *products[0].shape[1:])
-    for index, made_8HWO in enumerate(made_N8HWO):
+    products = [F.conv2d(data_XKHW, kernel_O2CHW.flatten(1, 2), bias, 2).movedim(1, 3)
+                for data_XKHW, kernel_O2CHW, bias in zip(data_PXKHW, kernel_PO2CHW, biases, strict=True)]
+    made_X8HWO = x_BTHWC.new_empty(clips * tiles, LONG_TILE, *products[0].shape[1:])
+    for index, made_8HWO in enumerate(made_X8HWO):
         for row in range(0, made_8HWO.shape[1], BAND):
-            products_PHWO = torch.stack([part[index, row : row + BAND] for part in products])
+            products_PHWO = torch.stack([product[index, row : row + BAND] for product in products])
             made_8X = made_8HWO[:, row : row + BAND].flatten(1)
             torch.mm(output_8P, products_PHWO.flatten(1), out=made_8X).relu_()
-    return made_N8HWO.unflatten(0, (clips, tiles)).flatten(1, 2)[:, : -(-frames // 2)]
+    return made_X8HWO.unflatten(0, (clips, tiles)).flatten(1, 2)[:, : -(-frames // 2)]

@@ -1,8 +1,10 @@
 """Features: the same whatever the kind of folder or a kill; bad clips and damaged caches are said."""
 
 import shutil
+import time
 import tracemalloc
 from dataclasses import replace
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -119,6 +121,42 @@ def test_interrupted_run_computes_only_what_is_missing(grids, tmp_path, runtime,
     made = extraction(tmp_path / "cut", extractor=rest).run(clips, runtime, "test")
     assert rest.batches == [4]  # one block of three
     np.testing.assert_array_equal(made.vectors(), whole.vectors())
+
+
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_batches_computed_side_by_side_stay_in_order(grids, tmp_path, runtime, monkeypatch, three_threads):
+    monkeypatch.setattr("evaluations.features.BLOCK", 3)
+    folder = shutil.copytree(grids, tmp_path / "grids")
+    clips = ClipSet.read(folder, "x")
+    for entry in clips.entries[3:6]:  # a block of which nothing is left
+        (folder / entry.name).write_bytes(b"no picture")
+    there = [entry for i, entry in enumerate(clips.entries) if not 3 <= i < 6]
+    alone = [TinyExtractor().features(TinyExtractor().preprocess(torch.from_numpy(clips.frames(entry))[None]))
+             for entry in there]
+    at_once, most = set(), []
+
+    class Slow(TinyExtractor):
+        def features(self, pixels):
+            at_once.add(get_ident())
+            most.append(len(at_once))
+            time.sleep(0.02 * (len(self.batches) % 3))
+            made = super().features(pixels)
+            at_once.remove(get_ident())
+            return made
+
+    slow = extraction(tmp_path / "cache", extractor=Slow(), batch_size=1, skip_bad=True)
+    made = slow.run(clips, runtime, "test")
+    assert [entry.name for entry in made.entries] == [entry.name for entry in there]
+    assert [name for name, _ in made.bad] == [entry.name for entry in clips.entries[3:6]]
+    np.testing.assert_allclose(made.vectors(), torch.cat(alone).flatten(0, 1).numpy(), rtol=1e-5)
+    assert 1 < max(most) <= 3
+    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("name", ["features.npy", "features.json", "blocks/0000000.npz"])

@@ -119,14 +119,15 @@ def test_pools_are_those_of_three_dimensions(kernel, stride, size):
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 1), (3, 1), (7, 2)])
+@pytest.mark.parametrize("transform", [True, False])
 @pytest.mark.parametrize("size", [(4, 8, 8), (5, 7, 9)])
-def test_units_are_those_of_three_dimensions(side, stride, size):
+def test_units_are_those_of_three_dimensions(side, stride, transform, size):
     torch.manual_seed(0)
     x_BCTHW = torch.rand(2, 4, *size)
     unit = Unit(4, 5, side, stride, 1e-3).eval()
     unit.bn.running_mean.uniform_(-1, 1)
     unit.bn.running_var.uniform_(0.5, 2)
-    unit.fold()
+    unit.fold(transform)
     pads = [amount for pad in reversed(same_padding(size, unit.conv3d.kernel_size, unit.conv3d.stride))
             for amount in pad]
     with torch.no_grad():
