@@ -70,16 +70,9 @@ class Attention(nn.Module):
         slots = torch.arange(len(k), device=k.device)[:, None], positions_BW
         keys.transpose(1, 2).index_put_(slots, k)  # `scatter_` copies the whole cache in bfloat16
         values.transpose(1, 2).index_put_(slots, v)
-        q = q.transpose(1, 2)
-        if copies_keys(q):
-            attended = F.scaled_dot_product_attention(
-                q, keys, values, mask_B1WS.to(q.dtype), enable_gqa=self.heads != self.kv_heads)
-            return self.wo(attended.transpose(1, 2).flatten(2))
-        q = q.unflatten(1, (self.kv_heads, -1))  # (B, kv heads, G, W, C)
-        scores = q.flatten(2, 3) @ keys.transpose(-1, -2) * self.head_dim**-0.5
-        scores = scores.unflatten(2, q.shape[2:4]) + mask_B1WS[:, :, None]
-        attended = scores.softmax(-1).flatten(2, 3) @ values
-        return self.wo(attended.unflatten(2, q.shape[2:4]).flatten(1, 2).transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2), keys, values, mask_B1WS.to(q.dtype), enable_gqa=self.heads != self.kv_heads)
+        return self.wo(attended.transpose(1, 2).flatten(2))
 
     def fused_window(self, x_BWD: Tensor, kernels: ModuleType, cos_LC: Tensor, sin_LC: Tensor,
                      positions_BW: Tensor, keys: Tensor, values: Tensor) -> Tensor:
