@@ -229,7 +229,7 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
     gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
     todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
     size, kept = config.batch_size or fitting_batch(gpt, device, runtime), {}
-    pool = ThreadPoolExecutor(1 if device.type == "cpu" else own_cores())
+    pool = ThreadPoolExecutor(own_cores())
     with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, pool as writers:
         writing: list[Future] = []  # one batch is written while the next one is sampled
         for start in range(0, len(todo) + size, size):
