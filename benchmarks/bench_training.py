@@ -21,10 +21,10 @@ from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from benchmarks.children import resident, run_child
 from benchmarks.plain_gpt import PlainGPT
 from common.distributed import Runtime
-from common.optimisation import make_optimizer
-from common.task import Task
-from common.training import TrainingState
-from common.training_config import TrainingConfig, precision_that_suits
+from common.training.config import TrainingConfig, precision_that_suits
+from common.training.loop import TrainingState
+from common.training.optimisation import make_optimizer
+from common.training.task import Task
 
 VARIANTS = {  # name -> flags of the training loop; None is the plain way
     "plain": None,

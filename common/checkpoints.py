@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from common.distributed import Runtime, own_part
+from common.errors import InputError
 from common.files import atomic_path, remove
 from common.weights import PART, SHARDS, load_checkpoint
 
@@ -98,7 +99,7 @@ def checkpoint_file(path: Path) -> Path:
     run = Path(path).is_dir() and Path(path).suffix != SHARDS
     found = checkpoints(Path(path) / "checkpoints") if run else [Path(path)]
     if not found:
-        raise ValueError(f"{path}: a folder without checkpoints")
+        raise InputError(f"{path}: a folder without checkpoints")
     return found[-1]
 
 
@@ -108,6 +109,6 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     for path in reversed(checkpoints(folder)):
         try:
             return load_checkpoint(path), warnings
-        except ValueError as error:
+        except InputError as error:
             warnings.append(f"warning: skipped {error}")
     return None, warnings

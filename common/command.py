@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from common.distributed import SHARES_DIFFER, Runtime, lost_contact
+from common.errors import InputError
 
 Config = TypeVar("Config")
 
@@ -21,14 +22,14 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     A process that waits for another one longer than `timeout`, or sees it gone, ends with one line and
     status 1.
 
-    `ValueError` and `OSError` are what the user can mend: they end the program with one line and status 2.
+    `InputError` and `OSError` are what the user can mend: they end the program with one line and status 2.
     Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
     """
     try:
         config = parse(config_class)
         with Runtime.start(timeout) as runtime:
             run(config, runtime)
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         if os.environ.get("ENDOGEN_TRACEBACK"):
             raise
         if os.environ.get("RANK", "0") == "0":
@@ -47,7 +48,7 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
 
 
 def parse(config_class: type[Config]) -> Config:
-    """`sys.argv` as a `config_class`; what tyro draws as a box becomes one `ValueError`."""
+    """`sys.argv` as a `config_class`; what tyro draws as a box becomes one `InputError`."""
     import tyro
 
     stderr = io.StringIO()
@@ -60,11 +61,11 @@ def parse(config_class: type[Config]) -> Config:
         boxed = [line.strip("│| ") for line in stderr.getvalue().splitlines() if line[:1] in ("│", "|")]
         rules = [i for i, line in enumerate(boxed) if line[:2] in ("──", "--") and not line[2:].strip("─-")]
         words = " ".join(boxed[: rules[0]] if rules else boxed)
-        raise ValueError(re.sub(r"\s+", " ", words) + " (see --help)") from None
+        raise InputError(re.sub(r"\s+", " ", words) + " (see --help)") from None
 
 
 def require_at_least(config: object, **least: float) -> None:
-    """`ValueError` naming the first flag of `config` whose value is below its least."""
+    """`InputError` naming the first flag of `config` whose value is below its least."""
     for name, value in least.items():
         if getattr(config, name) < value:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least {value}")
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least {value}")

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.errors import InputError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -73,14 +75,14 @@ class Runtime:
         if name == "auto":
             name = "cuda" if self._cuda() else "cpu"
         if name not in ("cpu", "cuda"):
-            raise ValueError(f"--device {name}: must be auto, cpu or cuda")
+            raise InputError(f"--device {name}: must be auto, cpu or cuda")
         if name == "cpu":
-            from common.cpu import avoid_broken_amx
+            from common.hardware import avoid_broken_amx
 
             avoid_broken_amx()
             return torch.device("cpu")
         if not self._cuda():
-            raise ValueError("--device cuda: this machine has no usable CUDA device")
+            raise InputError("--device cuda: this machine has no usable CUDA device")
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
         return device
@@ -134,12 +136,12 @@ class Runtime:
     def together(self) -> Iterator[None]:
         """A block that fails on every process if it fails on one, so that none waits for another in vain.
 
-        Only for what the user can mend, `ValueError` and `OSError`.
+        Only for what the user can mend, `InputError` and `OSError`.
         """
         mine = None
         try:
             yield
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             mine = error
         errors = [error for error in self.gather(None if mine is None else str(mine)) if error]
         if errors:
@@ -152,12 +154,12 @@ class Runtime:
         `kind` is "ddp" or "fsdp"; with "fsdp" each of `blocks` is gathered only while it works. One process
         needs neither.
 
-        Raises: `ValueError` for "none" on several processes.
+        Raises: `InputError` for "none" on several processes.
         """
         if self.world_size == 1:
             return module.to(device)
         if kind == "none":
-            raise ValueError(f"--data-parallel none: there are {self.world_size} processes, take ddp or fsdp")
+            raise InputError(f"--data-parallel none: there are {self.world_size} processes, take ddp or fsdp")
         if kind == "ddp":
             from torch.nn.parallel import DistributedDataParallel
 

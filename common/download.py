@@ -18,6 +18,7 @@ import tyro
 
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint
@@ -50,12 +51,12 @@ def files_of(name: str) -> list[str]:
     models = {entry["name"]: file for file, entry in entries.items() if "name" in entry and "url" in entry}
     file = models.get(name, name)
     if "url" not in entries.get(file, {}):
-        raise ValueError(f"{name}: unknown, choose from {', '.join(models)}")
+        raise InputError(f"{name}: unknown, choose from {', '.join(models)}")
     return [*filter(None, [entries[file].get("tokenizer")]), file]
 
 
 def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
-    """Get one file from the first place that has it whole; `ValueError` with the reasons if none has."""
+    """Get one file from the first place that has it whole; `InputError` with the reasons if none has."""
     target, part = config.folder / file, config.folder / f".partial-{file}"
     config.folder.mkdir(parents=True, exist_ok=True)
     reasons = []
@@ -75,7 +76,7 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
                 if hopeless or "://" not in place:
                     break
                 time.sleep(min(attempt, 3))
-    raise ValueError(f"{file}: could not be had ({'; '.join(dict.fromkeys(reasons))})")
+    raise InputError(f"{file}: could not be had ({'; '.join(dict.fromkeys(reasons))})")
 
 
 def download(url: str, part: Path, timeout: float) -> None:
@@ -106,19 +107,19 @@ def download(url: str, part: Path, timeout: float) -> None:
 
 
 def check(part: Path, entry: dict[str, Any]) -> None:
-    """Delete `part` and raise `ValueError` unless it is the file of a registry entry."""
+    """Delete `part` and raise `InputError` unless it is the file of a registry entry."""
     try:
         if part.stat().st_size != entry.get("bytes", part.stat().st_size):
-            raise ValueError(f"{part.stat().st_size} bytes, should be {entry['bytes']}")
+            raise InputError(f"{part.stat().st_size} bytes, should be {entry['bytes']}")
         if "sha256" in entry:
             with open(part, "rb") as file:
                 digest = sha256()
                 while piece := file.read(PIECE):
                     digest.update(piece)
             if digest.hexdigest() != entry["sha256"]:
-                raise ValueError("its SHA-256 is not the registry's")
+                raise InputError("its SHA-256 is not the registry's")
         load_checkpoint(part)
-    except ValueError:
+    except InputError:
         part.unlink()
         raise
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
+
 
 @contextmanager
 def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
@@ -50,13 +52,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; a missing or broken one is a `ValueError` that names it."""
+    """Parse a JSON file; a missing or broken one is an `InputError` that names it."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+        raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
 def append_jsonl(path: Path, record: dict) -> None:

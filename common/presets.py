@@ -8,6 +8,8 @@ presets take every frame; the 25 fps are nominal, HyperKvasir's commonest rate.
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import InputError
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -48,7 +50,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """The experiment called `name`; `ValueError` lists the names there are."""
+    """The experiment called `name`; `InputError` lists the names there are."""
     if name not in PRESETS:
-        raise ValueError(f"--preset {name}: unknown, choose from {', '.join(PRESETS)}")
+        raise InputError(f"--preset {name}: unknown, choose from {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from common.errors import InputError
 from common.files import atomic_path
 
 # What torch and safetensors raise for one damaged file or another.
@@ -30,13 +31,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain Python values
     and `argparse.Namespace` (in which the released checkpoints keep their arguments) are accepted.
 
-    Raises: `ValueError` naming the file if it is missing, broken, or would run code.
+    Raises: `InputError` naming the file if it is missing, broken, or would run code.
     """
     path = Path(path)
     if path.suffix == SHARDS and path.is_dir():
         return join_parts([load_checkpoint(part) for part in part_files(path)])
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -46,21 +47,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         if code := re.search(r"(?:GLOBAL|class|type) (\S+)", str(error)):
-            raise ValueError(f"{path}: refused, loading it would run code ({code[1]})") from None
-        raise ValueError(f"{path}: not a readable checkpoint") from None
+            raise InputError(f"{path}: refused, loading it would run code ({code[1]})") from None
+        raise InputError(f"{path}: not a readable checkpoint") from None
     except BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+        raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
     if not isinstance(checkpoint, dict):
-        raise ValueError(f"{path}: not a checkpoint (holds a {type(checkpoint).__name__})")
+        raise InputError(f"{path}: not a checkpoint (holds a {type(checkpoint).__name__})")
     return checkpoint
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint that several processes wrote, by rank; `ValueError` if one is missing."""
+    """The files of a checkpoint that several processes wrote, by rank; `InputError` if one is missing."""
     found = sorted(folder.glob("*-of-*.pt"), key=lambda path: int(path.stem.split("-")[0]))
     if not found or len(found) != int(found[0].stem.split("-")[-1]):
-        raise ValueError(f"{folder}: not a readable checkpoint ({len(found)} parts)")
+        raise InputError(f"{folder}: not a readable checkpoint ({len(found)} parts)")
     return found
 
 
@@ -97,7 +98,7 @@ def load_strict(
     if wrong:
         key = wrong[0]
         shapes = [tuple(side[key].shape) if key in side else "absent" for side in (state, own)]
-        raise ValueError(f"{name}: {len(wrong)} tensors do not fit the model, first {key}: "
+        raise InputError(f"{name}: {len(wrong)} tensors do not fit the model, first {key}: "
                          f"{shapes[0]} in the file, {shapes[1]} in the model")
     model.load_state_dict(fits, strict=not fresh)
     return fresh

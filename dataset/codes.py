@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.presets import PRESETS, find_preset
 
@@ -52,7 +53,7 @@ class Codes:
         names, labels, splits = (list(column) for column in zip(*facts["clips"], strict=True))
         codes_CAhw = np.load(folder / "codes.npy", mmap_mode="r")
         if len(codes_CAhw) != len(names):
-            raise ValueError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")
+            raise InputError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")
         return cls(codes_CAhw, labels, splits, names, facts["dataset"], facts["tokenizer"])
 
     @property
@@ -95,23 +96,23 @@ def read_reference(folder: Path, name: str | None) -> Codes:
     """
     found = sorted(folder.glob("*_codes")) if folder.is_dir() else []
     if len(found) != 1:
-        raise ValueError(f"{folder}: neither codes.json nor one folder *_codes in the reference's layout")
+        raise InputError(f"{folder}: neither codes.json nor one folder *_codes in the reference's layout")
     labels_folder = folder / found[0].name.replace("_codes", "_labels")
     if name is None:
-        raise ValueError(f"{folder}: codes in the reference's layout name no classes: "
+        raise InputError(f"{folder}: codes in the reference's layout name no classes: "
                          f"give --preset ({', '.join(PRESETS)})")
     preset = find_preset(name)
     files = sorted(found[0].glob("*.npy"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
     if not files:
-        raise ValueError(f"{found[0]}: holds no .npy files")
+        raise InputError(f"{found[0]}: holds no .npy files")
     codes_CAN = np.concatenate([load_array(path) for path in files])
     labels = [int(load_array(labels_folder / path.name)[0]) for path in files]
     if max(labels) >= len(preset.class_names):
-        raise ValueError(f"{labels_folder}: label {max(labels)} is no class of {name}")
+        raise InputError(f"{labels_folder}: label {max(labels)} is no class of {name}")
     per_frame = codes_CAN.shape[-1] / (preset.rows * preset.cols)
     side = round(per_frame**0.5)
     if side * side != per_frame:
-        raise ValueError(f"{found[0]}: {codes_CAN.shape[-1]} tokens, no {preset.rows} x {preset.cols} grid")
+        raise InputError(f"{found[0]}: {codes_CAN.shape[-1]} tokens, no {preset.rows} x {preset.cols} grid")
     codes_CAhw = codes_CAN.reshape(*codes_CAN.shape[:2], preset.rows * side, preset.cols * side)
     tokenizer = {"name": "vq_ds16_c2i.pt", "downsample": preset.frame_size // side, "codebook_size": 16384}
     names = [path.name for path in files]
@@ -119,8 +120,8 @@ def read_reference(folder: Path, name: str | None) -> Codes:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """An .npy file; one that is missing or broken is a `ValueError` that names it."""
+    """An .npy file; one that is missing or broken is an `InputError` that names it."""
     try:
         return np.load(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable array ({error})") from None
+        raise InputError(f"{path}: not a readable array ({error})") from None

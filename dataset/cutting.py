@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from dataset.field_of_view import Crop, centre_square, find_field_of_view
 from dataset.grid import frames_to_grid
@@ -110,7 +111,7 @@ def plan(job: Job) -> Plan:
         made = Plan()
         try:
             _choose_clips(job, made)
-        except ValueError as error:
+        except InputError as error:
             made.problem = _without_folders(error, job)
         write_json(path, asdict(made))
     return Plan(**read_json(path))
@@ -132,7 +133,7 @@ def cut(job: Job, starts: Sequence[int]) -> None:
             missing.remove(start)
         if not missing:
             return
-    raise ValueError(f"{job.path}: changed while it was read")
+    raise InputError(f"{job.path}: changed while it was read")
 
 
 def _write_grid(path: Path, frames_THWC: np.ndarray, settings: Settings) -> None:
@@ -148,13 +149,13 @@ def _frames(job: Job, damage: list[str]) -> Iterator[Frame]:
         for frame in read_frames(job.path, job.settings.fps, job.settings.frame_stride or 1):
             count += 1
             yield frame
-    except ValueError as error:
+    except InputError as error:
         if count == 0:
             raise
         damage.append(_without_folders(error, job))
 
 
-def _without_folders(error: ValueError, job: Job) -> str:
+def _without_folders(error: InputError, job: Job) -> str:
     """The error's text without the folders of this machine, and without the recording's own name."""
     return str(error).removeprefix(f"{job.path}: ").replace(f"{job.video_path}/", "")
 
@@ -162,7 +163,7 @@ def _without_folders(error: ValueError, job: Job) -> str:
 def _choose_clips(job: Job, made: Plan) -> None:
     """Fill in the plan: crop, screening, and the good clips, evenly spread if they are more than the maximum.
 
-    Raises: `ValueError` saying why there are none, after filling in what is known.
+    Raises: `InputError` saying why there are none, after filling in what is known.
     """
     settings, damage = job.settings, []
     crop = _find_crop(job)
@@ -177,14 +178,14 @@ def _choose_clips(job: Job, made: Plan) -> None:
     made.notes = damage + _notes(crop, times, settings)
     length, stats_N3 = settings.clip_length, np.array(stats)
     if len(times) < length:
-        raise ValueError("; ".join([f"only {len(times)} frames at this rate, a clip has {length}", *damage]))
+        raise InputError("; ".join([f"only {len(times)} frames at this rate, a clip has {length}", *damage]))
     reasons = {start: reason_to_reject(stats_N3[start : start + length], settings.thresholds)
                for start in range(0, len(times) - length + 1, settings.clip_stride)}
     good = [start for start, reason in reasons.items() if reason is None]
     made.rejected = dict(sorted(Counter(filter(None, reasons.values())).items()))
     if not good:
         counts = ", ".join(f"{count} {reason}" for reason, count in made.rejected.items())
-        raise ValueError(f"every clip rejected ({counts})")
+        raise InputError(f"every clip rejected ({counts})")
     chosen = min(len(good), settings.clips_per_recording)
     made.surplus = len(good) - chosen
     made.starts = [good[i] for i in np.linspace(0, len(good) - 1, chosen).round().astype(int)]

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from common.errors import InputError
+
 MOST_FRAMES = 32  # kept while looking, spread over the recording
 WORK_SIZE = 256  # longer side of the reduced pictures in pixels
 BORDER_LEVEL = 20  # brightness, 0 to 255, that tissue exceeds at times and a border does not
@@ -32,12 +34,12 @@ class Crop(NamedTuple):
     def apply(self, pixels_HWC: np.ndarray, size: int) -> np.ndarray:
         """Cut out the square and resize it to (size, size, 3), by averaging areas where it shrinks.
 
-        Raises `ValueError` if the square reaches outside the frame.
+        Raises `InputError` if the square reaches outside the frame.
         """
         square = pixels_HWC[self.y : self.y + self.side, self.x : self.x + self.side]
         if square.shape[:2] != (self.side, self.side):
             height, width = pixels_HWC.shape[:2]
-            raise ValueError(f"crop {self.x},{self.y},{self.side} reaches outside {width} x {height} pixels")
+            raise InputError(f"crop {self.x},{self.y},{self.side} reaches outside {width} x {height} pixels")
         method = cv2.INTER_AREA if self.side >= size else cv2.INTER_CUBIC
         return cv2.resize(square, (size, size), interpolation=method)
 

@@ -12,20 +12,21 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import InputError
 from dataset.manifest import Clip, Manifest
 
 
 def load_grid(folder: Path, clip: Clip, manifest: Manifest) -> Tensor:
-    """The picture of one clip; one of the wrong size, or unreadable, is a `ValueError` that names it."""
+    """The picture of one clip; one of the wrong size, or unreadable, is an `InputError` that names it."""
     path = Path(folder) / clip.name
     try:
         with Image.open(path) as image:
             picture_HWC = np.array(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path}: not a readable picture ({error})") from None
+        raise InputError(f"{path}: not a readable picture ({error})") from None
     if picture_HWC.shape[:2] != manifest.grid_size:
         found, wanted = ("{} x {}".format(*size) for size in (picture_HWC.shape[:2], manifest.grid_size))
-        raise ValueError(f"{path}: {found} pixels, but the manifest says {manifest.rows} x {manifest.cols} "
+        raise InputError(f"{path}: {found} pixels, but the manifest says {manifest.rows} x {manifest.cols} "
                          f"frames of {manifest.frame_size} px, which is {wanted}")
     return torch.from_numpy(picture_HWC).permute(2, 0, 1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from common.errors import InputError
 from common.files import read_json, write_json
 from dataset.split import Piece, split_class
 
@@ -77,19 +78,19 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest":
         """The data set in `folder`: from its dataset.json, or from class folders of released grid pictures.
 
-        Raises: `ValueError` naming the file that is missing or wrong.
+        Raises: `InputError` naming the file that is missing or wrong.
         """
         folder = Path(folder)
         path = folder / FILE_NAME
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder")
+            raise InputError(f"{folder}: no such folder")
         if not path.exists():
             if (folder / WORK_FOLDER).exists():
-                raise ValueError(f"{path}: not there yet, dataset.prepare was stopped; run it again")
+                raise InputError(f"{path}: not there yet, dataset.prepare was stopped; run it again")
             return read_released(folder)
         record = read_json(path)
         if not isinstance(record, dict) or record.get("version") != VERSION:
-            raise ValueError(f"{path}: not a data set of version {VERSION}")
+            raise InputError(f"{path}: not a data set of version {VERSION}")
         try:
             facts = {field.name: record[field.name] for field in fields(cls)}
             facts["clips"] = tuple(Clip(**clip) for clip in facts["clips"])
@@ -97,17 +98,17 @@ class Manifest:
             manifest = cls(**facts)
             manifest._check()
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {type(error).__name__} {error}") from None
+            raise InputError(f"{path}: {type(error).__name__} {error}") from None
         return manifest
 
     def _check(self) -> None:
         if len(set(self.class_names)) != len(self.class_names):
-            raise ValueError("a class name occurs twice")
+            raise InputError("a class name occurs twice")
         if min(self.rows, self.cols, self.frame_size, self.fps) <= 0:
-            raise ValueError("rows, cols, frame_size and fps must be positive")
+            raise InputError("rows, cols, frame_size and fps must be positive")
         for clip in self.clips:
             if clip.split not in ("train", "val") or not 0 <= clip.label < len(self.class_names):
-                raise ValueError(f"clip {clip.name}: split {clip.split}, label {clip.label}")
+                raise InputError(f"clip {clip.name}: split {clip.split}, label {clip.label}")
 
 
 def grid_pictures(folder: Path) -> dict[str, list[str]]:
@@ -136,12 +137,12 @@ def read_released(
     """
     names = grid_pictures(folder)
     if not names:
-        raise ValueError(f"{folder}: holds neither {FILE_NAME} nor class folders of grid PNGs")
+        raise InputError(f"{folder}: holds neither {FILE_NAME} nor class folders of grid PNGs")
     height, width = _common_size(folder, names)
     size = frame_size or (height // rows if rows else width // cols if cols else RELEASED_FRAME_SIZE)
     rows, cols = rows or height // max(size, 1), cols or width // max(size, 1)
     if (rows * size, cols * size) != (height, width):
-        raise ValueError(f"{folder}: pictures of {width} x {height} pixels are not {rows} x {cols} frames of "
+        raise InputError(f"{folder}: pictures of {width} x {height} pixels are not {rows} x {cols} frames of "
                          f"{size} pixels; give dataset.prepare --rows, --cols and --frame-size")
     clips, split_by = [], {}
     for label, (class_name, files) in enumerate(names.items()):
@@ -153,17 +154,17 @@ def read_released(
 
 
 def _common_size(folder: Path, names: dict[str, list[str]]) -> tuple[int, int]:
-    """(height, width) of all the pictures; `ValueError` names the first that is broken or differs."""
+    """(height, width) of all the pictures; `InputError` names the first that is broken or differs."""
     size = None
     for path in (folder / class_name / file for class_name, files in names.items() for file in files):
         try:
             with Image.open(path) as picture:
                 own = (picture.height, picture.width)
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path}: not a readable picture ({error})") from None
+            raise InputError(f"{path}: not a readable picture ({error})") from None
         size = size or own
         if own != size:
-            raise ValueError(f"{path}: {own[1]} x {own[0]} pixels, those before it {size[1]} x {size[0]}")
+            raise InputError(f"{path}: {own[1]} x {own[0]} pixels, those before it {size[1]} x {size[0]}")
     return size
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.cpu import own_cores
 from common.distributed import Runtime
+from common.hardware import own_cores
 from common.progress import progress
 
 

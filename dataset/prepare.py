@@ -14,6 +14,7 @@ from typing import Any
 
 from common.command import run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import read_json
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
@@ -70,23 +71,23 @@ class PrepareConfig:
         for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be positive")
         if self.fps is not None and self.frame_stride is not None:
-            raise ValueError("--fps and --frame-stride exclude each other")
+            raise InputError("--fps and --frame-stride exclude each other")
         if not 0 <= self.val_fraction <= 0.5:
-            raise ValueError(f"--val-fraction {self.val_fraction}: must be 0 to 0.5")
+            raise InputError(f"--val-fraction {self.val_fraction}: must be 0 to 0.5")
         check_crop(self.crop, "--crop")
 
 
 def check_crop(crop: object, origin: str) -> str:
-    """`crop` if it is one, else a `ValueError` that names where it comes from."""
+    """`crop` if it is one, else an `InputError` that names where it comes from."""
     if not isinstance(crop, str) or not re.fullmatch(r"auto|none|\d+,\d+,[1-9]\d*", crop):
-        raise ValueError(f"{origin} {crop}: must be auto, none or x,y,side in pixels")
+        raise InputError(f"{origin} {crop}: must be auto, none or x,y,side in pixels")
     return crop
 
 
 def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
-    """Prepare a data set and return its manifest; `ValueError` if nothing usable comes out."""
+    """Prepare a data set and return its manifest; `InputError` if nothing usable comes out."""
     preset = find_preset(config.preset) if config.preset else None
     stills = config.rows == config.cols == 1
     if config.video_path.is_dir() and not stills and manifests.grid_pictures(config.video_path):
@@ -104,7 +105,7 @@ def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
         if runtime.is_main:
             reports.write_report(report, config.data_path)
         first = next((f", such as {entry['file']}: {entry['reason']}" for entry in report["unusable"]), "")
-        raise ValueError(f"--video-path {config.video_path}: no usable clip in {len(jobs)} recordings{first} "
+        raise InputError(f"--video-path {config.video_path}: no usable clip in {len(jobs)} recordings{first} "
                          f"(all in {config.data_path / reports.FILE_NAME})")
     if runtime.is_main:
         remove_stale(config.data_path, {job.plan_path for job in jobs}, manifest)
@@ -126,9 +127,9 @@ def check_data_path(config: PrepareConfig) -> None:
     """Refuse a data folder among the videos, and one that holds a data set of other origin."""
     data, videos = config.data_path.resolve(), config.video_path.resolve()
     if data == videos or videos in data.parents:
-        raise ValueError(f"--data-path {config.data_path}: lies in --video-path, give a folder outside it")
+        raise InputError(f"--data-path {config.data_path}: lies in --video-path, give a folder outside it")
     if (data / manifests.FILE_NAME).exists() and not (data / manifests.WORK_FOLDER).is_dir():
-        raise ValueError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
+        raise InputError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
 
 
 def list_jobs(config: PrepareConfig, preset: Preset | None, sources: Sequence[Source]) -> list[Job]:
@@ -151,11 +152,11 @@ def read_crops(config: PrepareConfig, sources: Sequence[Source]) -> dict[str, st
     """The crops that --crop-file gives: recording's path -> crop."""
     crops = read_json(config.crop_file) if config.crop_file else {}
     if not isinstance(crops, dict):
-        raise ValueError(f"--crop-file {config.crop_file}: must hold one object")
+        raise InputError(f"--crop-file {config.crop_file}: must hold one object")
     for path, crop in crops.items():
         check_crop(crop, f"--crop-file {config.crop_file}: {path}:")
         if path not in {source.path for source in sources}:
-            raise ValueError(f"--crop-file {config.crop_file}: {path} is none of the recordings")
+            raise InputError(f"--crop-file {config.crop_file}: {path} is none of the recordings")
     return crops
 
 
@@ -209,20 +210,20 @@ def write_grids(
              for job, made in zip(jobs, plans, strict=True)]
     for call, result in zip(calls, map_everywhere(cut, calls, runtime, config.workers, "write"), strict=True):
         if isinstance(result, BrokenProcessPool):
-            raise ValueError(f"{call[0].path}: reading it kills the process")
+            raise InputError(f"{call[0].path}: reading it kills the process")
 
 
 def accept_released(config: PrepareConfig, preset: Preset | None, runtime: Runtime) -> Manifest:
     """Write the dataset.json of class folders of grid PNGs, in place."""
     if config.data_path.resolve() != config.video_path.resolve():
-        raise ValueError(f"--data-path {config.data_path}: {config.video_path} holds grid pictures already, "
+        raise InputError(f"--data-path {config.data_path}: {config.video_path} holds grid pictures already, "
                          "which get their dataset.json in place; give the same folder twice")
     facts = {name: getattr(config, name) or (getattr(preset, name) if preset else None)
              for name in ("rows", "cols", "frame_size", "fps")}
     facts["fps"] = facts["fps"] or manifests.DEFAULT_FPS
     manifest = manifests.read_released(config.video_path, **facts, val_fraction=config.val_fraction)
     if preset and manifest.class_names != preset.class_names:
-        raise ValueError(f"--preset {config.preset}: its classes are {', '.join(preset.class_names)}; "
+        raise InputError(f"--preset {config.preset}: its classes are {', '.join(preset.class_names)}; "
                          f"{config.video_path} has {', '.join(manifest.class_names)}")
     if runtime.is_main:
         finish(manifest, reports.make_report(manifest, [], [], []), config.data_path)

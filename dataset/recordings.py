@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from common.errors import InputError
 from dataset.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 
 NO_VIDEO = "not a video, nor in a folder of numbered pictures alone"
@@ -35,16 +36,16 @@ def find_sources(
     in the path below the class folder without its suffix; its first group names the recording that a file is
     a piece of. With `stills` every picture is a recording of its own. Hidden files are passed over.
 
-    Raises: `ValueError` if a folder is missing, there is no class folder, or the pattern is wrong.
+    Raises: `InputError` if a folder is missing, there is no class folder, or the pattern is wrong.
     """
     if not folder.is_dir():
-        raise ValueError(f"--video-path {folder}: no such folder")
+        raise InputError(f"--video-path {folder}: no such folder")
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     missing = [name for name in class_names or () if name not in found]
     if missing:
-        raise ValueError(f"--video-path {folder}: has no class folder {missing[0]}, which --preset asks for")
+        raise InputError(f"--video-path {folder}: has no class folder {missing[0]}, which --preset asks for")
     if not found:
-        raise ValueError(f"--video-path {folder}: holds no class folders")
+        raise InputError(f"--video-path {folder}: holds no class folders")
     sources, others = [], []
     for class_name in class_names or found:
         paths, strangers = _walk(folder / class_name, stills)
@@ -111,4 +112,4 @@ def _recording(path: str, stem: str, pattern: str | None) -> str:
         match = re.search(pattern, _without_suffix(path))
         return match.group(1) if match and match.group(1) else stem
     except (re.error, IndexError) as error:
-        raise ValueError(f"--recording-pattern {pattern}: {error}; it needs one (group)") from None
+        raise InputError(f"--recording-pattern {pattern}: {error}; it needs one (group)") from None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from common.errors import InputError
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -31,7 +33,7 @@ class Thresholds:
         for name, limit in limits.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be 0 to {limit}")
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be 0 to {limit}")
 
 
 def luminance(pixels_HWC: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from common.errors import InputError
 from common.files import atomic_path
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
@@ -43,7 +44,7 @@ def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterat
     comes out even and frames of a slow recording repeat. Otherwise every `stride`-th frame comes. Rotation
     flags and pixel aspect ratios are applied, transparency is laid on black.
 
-    Raises `ValueError` naming the file: at once if nothing in it can be read; after the good frames if it is
+    Raises `InputError` naming the file: at once if nothing in it can be read; after the good frames if it is
     damaged further on or changes its size.
     """
     path = Path(path)
@@ -57,10 +58,10 @@ def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterat
         pixels = make_pixels()
         shape = shape or pixels.shape
         if pixels.shape != shape:
-            raise ValueError(f"{path}: the frame size changes at {time:.2f} s")
+            raise InputError(f"{path}: the frame size changes at {time:.2f} s")
         yield Frame(time, pixels)
     if shape is None:
-        raise ValueError(f"{path}: holds no frames")
+        raise InputError(f"{path}: holds no frames")
 
 
 def is_frame_folder(folder: Path) -> bool:
@@ -85,35 +86,35 @@ def _folder_frames(folder: Path) -> Iterator[tuple[float, Pixels]]:
 
 
 def _load_picture(path: Path) -> np.ndarray:
-    """The pixels of a picture file, upright and laid on black; `ValueError` naming it if it is broken."""
+    """The pixels of a picture file, upright and laid on black; `InputError` naming it if it is broken."""
     try:
         with Image.open(path) as picture:
             rgba = ImageOps.exif_transpose(picture).convert("RGBA")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         reason = str(error).replace(f"'{path}'", "the file")
-        raise ValueError(f"{path}: not a readable picture ({reason})") from None
+        raise InputError(f"{path}: not a readable picture ({reason})") from None
     return _on_black(np.asarray(rgba))
 
 
 def _video_frames(path: Path) -> Iterator[tuple[float, Pixels]]:
     """(time, pixels) of every frame of a video, in order of time.
 
-    Reading ends with a `ValueError` at the first damaged frame: the decoder makes up what follows.
+    Reading ends with an `InputError` at the first damaged frame: the decoder makes up what follows.
     """
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: empty file")
+        raise InputError(f"{path}: empty file")
     count, first, time = 0, 0.0, 0.0
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
-                raise ValueError(f"{path}: has no video stream")
+                raise InputError(f"{path}: has no video stream")
             stream = container.streams.video[0]
             interval = float(1 / (stream.average_rate or FOLDER_FPS))
             for frame in _decode(container, stream):
                 if frame.is_corrupt and count == 0:
                     continue  # cut out of a longer recording: the first frames lack their reference
                 if frame.is_corrupt:
-                    raise ValueError(f"{path}: damaged after {count} frames")
+                    raise InputError(f"{path}: damaged after {count} frames")
                 stamp = time + interval if frame.time is None else frame.time - first
                 if count == 0:
                     first, time = frame.time or 0.0, 0.0
@@ -123,7 +124,7 @@ def _video_frames(path: Path) -> Iterator[tuple[float, Pixels]]:
                 yield time, partial(_video_pixels, frame, stream.sample_aspect_ratio)
     except av.error.FFmpegError as error:
         reason = f"damaged after {count} frames" if count else "not a readable video"
-        raise ValueError(f"{path}: {reason} ({error.strerror})") from None
+        raise InputError(f"{path}: {reason} ({error.strerror})") from None
 
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from common.command import run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import read_json, write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
@@ -97,9 +98,9 @@ def read_generated(folder: Path, samples: dict[str, Any], manifest: Manifest) ->
     """The clips of samples.json, whose classes and grid must be those of the real data."""
     for name in ("class_names", "rows", "cols", "frame_size"):
         if samples["dataset"][name] != manifest.facts()[name]:
-            raise ValueError(f"--sample-path {folder}: its {name} is not that of the real clips")
+            raise InputError(f"--sample-path {folder}: its {name} is not that of the real clips")
     if not samples["clips"]:
-        raise ValueError(f"--sample-path {folder}: holds no clips yet")
+        raise InputError(f"--sample-path {folder}: holds no clips yet")
     grids = (np.array(Image.open(folder / clip["grid"])).transpose(2, 0, 1) for clip in samples["clips"])
     return Clips.measure(grids, [clip["label"] for clip in samples["clips"]], manifest.rows, manifest.cols)
 
@@ -130,7 +131,7 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     missing = set(range(len(manifest.class_names))) - set(real.labels_n.tolist())
     if missing:
         name = manifest.class_names[min(missing)]
-        raise ValueError(f"--data-path {config.data_path}: no training clip of {name}")
+        raise InputError(f"--data-path {config.data_path}: no training clip of {name}")
     classifier = NearestClassMean.fit(real.statistics_nD, real.labels_n, len(manifest.class_names))
     held_out = read_real(config.data_path, manifest, "val")
     samples = read_json(config.sample_path / "samples.json")

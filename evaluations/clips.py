@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from common.errors import InputError
 from common.files import read_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
@@ -52,10 +53,10 @@ class ClipSet:
 
     @classmethod
     def read(cls, folder: Path, flag: str) -> "ClipSet":
-        """All clips in `folder`. Raises: `ValueError` naming `flag` if there are none."""
+        """All clips in `folder`. Raises: `InputError` naming `flag` if there are none."""
         folder, origin = Path(folder), {}
         if not folder.is_dir():
-            raise ValueError(f"{flag} {folder}: no such folder")
+            raise InputError(f"{flag} {folder}: no such folder")
         if (folder / "samples.json").exists():
             record = read_json(folder / "samples.json")
             origin = {name: record.get(name) for name in ("checkpoint", "tokenizer", "sampling")}
@@ -65,7 +66,7 @@ class ClipSet:
         else:
             clips = _from_class_folders(folder)
         if not clips.entries:
-            raise ValueError(f"{flag} {folder}: holds no clips")
+            raise InputError(f"{flag} {folder}: holds no clips")
         return replace(clips, origin=origin)
 
     def select(self, class_names: Sequence[str], split: str = ANY_SPLIT) -> "ClipSet":
@@ -75,7 +76,7 @@ class ClipSet:
         return replace(self, class_names=tuple(class_names), entries=chosen)
 
     def frames(self, entry: Entry) -> np.ndarray:
-        """The frames of a clip, uint8 (T, 3, H, W). Raises: `ValueError` naming the file that is wrong."""
+        """The frames of a clip, uint8 (T, 3, H, W). Raises: `InputError` naming the file that is wrong."""
         path = self.folder / entry.name
         if self.grid:
             clip = Clip(entry.name, 0, entry.recording, "", 0.0)
@@ -134,8 +135,8 @@ def _read_npz(path: Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in file.files]
     except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not a readable npz file ({error})") from None
+        raise InputError(f"{path}: not a readable npz file ({error})") from None
     shape = arrays[0].shape if arrays else ()
     if len(arrays) != 1 or arrays[0].dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
-        raise ValueError(f"{path}: must hold one array, uint8 (T, H, W, 3)")
+        raise InputError(f"{path}: must hold one array, uint8 (T, H, W, 3)")
     return arrays[0]

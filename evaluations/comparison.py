@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from common.command import require_at_least
 from common.distributed import Runtime
+from common.errors import InputError
 from evaluations.clips import ANY_SPLIT, ClipSet
 from evaluations.extractor import Extractor
 from evaluations.features import Extraction, Features, require_comparable
@@ -69,7 +70,7 @@ class Comparison:
 
     @classmethod
     def open(cls, config: CompareConfig) -> "Comparison":
-        """Read both folders. Raises: `ValueError` naming the flag that does not fit the clips."""
+        """Read both folders. Raises: `InputError` naming the flag that does not fit the clips."""
         real = ClipSet.read(config.data_path, "--data-path")
         generated = ClipSet.read(config.sample_path, "--sample-path")
         protocol = find_protocol(config)
@@ -83,10 +84,10 @@ class Comparison:
             known = {entry.name for entry in real.entries}
             strange = [entry.name for entry in rebuilt.entries if entry.name not in known]
             if not rebuilt.entries:
-                raise ValueError(f"--reconstruction-path {config.reconstruction_path}: no clips of "
+                raise InputError(f"--reconstruction-path {config.reconstruction_path}: no clips of "
                                  f"{', '.join(class_names)}")
             if strange:
-                raise ValueError(f"--reconstruction-path {config.reconstruction_path}: {strange[0]} is no "
+                raise InputError(f"--reconstruction-path {config.reconstruction_path}: {strange[0]} is no "
                                  f"clip of --data-path {config.data_path}")
         return cls(config, protocol, class_names, real, generated, rebuilt)
 
@@ -161,7 +162,7 @@ def _classes(config: CompareConfig, real: ClipSet, generated: ClipSet) -> tuple[
                                  there, strict=True):
         for name in wanted:
             if name not in names:
-                raise ValueError(f"{flag} {path}: no clip of class {name}; it has {', '.join(sorted(names))}")
+                raise InputError(f"{flag} {path}: no clip of class {name}; it has {', '.join(sorted(names))}")
     return tuple(wanted)
 
 
@@ -169,7 +170,7 @@ def _require_split(config: CompareConfig, real: ClipSet, split: str) -> None:
     """Every class must have clips of the split that is the reference."""
     for name in real.class_names:
         if not any(entry.split == split for entry in real.entries if entry.class_name == name):
-            raise ValueError(f"--reference {split}: {config.data_path} has no {split} clips of class {name}; "
+            raise InputError(f"--reference {split}: {config.data_path} has no {split} clips of class {name}; "
                              "--reference all compares with all that it has")
 
 

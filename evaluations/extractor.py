@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import InputError
 from common.weights import load_checkpoint, load_strict, model_state
 from evaluations.i3d import I3D, MIN_FRAMES, SIDE
 from evaluations.weight_files import INCEPTION, STYLEGANV_I3D, VIDEOGPT_I3D
@@ -49,7 +50,7 @@ class StyleGANVI3D:
                 warnings.simplefilter("ignore", FutureWarning)  # TorchScript is what the file is
                 self.network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise ValueError(f"--i3d-weights {path}: no TorchScript file ({str(error)[:80]})") from None
+            raise InputError(f"--i3d-weights {path}: no TorchScript file ({str(error)[:80]})") from None
 
     def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
         """-> float32 (B, 3, T, H, W), 0 to 255, contiguous: nothing else is known to suit the file."""
@@ -110,7 +111,7 @@ class Inception:
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"--inception-weights {path}: no Inception weights ({reason})") from None
+            raise InputError(f"--inception-weights {path}: no Inception weights ({reason})") from None
         self.network = network.to(device, memory_format=torch.channels_last)
 
     def preprocess(self, frames_BT3HW: Tensor) -> Tensor:

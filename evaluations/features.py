@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path, read_json, remove
 from common.progress import progress
 from evaluations.clips import ClipSet, Entry
@@ -85,10 +86,10 @@ class Features:
 
 
 def require_comparable(a: Features, b: Features) -> None:
-    """`ValueError` if two sets of features differ in extractor, weights, window or geometry of the clips."""
+    """`InputError` if two sets of features differ in extractor, weights, window or geometry of the clips."""
     for name in a.facts:
         if a.facts[name] != b.facts.get(name):
-            raise ValueError(f"features cannot be compared: {name} is {a.facts[name]} for one side and "
+            raise InputError(f"features cannot be compared: {name} is {a.facts[name]} for one side and "
                              f"{b.facts.get(name)} for the other")
 
 
@@ -109,7 +110,7 @@ class Extraction:
     def run(self, clips: ClipSet, runtime: Runtime, title: str) -> Features:
         """Features of `clips`, from the cache or computed by all processes together; the same on each.
 
-        Raises: `ValueError` naming a clip that is unreadable, has another geometry than the first one, or is
+        Raises: `InputError` naming a clip that is unreadable, has another geometry than the first one, or is
         too short; with `skip_bad` such clips are left out and listed.
         """
         folder = self.cache / f"{self.extractor.name}-{self._key(clips)}"
@@ -117,11 +118,11 @@ class Extraction:
         try:
             if self._stale(folder, runtime):
                 self._compute_blocks(clips, folder, runtime, title)
-        except ValueError as error:
+        except InputError as error:
             problem = str(error)
         problem = next(filter(None, runtime.gather(problem)), None)  # also: all blocks are there
         if problem:
-            raise ValueError(problem)
+            raise InputError(problem)
         if runtime.is_main and not (folder / "features.json").exists():
             starts = range(0, len(clips.entries), BLOCK)
             join_blocks([block_path(folder, start) for start in starts], folder)
@@ -190,15 +191,15 @@ class Extraction:
             try:
                 frames, _, height, width = clips.frames(entry).shape
                 break
-            except ValueError as error:
+            except InputError as error:
                 problem = problem or str(error)
                 if not self.skip_bad:
                     raise
         else:
-            raise ValueError(f"{clips.folder}: no clip can be read, first {problem}")
+            raise InputError(f"{clips.folder}: no clip can be read, first {problem}")
         shown = self._shown(clips, frames)
         if shown < self.extractor.min_frames:
-            raise ValueError(f"{clips.folder}: clips of {shown} frames, but {self.extractor.name} needs at "
+            raise InputError(f"{clips.folder}: clips of {shown} frames, but {self.extractor.name} needs at "
                              f"least {self.extractor.min_frames}")
         return frames, height, width
 
@@ -216,9 +217,9 @@ class Extraction:
             try:
                 frames.append(self._frames(clips, entry, shape))
                 good.append(entry.name)
-            except ValueError as error:
+            except InputError as error:
                 if not self.skip_bad:
-                    raise ValueError(f"{error}; --skip-bad leaves such clips out") from None
+                    raise InputError(f"{error}; --skip-bad leaves such clips out") from None
                 bad.append((entry.name, str(error)))
         if not frames:
             return good, bad, np.zeros((0, 0, 0), np.float32)
@@ -230,19 +231,19 @@ class Extraction:
     def _frames(self, clips: ClipSet, entry: Entry, shape: tuple[int, int, int]) -> np.ndarray:
         """The frames of a clip that the window shows.
 
-        Raises: `ValueError` if they cannot be read, or are not as many and as large as the first clip's.
+        Raises: `InputError` if they cannot be read, or are not as many and as large as the first clip's.
         """
         frames = clips.frames(entry)
         if (len(frames), *frames.shape[2:]) != shape:
             found, wanted = ("{} frames of {} x {} px".format(*size)
                              for size in ((len(frames), *frames.shape[2:]), shape))
-            raise ValueError(f"{entry.name}: {found}, the first clip has {wanted}")
+            raise InputError(f"{entry.name}: {found}, the first clip has {wanted}")
         return frames[self.window(entry, len(frames))]
 
     def _load(self, clips: ClipSet, folder: Path) -> Features:
         record = read_json(folder / "features.json")
         if record["bad"] and not self.skip_bad:
-            raise ValueError(f"{record['bad'][0][1]}; --skip-bad leaves such clips out")
+            raise InputError(f"{record['bad'][0][1]}; --skip-bad leaves such clips out")
         by_name = {entry.name: entry for entry in clips.entries}
         geometry = dict(zip(("frames", "height", "width"), record["geometry"], strict=True))
         entries = tuple(by_name[name] for name in record["good"])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import InputError
+
 Array = np.ndarray
 
 
@@ -25,12 +27,12 @@ class Moments:
 
     @classmethod
     def of(cls, features_nD: Array) -> "Moments":
-        """Moments of some features. Raises: `ValueError` if they are no matrix, empty, or not finite."""
+        """Moments of some features. Raises: `InputError` if they are no matrix, empty, or not finite."""
         features_nD = np.asarray(features_nD, np.float64)
         if features_nD.ndim != 2 or 0 in features_nD.shape:
-            raise ValueError(f"features must be (n, D) and not empty, not {features_nD.shape}")
+            raise InputError(f"features must be (n, D) and not empty, not {features_nD.shape}")
         if not np.isfinite(features_nD).all():
-            raise ValueError("features hold values that are not finite")
+            raise InputError("features hold values that are not finite")
         mean_D = features_nD.mean(0)
         centred_nD = features_nD - mean_D
         return cls(len(features_nD), mean_D, centred_nD.T @ centred_nD)
@@ -43,7 +45,7 @@ class Moments:
             part = cls.of(features_nD)
             total = part if total is None else total + part
         if total is None:
-            raise ValueError("there are no features")
+            raise InputError("there are no features")
         return total
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -57,7 +59,7 @@ class Moments:
     def factor(self, ddof: int) -> Array:
         """F (D, rank) with F F^T the covariance; directions that are rounding noise are left out."""
         if self.count <= ddof:
-            raise ValueError(f"a covariance needs more than {ddof} features, there is {self.count}")
+            raise InputError(f"a covariance needs more than {ddof} features, there is {self.count}")
         values_D, vectors_DD = np.linalg.eigh(self.scatter_DD / (self.count - ddof))
         kept = values_D > max(values_D[-1], 0) * len(values_D) * np.finfo(np.float64).eps
         return vectors_DD[:, kept] * np.sqrt(values_D[kept])
@@ -78,7 +80,7 @@ def gaussian_distance(
 def moments_distance(a: Moments, b: Moments, ddof: int = 1) -> float:
     """Fréchet distance of two sets of features given by their moments."""
     if a.mean_D.shape != b.mean_D.shape:
-        raise ValueError(f"features of {len(a.mean_D)} and of {len(b.mean_D)} dimensions cannot be compared")
+        raise InputError(f"features of {len(a.mean_D)} and of {len(b.mean_D)} dimensions cannot be compared")
     return gaussian_distance(a.mean_D, a.factor(ddof), b.mean_D, b.factor(ddof))
 
 
@@ -86,7 +88,7 @@ def frechet_distance(features_a_nD: Array, features_b_mD: Array, ddof: int = 1) 
     """Fréchet distance of two sets of features, not negative.
 
     `ddof` 1 divides the scatter by n - 1 (`numpy.cov`, FID, the released EndoGen script), 0 by n
-    (StyleGAN-V). Raises: `ValueError` for features that are not two finite matrices of the same width with
+    (StyleGAN-V). Raises: `InputError` for features that are not two finite matrices of the same width with
     more than `ddof` rows.
     """
     return moments_distance(Moments.of(features_a_nD), Moments.of(features_b_mD), ddof)

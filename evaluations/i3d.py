@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import InputError
 from evaluations import winograd
 
 SIDE = 224  # pixels of a frame's side: other sizes come out of the last pooling with a wrong shape
@@ -189,11 +190,11 @@ class I3D(nn.Module):
     def forward(self, pixels_BT3HW: Tensor) -> Tensor:
         """Pixels in [-1, 1], (B, T >= 9, 3, 224, 224) -> logits (B, 400); `fold` comes first.
 
-        Batch norm always uses the stored statistics. Raises: `ValueError` for other shapes.
+        Batch norm always uses the stored statistics. Raises: `InputError` for other shapes.
         """
         frames, _, *sides = pixels_BT3HW.shape[1:]
         if frames < MIN_FRAMES or sides != [SIDE, SIDE]:
-            raise ValueError(f"I3D needs at least {MIN_FRAMES} frames of {SIDE} x {SIDE} pixels, "
+            raise InputError(f"I3D needs at least {MIN_FRAMES} frames of {SIDE} x {SIDE} pixels, "
                              f"not {frames} of {sides[0]} x {sides[1]}")
         x = pixels_BT3HW.permute(0, 1, 3, 4, 2)
         for layer in self.children():  # in the order in which they were added

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from common.distributed import Runtime
+from common.errors import InputError
 from common.image_quality import psnr, ssim
 from common.progress import progress
 from common.weights import load_checkpoint, load_strict
@@ -103,7 +104,7 @@ def measure_lpips(
     """
     side = min(features[0].facts[name] for name in ("height", "width"))
     if side < LEAST_SIDE:
-        raise ValueError(f"--metrics lpips: needs frames of at least {LEAST_SIDE} px, these have {side}")
+        raise InputError(f"--metrics lpips: needs frames of at least {LEAST_SIDE} px, these have {side}")
     pairs = {}
     for name in comparison.class_names:
         real, generated = (side.of_class(name) for side in features)

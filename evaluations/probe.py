@@ -21,9 +21,10 @@ from torch.utils.data import Dataset
 from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
-from common.task import Task
-from common.training import train
-from common.training_config import TrainingConfig
+from common.errors import InputError
+from common.training.config import TrainingConfig
+from common.training.loop import train
+from common.training.task import Task
 from common.weights import load_checkpoint, load_strict, model_state
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
@@ -171,7 +172,7 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
     try:
         model, dataset = VideoProbe(ProbeConfig(**checkpoint["config"])), checkpoint["dataset"]
     except (KeyError, TypeError):
-        raise ValueError(f"{path}: holds no probe") from None
+        raise InputError(f"{path}: holds no probe") from None
     load_strict(model, model_state(checkpoint), str(path))
     return model.requires_grad_(False).eval().float(), dataset
 

@@ -14,6 +14,7 @@ import torch
 from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import file_hash, write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
@@ -57,7 +58,7 @@ class Seen:
         manifest, motions = Manifest.read(folder), []
         clips = [clip for clip in manifest.clips if clip.split in splits]
         if not clips:
-            raise ValueError(f"{folder}: has no {' or '.join(splits)} clips")
+            raise InputError(f"{folder}: has no {' or '.join(splits)} clips")
 
         def inputs():
             for clip in clips:
@@ -121,13 +122,13 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
                "--sample-path": grids}
     for flag, folder in folders.items():
         if list(Manifest.read(folder).class_names) != class_names:
-            raise ValueError(f"{flag} {folder}: its classes are not those of the probe")
+            raise InputError(f"{flag} {folder}: its classes are not those of the probe")
     probe.to(device)
     train, val = (Seen.read(config.data_path, (split,), probe, device) for split in ("train", "val"))
     again, generated = (Seen.read(folder, ("train", "val"), probe, device)
                         for folder in (config.reconstruction_path, grids))
     if missing := [name for name in again.names if name not in set(val.names)]:
-        raise ValueError(f"--reconstruction-path: {missing[0]} is no held-out clip of --data-path")
+        raise InputError(f"--reconstruction-path: {missing[0]} is no held-out clip of --data-path")
     sets = {"real train": train, "real val": val, "reconstructed val": again, "generated": generated}
     result = {name: one.summary(class_names) for name, one in sets.items()}
     for name, row in result.items():

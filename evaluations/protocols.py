@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import InputError
 from evaluations.clips import ANY_SPLIT, Entry
 
 STYLEGANV_CLIPS, STYLEGANV_FRAMES = 2048, 16  # fvd2048_16f
@@ -38,7 +39,7 @@ class Protocol:
         if self.name != "stylegan-v":
             return slice(0, frames)
         if frames < STYLEGANV_FRAMES:
-            raise ValueError(f"--protocol stylegan-v: needs {STYLEGANV_FRAMES} frames, clips have {frames}")
+            raise InputError(f"--protocol stylegan-v: needs {STYLEGANV_FRAMES} frames, clips have {frames}")
         digest = hashlib.sha256(entry.name.encode()).digest()
         start = int.from_bytes(digest[:8], "big") % (frames - STYLEGANV_FRAMES + 1)
         return slice(start, start + STYLEGANV_FRAMES)

@@ -5,6 +5,8 @@ Shapes: n real and m generated features of D dimensions; all computed in float64
 
 import numpy as np
 
+from common.errors import InputError
+
 Array = np.ndarray
 NEIGHBOURS = 3  # of the balls that precision, recall, density and coverage are about
 
@@ -13,11 +15,11 @@ def kernel_distance(real_nD: Array, generated_mD: Array) -> float:
     """Squared maximum mean discrepancy, kernel (x.y / D + 1)^3, unbiased: KID, and KVD of video features.
 
     Bińkowski et al. 2018. Can be slightly negative; the counts may differ. torch-fidelity's formula, which
-    takes equal counts only. Raises: `ValueError` for fewer than two features on a side.
+    takes equal counts only. Raises: `InputError` for fewer than two features on a side.
     """
     x_nD, y_mD = np.asarray(real_nD, np.float64), np.asarray(generated_mD, np.float64)
     if min(len(x_nD), len(y_mD)) < 2:
-        raise ValueError("the kernel distance needs two features on each side")
+        raise InputError("the kernel distance needs two features on each side")
 
     def kernel(a: Array, b: Array) -> Array:
         return (a @ b.T / x_nD.shape[1] + 1) ** 3
@@ -42,10 +44,10 @@ def neighbourhood_scores(real_nD: Array, generated_mD: Array, k: int = NEIGHBOUR
     A feature's ball reaches to its k-th nearest neighbour of its own set, border included. Precision:
     generated features in some real ball; recall: real ones in some generated ball; density: real balls that
     a generated feature is in, over k; coverage: real balls that hold a generated feature. Raises:
-    `ValueError` if a side has no k neighbours.
+    `InputError` if a side has no k neighbours.
     """
     if min(len(real_nD), len(generated_mD)) <= k:
-        raise ValueError(f"neighbourhood scores need more than {k} features on each side")
+        raise InputError(f"neighbourhood scores need more than {k} features on each side")
     across_nm = squared_distances(real_nD, generated_mD)
 
     def radii(features: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import InputError
 from evaluations.features import Features
 from evaluations.frechet import Moments, gaussian_distance
 from evaluations.protocols import Protocol
@@ -152,7 +153,7 @@ def _score(measure: Measure, view: View, groups: int) -> dict[str, dict[str, Any
     counts = {"n_real": len(view.reference), "n_generated": len(view.generated)}
     try:
         values = measure.function(view.reference, view.generated)
-    except ValueError as error:
+    except InputError as error:
         return {name: {"value": None, "reason": str(error), **counts} for name in measure.names}
     errors = _errors(measure, view, groups)
     floor, tokenizer = _floor(measure, view), _tokenizer_floor(measure, view)
@@ -172,7 +173,7 @@ def _errors(measure: Measure, view: View, groups: int) -> list[float] | None:
     try:
         errors = jackknife_error(lambda a, b: np.array(measure.function(view.reference.take(a),
                                                                         view.generated.take(b))), *sides)
-    except ValueError:  # with a group left out there are too few clips
+    except InputError:  # with a group left out there are too few clips
         return None
     return None if errors is None else [float(error) for error in errors]
 
@@ -187,7 +188,7 @@ def _floor(measure: Measure, view: View) -> dict[str, Any] | None:
         value = measure.function(view.real.take(spread(left, n)), view.real.take(spread(right, n)))
         same_n = measure.function(*(side.take(spread(np.arange(len(side)), n))
                                     for side in (view.reference, view.generated)))
-    except ValueError:
+    except InputError:
         return None
     return {"value": value, "same_n": same_n, "n": n, "split": split}
 
@@ -200,7 +201,7 @@ def _tokenizer_floor(measure: Measure, view: View) -> dict[str, Any] | None:
     rebuilt = view.rebuilt.take([i for i, entry in enumerate(view.rebuilt.entries) if entry.name in names])
     try:
         return {"value": measure.function(view.reference, rebuilt), "n": len(rebuilt)}
-    except ValueError:
+    except InputError:
         return None
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from common.errors import InputError
+
 Array = np.ndarray
 PARTS = (1.0, 3 / 4, 3 / 5, 1 / 2)  # of all samples: evenly spaced in 1 / n
 REPEATS = 2  # random subsets of each size below the whole
@@ -75,7 +77,7 @@ def extrapolate(statistic: Callable[[Array, Array], float], real: Array, generat
             inverse.append(1 / n)
             values.append(statistic(*chosen))
     if len(set(inverse)) < 2:
-        raise ValueError("too few clips to extrapolate from")
+        raise InputError("too few clips to extrapolate from")
     return float(np.polyfit(inverse, values, 1)[1])
 
 

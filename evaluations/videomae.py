@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import InputError
 from common.weights import load_checkpoint, load_strict, model_state
 from evaluations.weight_files import VIDEOMAE
 
@@ -96,7 +97,7 @@ class VideoMAE:
         try:
             network = network_for(state)
         except (KeyError, ValueError):
-            raise ValueError(f"--videomae-weights {path}: no weights of a VideoMAE encoder") from None
+            raise InputError(f"--videomae-weights {path}: no weights of a VideoMAE encoder") from None
         load_strict(network, state, f"--videomae-weights {path}")
         self.network = network.to(device).eval()
 
@@ -104,7 +105,7 @@ class VideoMAE:
         """-> float32 (B, 3, 16, 224, 224) in [0, 1]."""
         clips, frames = frames_BT3HW.shape[:2]
         if frames != FRAMES:
-            raise ValueError(f"--features videomae: needs clips of {FRAMES} frames, these have {frames}; "
+            raise InputError(f"--features videomae: needs clips of {FRAMES} frames, these have {frames}; "
                              f"--protocol stylegan-v cuts {FRAMES} out of longer ones")
         pixels_N3SS = F.interpolate(frames_BT3HW.flatten(0, 1).float() / 255, (SIDE, SIDE), mode="bilinear",
                                     align_corners=False)

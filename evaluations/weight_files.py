@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError
 from common.files import file_hash
 from common.registry import MODELS_FOLDER
 
@@ -22,16 +23,16 @@ class WeightFile:
     def find(self, path: Path | None, unverified: bool) -> tuple[Path, dict[str, Any]]:
         """The file at `path`, by default in pretrained_models/, and its facts: name, sha256, verified.
 
-        Raises: `ValueError` in one line if it is missing, or if it is another file and not `unverified`.
+        Raises: `InputError` in one line if it is missing, or if it is another file and not `unverified`.
         """
         path = Path(path or MODELS_FOLDER / self.name)
         if not path.is_file():
-            raise ValueError(f"{self.flag}: {path} is missing; fetch it with "
+            raise InputError(f"{self.flag}: {path} is missing; fetch it with "
                              f"curl -L --create-dirs -o '{path}' '{self.url}'")
         digest = file_hash(path)
         verified = bool(self.sha256) and digest.startswith(self.sha256)
         if self.sha256 and not verified and not unverified:
-            raise ValueError(f"{self.flag} {path}: its sha256 {digest[:16]}... is not that of {self.name}, "
+            raise InputError(f"{self.flag} {path}: its sha256 {digest[:16]}... is not that of {self.name}, "
                              f"{self.sha256[:16]}...; --unverified-weights uses it all the same")
         return path, {"file": path.name, "sha256": digest, "verified": verified}
 

@@ -11,8 +11,8 @@ from training_jobs import TINY_GPT
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
-from common.cpu import avoid_broken_amx
 from common.distributed import Runtime
+from common.hardware import avoid_broken_amx
 from dataset.codes import Codes
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes

@@ -7,7 +7,7 @@ import pytest
 from autoregressive.models.config import GPT_SIZES
 from benchmarks.ablate_masking import MASKINGS, AblateMaskingConfig, run
 from common.files import read_json
-from common.training import TrainingState
+from common.training.loop import TrainingState
 
 
 def tiny_config(grids, codes, folder, monkeypatch, **changes) -> AblateMaskingConfig:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from common.batches import Blend, StepBatches, balanced, batch_indices, sample_seeds
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint
 from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
 from common.image_quality import psnr, ssim
-from common.optimisation import AveragedWeights
-from common.run_log import RunLog
-from common.training_config import TrainingConfig, learning_rate
+from common.training.config import TrainingConfig, learning_rate
+from common.training.data_order import Blend, StepBatches, balanced, batch_indices, sample_seeds
+from common.training.optimisation import AveragedWeights
+from common.training.run_log import RunLog
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -165,6 +165,14 @@ def test_wrong_value_is_one_line_and_status_2(flags, message, command_env, tmp_p
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+
+def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
+    program = ("from common.command import run_command\nfrom dataset.prepare import PrepareConfig\n"
+               "run_command(PrepareConfig, lambda config, runtime: dict(zip([1], [], strict=True)))")
+    done = subprocess.run([sys.executable, "-c", program, "--video-path", "v", "--data-path", "d"],
+                          env=command_env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "zip() argument 2" in done.stderr
+
 
 
 def test_registry_names_known_presets_and_tokenizers():

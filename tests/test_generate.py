@@ -184,7 +184,7 @@ def test_noise_stays_finite_at_the_ends_of_the_unit_interval(monkeypatch):
     (dict(temperature=-0.1), "--temperature"), (dict(temperature=float("nan")), "--temperature"),
     (dict(top_k=-1), "--top-k"), (dict(top_p=0.0), "--top-p"), (dict(top_p=1.1), "--top-p"),
     (dict(cfg_interval=-2), "--cfg-interval"), (dict(cfg_scale=float("inf")), "--cfg-scale"),
-    (dict(seeds=[1]), "--seed"), (dict(labels_B=LABELS + 1), "label 3")])
+    (dict(seeds=[1]), "1 seeds for"), (dict(labels_B=LABELS + 1), "label 3")])
 def test_wrong_settings_are_named(settings, flag):
     with pytest.raises(ValueError, match=flag):
         generate(build(), **{"labels_B": LABELS, "seeds": SEEDS, **settings})

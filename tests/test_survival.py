@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import common.survival
+import common.training.signals
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint, save_parts
 from common.files import read_jsonl
-from common.survival import StopSignals
+from common.training.signals import StopSignals
 from common.weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +74,7 @@ def test_later_signal_acts_at_once_and_an_echo_does_not(monkeypatch, interruptib
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
             assert stop.name == "SIGINT"
-        monkeypatch.setattr(common.survival, "ECHO", -1.0)
+        monkeypatch.setattr(common.training.signals, "ECHO", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

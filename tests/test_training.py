@@ -9,12 +9,12 @@ from torch import nn
 
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file
-from common.dry_run import duration
 from common.files import read_jsonl
-from common.optimisation import set_rate, skip_if
-from common.optimizer import Muon, MuonAdamW
 from common.recorded import Recorder, mapped, tensors
-from common.training import TrainingState
+from common.training.dry_run import duration
+from common.training.loop import TrainingState
+from common.training.optimisation import set_rate, skip_if
+from common.training.optimizers import Muon, MuonAdamW
 from common.weights import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny_size")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cpu import has
+from common.hardware import has
 
 BAND = 3 << 20  # values of a band at most: it and its convolution fit into the cache
 TILE = 6  # rows and columns that NNPACK computes at once

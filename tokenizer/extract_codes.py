@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path, remove, write_json
 from common.progress import progress
 from dataset.codes import Codes
@@ -113,7 +114,7 @@ def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
     model = load_tokenizer(config.vq_ckpt).to(device)
     tokenizer = tokenizer_facts(model, config.vq_ckpt)
     if manifest.frame_size % tokenizer["downsample"]:
-        raise ValueError(f"--vq-ckpt {config.vq_ckpt}: frames of {manifest.frame_size} px are no multiple of "
+        raise InputError(f"--vq-ckpt {config.vq_ckpt}: frames of {manifest.frame_size} px are no multiple of "
                          f"its downsample factor {tokenizer['downsample']}")
     images = GridImages(config.data_path, manifest, manifest.clips, cache_bytes=0)
     folder = work_folder(config, manifest, tokenizer)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from common.weights import load_checkpoint
 
 
@@ -26,7 +27,7 @@ class Perceptual(nn.Module):
         wanted = {key: state.get(key.split(".", 1)[1]) for key in own}
         for key, value in wanted.items():
             if not isinstance(value, torch.Tensor) or value.shape != own[key].shape:
-                raise ValueError(f"--lpips-vgg {vgg}: holds no VGG-16 of torchvision (vgg16-397923af.pth)")
+                raise InputError(f"--lpips-vgg {vgg}: holds no VGG-16 of torchvision (vgg16-397923af.pth)")
         self.distance.net.load_state_dict(wanted)
         self.requires_grad_(False).eval()
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.image_quality import psnr, ssim
 from common.progress import progress
@@ -60,7 +61,7 @@ def choose(manifest: Manifest, config: ReconstructConfig) -> list[Clip]:
     """The clips to reconstruct, in the manifest's order."""
     clips = [clip for clip in manifest.clips if config.split in ("all", clip.split)]
     if not clips:
-        raise ValueError(f"--split {config.split}: {config.data_path} has no such clips")
+        raise InputError(f"--split {config.split}: {config.data_path} has no such clips")
     if config.clips_per_class is None:
         return clips
     chosen = []
@@ -142,7 +143,7 @@ def claim(config: ReconstructConfig, facts: dict[str, Any]) -> None:
     path = config.save_path / "reconstruction.json"
     there = read_json(path)["inputs"] if path.exists() else facts
     if there != facts:
-        raise ValueError(f"--save-path {config.save_path}: holds reconstructions of other inputs")
+        raise InputError(f"--save-path {config.save_path}: holds reconstructions of other inputs")
     if not path.exists():
         write_json(path, {"inputs": facts})
 
@@ -151,7 +152,7 @@ def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
     """Reconstruct this process's share; the main process then writes what was measured."""
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     if config.save_path.resolve() == config.data_path.resolve():
-        raise ValueError(f"--save-path {config.save_path}: is --data-path")
+        raise InputError(f"--save-path {config.save_path}: is --data-path")
     model, clips = load_tokenizer(config.vq_ckpt).to(device), choose(manifest, config)
     tokenizer = tokenizer_facts(model.cpu(), config.vq_ckpt)
     model.to(device)

@@ -15,13 +15,14 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from common.batches import Blend, balanced
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path
-from common.task import Task
-from common.training import train
-from common.training_config import LOST, TrainingConfig
+from common.training.config import LOST, TrainingConfig
+from common.training.data_order import Blend, balanced
+from common.training.loop import train
+from common.training.task import Task
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
@@ -91,12 +92,12 @@ class TrainVQConfig(TrainingConfig):
                          colour_weight=0, commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
                          disc_start=0, disc_width=8, val_pictures=1)
         if self.trained_part == "decoder" and not self.vq_ckpt:
-            raise ValueError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
+            raise InputError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
         if self.data_parallel == "fsdp":
-            raise ValueError("--data-parallel fsdp: a tokenizer is small, take ddp")
+            raise InputError("--data-parallel fsdp: a tokenizer is small, take ddp")
         shares = self.data_share
         if shares and (len(shares) != len(self.data_path) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
-            raise ValueError(f"--data-share {shares}: needs one positive number per data folder, 1 in all")
+            raise InputError(f"--data-share {shares}: needs one positive number per data folder, 1 in all")
 
 
 class TokenizerTask(Task):
@@ -110,7 +111,7 @@ class TokenizerTask(Task):
         self.sets = sets = [GridSet(folder, config.window, config.val_pictures)
                             for folder in config.data_path]
         if len({part.manifest.frame_size for part in sets}) > 1:
-            raise ValueError("--data-path: the folders have frames of different sizes")
+            raise InputError("--data-path: the folders have frames of different sizes")
         sizes = [len(part.crops) for part in sets]
         shares = config.data_share or [size / sum(sizes) for size in sizes]
         crops = [balanced(part.crops, part.crops.labels()) if config.class_balance else part.crops

@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from common.errors import InputError
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages
 from dataset.manifest import Manifest
@@ -23,7 +24,7 @@ class Crops(Dataset):
         rows, cols = images.manifest.rows, images.manifest.cols
         self.repeats = window if rows == cols == 1 else 1
         if rows * self.repeats % window or cols * self.repeats % window:
-            raise ValueError(f"--window {window}: does not divide the grid of {rows} x {cols} frames")
+            raise InputError(f"--window {window}: does not divide the grid of {rows} x {cols} frames")
         self.images = images
         self.down, self.across = (side * self.repeats // window for side in (rows, cols))
 
@@ -47,7 +48,7 @@ class GridSet:
         self.folder, self.manifest = folder, Manifest.read(folder)
         train_clips, val_clips = (self.manifest.select(split) for split in ("train", "val"))
         if not train_clips:
-            raise ValueError(f"--data-path {folder}: its train split is empty")
+            raise InputError(f"--data-path {folder}: its train split is empty")
         self.crops = Crops(GridImages(folder, self.manifest, train_clips), window)
         every = max(1, len(val_clips) // val_pictures)
         self.held_out = GridImages(folder, self.manifest, val_clips[::every][: val_pictures])

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import InputError
 from tokenizer.decoding import bands_pay, decode_in_bands
 from tokenizer.fused import fused, norm_silu
 
@@ -37,7 +38,7 @@ class VQConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # JSON brings it back as a list
         if self.ch % self.norm_groups:
-            raise ValueError(f"--ch {self.ch}: must be a multiple of the {self.norm_groups} norm groups")
+            raise InputError(f"--ch {self.ch}: must be a multiple of the {self.norm_groups} norm groups")
 
     @property
     def downsample(self) -> int:
@@ -249,7 +250,7 @@ class VQModel(nn.Module):
             size, width = state["quantize.embedding.weight"].shape
             z_channels = state["encoder.conv_out.weight"].shape[0]
         except (KeyError, ValueError, AttributeError):
-            raise ValueError("no VQ tokenizer: it lacks LlamaGen's parameter names") from None
+            raise InputError("no VQ tokenizer: it lacks LlamaGen's parameter names") from None
         return cls(VQConfig(ch, tuple(w // ch for w in widths), z_channels, size, width, blocks))
 
     def forward(self, pixels_B3HW: Tensor) -> Quantised:
@@ -264,7 +265,7 @@ class VQModel(nn.Module):
         """Pixels (B, 3, H, W) in [-1, 1] -> latent (B, D, h, w) before quantisation."""
         height, width = pixels_B3HW.shape[-2:]
         if height % self.config.downsample or width % self.config.downsample:
-            raise ValueError(f"pictures of {height} x {width} pixels: not a multiple of the tokenizer's "
+            raise InputError(f"pictures of {height} x {width} pixels: not a multiple of the tokenizer's "
                              f"downsample factor {self.config.downsample}")
         return self.quant_conv(self.encoder(pixels_B3HW))
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from common.checkpoints import checkpoint_file
+from common.errors import InputError
 from common.registry import MODELS_FOLDER
 from common.weights import load_checkpoint, load_strict, model_state
 from tokenizer.vq_model import VQConfig, VQModel
@@ -23,7 +24,7 @@ def load_tokenizer(path: Path) -> VQModel:
         known = isinstance(checkpoint.get("config"), dict) and "ch_mult" in checkpoint["config"]
         model = VQModel(VQConfig(**checkpoint["config"])) if known else VQModel.from_state(state)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     load_strict(model, state, str(path), reinit=(USAGE_BUFFER,))
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # faster on CPU and GPU
 
@@ -42,7 +43,7 @@ def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
 def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tuple[VQModel, Path]:
     """The tokenizer that codes were made with: the file given, or where it was, beside `near`, or bundled.
 
-    Raises: `ValueError` if it is nowhere, or if the file has other weights (by hash, where the facts hold
+    Raises: `InputError` if it is nowhere, or if the file has other weights (by hash, where the facts hold
     one).
     """
     if given:
@@ -55,18 +56,18 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
         if path.is_file():
             try:
                 return check_tokenizer(path, facts), path
-            except ValueError:
+            except InputError:
                 continue  # another file of that name
-    raise ValueError(f"--vq-ckpt: not given, and {name} is neither {facts.get('path', 'where it was')}, nor "
+    raise InputError(f"--vq-ckpt: not given, and {name} is neither {facts.get('path', 'where it was')}, nor "
                      "beside the model or in a run folder near it, nor in pretrained_models")
 
 
 def check_tokenizer(path: Path, facts: dict[str, Any]) -> VQModel:
-    """Load a tokenizer; `ValueError` unless it is the one that `facts` speak of."""
+    """Load a tokenizer; `InputError` unless it is the one that `facts` speak of."""
     model = load_tokenizer(path)
     found = tokenizer_facts(model, path)
     for name in ("hash", "codebook_size", "downsample"):
         if facts.get(name) not in (None, found[name]):
-            raise ValueError(f"{path}: the model was trained with a tokenizer of {name} {facts[name]}, "
+            raise InputError(f"{path}: the model was trained with a tokenizer of {name} {facts[name]}, "
                              f"this file's is {found[name]}")
     return model

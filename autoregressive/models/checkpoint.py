@@ -6,6 +6,7 @@ from typing import Any
 
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file
+from common.errors import InputError
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint, load_strict, model_state
@@ -19,12 +20,12 @@ def find_gpt(given: Path | None, name: str | None = None) -> Path:
         return checkpoint_file(given)
     models = {entry["name"]: file for file, entry in registry().items() if entry.get("clips")}
     if name is not None and name not in models:
-        raise ValueError(f"--model {name}: unknown, choose from {', '.join(models)}")
+        raise InputError(f"--model {name}: unknown, choose from {', '.join(models)}")
     for model in models if name is None else [name]:
         if (MODELS_FOLDER / models[model]).is_file():
             return MODELS_FOLDER / models[model]
     missing = f"--model {name}: {models[name]} is not" if name else "no model is"
-    raise ValueError(f"{missing} in pretrained_models: get it with bash scripts/download_models.sh "
+    raise InputError(f"{missing} in pretrained_models: get it with bash scripts/download_models.sh "
                      f"{name or '|'.join(models)}, or give --gpt-ckpt")
 
 
@@ -33,12 +34,12 @@ def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
 
     Averaged weights are taken where the file has them.
 
-    Raises: `ValueError` naming the file if it is no GPT checkpoint or its facts are unknown.
+    Raises: `InputError` naming the file if it is no GPT checkpoint or its facts are unknown.
     """
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint)
     if "tok_embeddings.weight" not in state:
-        raise ValueError(f"{path}: holds no GPT")
+        raise InputError(f"{path}: holds no GPT")
     if "config" in checkpoint:
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:
@@ -54,7 +55,7 @@ def released_facts(path: Path) -> dict[str, Any]:
     entry = entries.get(path.name, {})
     if "preset" not in entry:
         known = ", ".join(name for name, other in entries.items() if "preset" in other)
-        raise ValueError(f"{path}: says nothing of its classes and grid, and is none of the released {known}")
+        raise InputError(f"{path}: says nothing of its classes and grid, and is none of the released {known}")
     preset, tokenizer = find_preset(entry["preset"]), entries[entry["tokenizer"]]
     rows, cols = (n * preset.frame_size // tokenizer["downsample"] for n in (preset.rows, preset.cols))
     config = GPTConfig(**GPT_SIZES[entry["gpt_model"]], vocab_size=tokenizer["codebook_size"],

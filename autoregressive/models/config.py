@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from common.errors import InputError
+
 GPT_SIZES = {
     "GPT-XS": dict(n_layer=6, n_head=4, dim=256),
     "GPT-S": dict(n_layer=8, n_head=6, dim=384),
@@ -45,11 +47,11 @@ class GPTConfig:
     def __post_init__(self) -> None:
         height, width = self.grid
         if height < 1 or height * width != self.block_size:
-            raise ValueError(f"GPT: {self.block_size} tokens fill no grid of {height} rows (grid_height)")
+            raise InputError(f"GPT: {self.block_size} tokens fill no grid of {height} rows (grid_height)")
         if self.dim % (4 * self.n_head):
-            raise ValueError(f"GPT: width {self.dim} is no multiple of 4 x {self.n_head} heads")
+            raise InputError(f"GPT: width {self.dim} is no multiple of 4 x {self.n_head} heads")
         if self.n_head % self.kv_heads:
-            raise ValueError(f"GPT: {self.n_head} heads cannot share {self.kv_heads} key and value heads")
+            raise InputError(f"GPT: {self.n_head} heads cannot share {self.kv_heads} key and value heads")
 
     @property
     def grid(self) -> tuple[int, int]:

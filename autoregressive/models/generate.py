@@ -14,6 +14,7 @@ from torch import Tensor
 from autoregressive.models.decoding import Passes, Rule, compute_dtype, decode_in_steps, decode_in_windows
 from autoregressive.models.gpt import GPT, check_labels
 from autoregressive.models.noise import noise_keys
+from common.errors import InputError
 
 
 @torch.no_grad()
@@ -36,15 +37,15 @@ def generate(
     kept           where caches, and what a GPU has recorded, are kept for the next batch; not under a GPU's
                    autocast, which frees what a recording reads
 
-    Raises: `ValueError` that names the flag.
+    Raises: `InputError` that names the flag.
     """
     config, device = model.config, model.output.weight.device
     batch, count = len(labels_B), config.block_size
     _check_settings(cfg_scale, cfg_interval, temperature, top_k, top_p)
     if not 1 <= decode_window <= count:
-        raise ValueError(f"--decode-window {decode_window}: must be 1 to {count}")
+        raise InputError(f"--decode-window {decode_window}: must be 1 to {count}")
     if len(seeds) != batch:
-        raise ValueError(f"--seed: {len(seeds)} seeds for {batch} clips")
+        raise ValueError(f"seeds: {len(seeds)} seeds for {batch} clips")
     check_labels(labels_B, config.num_classes - 1)
     labels_B = labels_B.to(device)
     guided = 0 if cfg_scale == 1 else count if cfg_interval == -1 else min(cfg_interval + 2, count)
@@ -73,7 +74,7 @@ def _class_embedding(
         label, part = towards
         check_labels(torch.tensor([label]), model.config.num_classes - 1)
         if not 0 <= part <= 1:
-            raise ValueError(f"--blend {part}: must be from 0 to 1")
+            raise InputError(f"--blend {part}: must be from 0 to 1")
         class_RD[: len(labels_B)] = torch.lerp(table_KD[labels_B], table_KD[label], part)
     return class_RD
 
@@ -92,12 +93,12 @@ def _check_settings(
     cfg_scale: float, cfg_interval: int, temperature: float, top_k: int, top_p: float,
 ) -> None:
     if not math.isfinite(cfg_scale):
-        raise ValueError(f"--cfg-scale {cfg_scale}: must be finite")
+        raise InputError(f"--cfg-scale {cfg_scale}: must be finite")
     if cfg_interval < -1:
-        raise ValueError(f"--cfg-interval {cfg_interval}: must be -1 (every step) or the last guided step")
+        raise InputError(f"--cfg-interval {cfg_interval}: must be -1 (every step) or the last guided step")
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"--temperature {temperature}: must be 0 or more")
+        raise InputError(f"--temperature {temperature}: must be 0 or more")
     if top_k < 0:
-        raise ValueError(f"--top-k {top_k}: must be 0 (all tokens) or more")
+        raise InputError(f"--top-k {top_k}: must be 0 (all tokens) or more")
     if not 0 < top_p <= 1:
-        raise ValueError(f"--top-p {top_p}: must be above 0 and at most 1")
+        raise InputError(f"--top-p {top_p}: must be above 0 and at most 1")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoregressive.models.noise import uniform_noise
+from common.errors import InputError
 
 MODES = ("token", "element", "static")
 TINY = 1e-30  # keeps 0/0 out of a clip whose every segment is constant
@@ -29,11 +30,11 @@ class SemanticAwareTokenMasking(nn.Module):
     def __init__(self, max_rate: float, segment: int = 8, mode: str = "token"):
         super().__init__()
         if not 0 <= max_rate <= 1:
-            raise ValueError(f"--token-dropout-p {max_rate}: must be from 0 to 1")
+            raise InputError(f"--token-dropout-p {max_rate}: must be from 0 to 1")
         if mode not in MODES:
-            raise ValueError(f"--tok-drop-method {mode}: must be one of {', '.join(MODES)}")
+            raise InputError(f"--tok-drop-method {mode}: must be one of {', '.join(MODES)}")
         if segment < 2:
-            raise ValueError(f"SAT segment of {segment} tokens: a variance takes at least 2")
+            raise InputError(f"SAT segment of {segment} tokens: a variance takes at least 2")
         self.max_rate, self.segment, self.mode = max_rate, segment, mode
 
     def forward(self, x_BLD: Tensor, generator: torch.Generator | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import InputError
 from common.image_quality import psnr
 from dataset.grid_images import to_uint8
 from tokenizer.vq_model import VQModel
@@ -27,7 +28,7 @@ def pictures_of(codes_Bhw: Tensor, tokenizer: VQModel, precision: str = "none") 
 
 
 def check_bfloat16(tokenizer: VQModel, dataset: dict[str, Any]) -> None:
-    """Raise `ValueError` if a grid picture of random codes is another one in bfloat16."""
+    """Raise `InputError` if a grid picture of random codes is another one in bfloat16."""
     shape = (dataset[side] * dataset["frame_size"] // tokenizer.config.downsample
              for side in ("rows", "cols"))
     codes_1hw = torch.randint(
@@ -36,5 +37,5 @@ def check_bfloat16(tokenizer: VQModel, dataset: dict[str, Any]) -> None:
     exact, coarse = (pictures_of(codes_1hw, tokenizer, precision)[0].numpy() / 255
                      for precision in ("none", "bf16"))
     if (score := psnr(exact, coarse)) < LEAST_PSNR:
-        raise ValueError(f"--decode-precision bf16: this tokenizer's pictures are then {score:.1f} dB from "
+        raise InputError(f"--decode-precision bf16: this tokenizer's pictures are then {score:.1f} dB from "
                          f"those in float32, {LEAST_PSNR:.0f} are needed; take none")

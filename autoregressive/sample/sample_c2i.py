@@ -31,9 +31,10 @@ from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16, pictures_of
 from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.command import require_at_least, run_command
-from common.cpu import free_memory, own_cores
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import file_hash, read_json, write_json
+from common.hardware import free_memory, own_cores
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from tokenizer.vq_model import VQModel
@@ -99,9 +100,9 @@ class SampleC2IConfig:
             if getattr(self, name) is not None:
                 require_at_least(self, **{name: 1})
         if not 0 <= self.blend <= 1:
-            raise ValueError(f"--blend {self.blend}: must be from 0 to 1")
+            raise InputError(f"--blend {self.blend}: must be from 0 to 1")
         if self.gpt_ckpt and self.model:
-            raise ValueError(f"--model {self.model}: not together with --gpt-ckpt")
+            raise InputError(f"--model {self.model}: not together with --gpt-ckpt")
 
     def settled(self, entry: dict[str, Any]) -> "SampleC2IConfig":
         """The flags that were not given filled in from a model's registry entry."""
@@ -118,9 +119,9 @@ def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[Job]:
     """The queue: for every seed, every class."""
     unknown = [name for name in config.classes if name not in class_names]
     if config.blend_with and config.blend_with not in class_names:
-        raise ValueError(f"--blend-with {config.blend_with}: the checkpoint knows {', '.join(class_names)}")
+        raise InputError(f"--blend-with {config.blend_with}: the checkpoint knows {', '.join(class_names)}")
     if unknown:
-        raise ValueError(f"--classes {unknown[0]}: the checkpoint knows {', '.join(class_names)}")
+        raise InputError(f"--classes {unknown[0]}: the checkpoint knows {', '.join(class_names)}")
     chosen = config.classes or class_names
     return [Job(name, list(class_names).index(name), seed)
             for seed in range(config.seed, config.seed + config.clips_per_class) for name in chosen]
@@ -191,12 +192,12 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     path = folder / "samples.json"
     if not path.exists():
         if (folder / "grids").exists():
-            raise ValueError(f"--save-folder {folder}: holds grids but no samples.json; choose another")
+            raise InputError(f"--save-folder {folder}: holds grids but no samples.json; choose another")
         return []
     there = read_json(path)
     for name, value in facts.items():
         if there.get(name) != value:
-            raise ValueError(f"--save-folder {folder}: has clips of another {name}")
+            raise InputError(f"--save-folder {folder}: has clips of another {name}")
     remove_unfinished(folder)
     return there["clips"]
 

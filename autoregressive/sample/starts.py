@@ -12,6 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from common.errors import InputError
 from dataset.field_of_view import find_field_of_view
 from dataset.grid import frames_to_grid, grid_to_frames
 from dataset.grid_images import to_pixels
@@ -27,7 +28,7 @@ def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
     """
     rows, cols, size = dataset["rows"], dataset["cols"], dataset["frame_size"]
     if not path.exists():
-        raise ValueError(f"--start-from {path}: no such file or folder")
+        raise InputError(f"--start-from {path}: no such file or folder")
     if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
         try:
             with Image.open(path) as image:
@@ -35,7 +36,7 @@ def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
                     picture_3HW = np.array(image.convert("RGB")).transpose(2, 0, 1)
                     return np.ascontiguousarray(grid_to_frames(picture_3HW, rows, cols))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"--start-from {path}: not a readable picture ({error})") from None
+            raise InputError(f"--start-from {path}: not a readable picture ({error})") from None
     pixels = [frame.pixels for frame in read_frames(path, None if path.is_dir() else dataset["fps"])]
     if pixels[0].shape[:2] != (size, size):
         crop = find_field_of_view(pixels)
@@ -47,13 +48,13 @@ def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
 def given_tokens(frames_T3SS: np.ndarray, keep: int, tokenizer: VQModel, dataset: dict[str, Any]) -> Tensor:
     """(N,): the tokens of the first `keep` frames, or for a negative number of the last ones; -1 elsewhere.
 
-    Raises: `ValueError` if they are fewer frames, or leave none to sample.
+    Raises: `InputError` if they are fewer frames, or leave none to sample.
     """
     rows, cols = dataset["rows"], dataset["cols"]
     count = len(frames_T3SS)
     most = min(count, rows * cols - 1)
     if not 0 < abs(keep) <= most:
-        raise ValueError(f"--start-frames {keep}: must be 1 to {most}, or for the last frames -1 to -{most}")
+        raise InputError(f"--start-frames {keep}: must be 1 to {most}, or for the last frames -1 to -{most}")
     kept = frames_T3SS[:keep] if keep > 0 else frames_T3SS[keep:]
     filled = np.concatenate([kept, np.repeat(kept[-1:], rows * cols - len(kept), 0)])
     picture_3HW = torch.from_numpy(frames_to_grid(filled, rows, cols))

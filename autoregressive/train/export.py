@@ -17,8 +17,9 @@ from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file, write_tensors
 from common.command import run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path, write_json
-from common.training_config import without_path
+from common.training.config import without_path
 from common.weights import STATE_KEYS, load_checkpoint, model_state, save_safetensors
 from tokenizer.weights import load_tokenizer
 
@@ -41,9 +42,9 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.output.suffix not in (".safetensors", ".pt"):
-            raise ValueError(f"--output {self.output}: must end in .safetensors or .pt")
+            raise InputError(f"--output {self.output}: must end in .safetensors or .pt")
         if self.output.suffix == ".pt" and self.precision == "half":
-            raise ValueError("--precision half: the released layout is in float32")
+            raise InputError("--precision half: the released layout is in float32")
 
 
 def run(config: ExportConfig, runtime: Runtime) -> None:

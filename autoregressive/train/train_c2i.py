@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from autoregressive.models.checkpoint import CLASS_EMBEDDING, start_from
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
-from common.batches import balanced
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path
-from common.task import Task
-from common.training import to_device, train
-from common.training_config import LOST, TrainingConfig
+from common.training.config import LOST, TrainingConfig
+from common.training.data_order import balanced
+from common.training.loop import to_device, train
+from common.training.task import Task
 from dataset.codes import Codes, CodesDataset
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
@@ -64,10 +65,10 @@ class TrainC2IConfig(TrainingConfig):
         super().__post_init__()
         require_at_least(self, val_clips=1)
         if self.gpt_model not in GPT_SIZES:
-            raise ValueError(f"--gpt-model {self.gpt_model}: must be one of {', '.join(GPT_SIZES)}")
+            raise InputError(f"--gpt-model {self.gpt_model}: must be one of {', '.join(GPT_SIZES)}")
         for name in ("dropout_p", "class_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")
 
 
 class GPTTask(Task):
@@ -105,7 +106,7 @@ class GPTTask(Task):
         """How many tokens of each clip are trained on; None: all."""
         rows, (height, width) = self.codes.dataset["rows"], self.codes.token_grid
         if not 0 <= self.config.first_rows <= rows:
-            raise ValueError(f"--first-rows {self.config.first_rows}: the clips have {rows} rows of frames")
+            raise InputError(f"--first-rows {self.config.first_rows}: the clips have {rows} rows of frames")
         return self.config.first_rows * height * width // rows or None
 
     def loss(self, model: nn.Module, batch: list[Tensor], seeds_B: Tensor

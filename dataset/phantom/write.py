@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path
 from dataset.parallel import map_everywhere
 from dataset.phantom.clip import CLASS_NAMES, render_clip
@@ -52,11 +53,11 @@ class PhantomConfig:
         for name in ("clips_per_class", "frames", "size", "fps", "workers"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be positive")
+                raise InputError(f"--{name.replace('_', '-')} {value}: must be positive")
         if self.size < 16:
-            raise ValueError(f"--size {self.size}: must be at least 16")
+            raise InputError(f"--size {self.size}: must be at least 16")
         if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: must not be negative")
+            raise InputError(f"--seed {self.seed}: must not be negative")
 
 
 def run(config: PhantomConfig, runtime: Runtime) -> int:
@@ -76,7 +77,7 @@ def claim_folder(config: PhantomConfig, runtime: Runtime) -> None:
     notice = NOTICE.format(frames=config.frames, size=config.size, fps=config.fps, view=config.view)
     path = config.video_path / "PHANTOM.txt"
     if path.exists() and path.read_text() != notice:
-        raise ValueError(f"--video-path {config.video_path}: has phantoms of other --frames, --size, --fps "
+        raise InputError(f"--video-path {config.video_path}: has phantoms of other --frames, --size, --fps "
                          "or --view")
     runtime.gather(None)  # nobody writes before all have read
     if runtime.is_main:

@@ -18,19 +18,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from common.batches import StepBatches, mix, sample_seeds
-from common.blocks import compiler_works, wrap_blocks
 from common.checkpoints import newest_checkpoint, save_checkpoint, save_parts
-from common.curves import draw_curves
 from common.distributed import Runtime, shard_like
-from common.dry_run import dry_run
+from common.errors import InputError
 from common.files import write_json
-from common.optimisation import AveragedWeights, Meter, clip_gradients, make_optimizer, set_rate, skip_if
 from common.recorded import Recorder, mapped
-from common.run_log import RunLog
-from common.survival import SkippedSteps, StopSignals, leave_signals_to_the_parent
-from common.task import StepLoss, Task
-from common.training_config import TrainingConfig, check_same_run, learning_rate
+from common.training.config import TrainingConfig, check_same_run, learning_rate
+from common.training.curves import draw_curves
+from common.training.data_order import StepBatches, mix, sample_seeds
+from common.training.dry_run import dry_run
+from common.training.optimisation import (
+    AveragedWeights,
+    Meter,
+    clip_gradients,
+    make_optimizer,
+    set_rate,
+    skip_if,
+)
+from common.training.run_log import RunLog
+from common.training.signals import SkippedSteps, StopSignals, leave_signals_to_the_parent
+from common.training.task import StepLoss, Task
+from common.training.wrapping import compiler_works, wrap_blocks
 
 
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
@@ -39,7 +47,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     SIGTERM and SIGINT end it after the current step with a checkpoint. A dry run only prints what it would
     take. Returns the step that was reached.
 
-    Raises: `ValueError` if the run folder holds another run, or if too many steps in a row were not finite.
+    Raises: `InputError` if the run folder holds another run, or if too many steps in a row were not finite.
     """
     state = TrainingState(task, config, runtime)
     if config.dry_run:
@@ -56,7 +64,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
             run_steps(state, log, stop)
         if runtime.is_main:
             draw_curves(config.results_dir)
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         if not runtime.is_main:  # which may not have met it
             print(f"process {runtime.rank}: {error}", file=sys.stderr, flush=True)
         raise
@@ -123,16 +131,16 @@ class TrainingState:
         checkpoint, warnings = newest_checkpoint(config.results_dir / "checkpoints")
         if not checkpoint:
             if warnings:
-                raise ValueError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
+                raise InputError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
             return self.notes
         self.restore(checkpoint)
         return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
 
     def open_log(self, lines: list[str]) -> RunLog:
-        """The log of the run from this step on, begun with `lines`; `ValueError` if processes differ here."""
+        """The log of the run from this step on, begun with `lines`; `InputError` if processes differ here."""
         config = self.config
         if len(set(self.runtime.gather(self.step))) > 1:
-            raise ValueError(f"--results-dir {config.results_dir}: not every process sees the same "
+            raise InputError(f"--results-dir {config.results_dir}: not every process sees the same "
                              "checkpoints; several machines need a folder that they share")
         log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
         for line in lines:

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.distributed import own_part
 
 if TYPE_CHECKING:
-    from common.training import TrainingState
+    from common.training.loop import TrainingState
 
 STEPS = 3  # that are timed
 

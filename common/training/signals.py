@@ -8,6 +8,8 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from common.errors import InputError
+
 ECHO = 10.0  # seconds in which a process may get the same signal again, from the terminal and from torchrun
 
 
@@ -57,9 +59,9 @@ class SkippedSteps:
     def check(self, step: int, limit: int, lr: float) -> int:
         """The total; waits for the device.
 
-        Raises: `ValueError` if the last `limit` steps or more were skipped.
+        Raises: `InputError` if the last `limit` steps or more were skipped.
         """
         if self.in_row >= limit:
-            raise ValueError(f"--lr {lr}: loss or gradient was not finite in the last {int(self.in_row)} "
+            raise InputError(f"--lr {lr}: loss or gradient was not finite in the last {int(self.in_row)} "
                              f"steps, up to step {step} (--max-skipped-steps {limit}); these were skipped")
         return int(self.total)

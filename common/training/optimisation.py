@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from common.distributed import own_part, whole_tensor
-from common.optimizer import MuonAdamW, adamw
-from common.training_config import TrainingConfig
+from common.training.config import TrainingConfig
+from common.training.optimizers import MuonAdamW, adamw
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig, recorded: bool = False) -> torch.optim.Optimizer:

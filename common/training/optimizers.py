@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
+
 MOMENTUM = 0.95  # of Muon
 
 
@@ -31,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters: list[nn.Parameter], lr: float | Tensor, weight_decay: float):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
-        self.found_inf: Tensor | None = None  # see common.optimisation.skip_if
+        self.found_inf: Tensor | None = None  # see common.training.optimisation.skip_if
 
     @torch.no_grad()
     def step(self) -> None:
@@ -79,12 +81,12 @@ class MuonAdamW:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         hidden = [p for name, p in named if name.startswith("layers.") and p.ndim == 2]
         if not hidden:
-            raise ValueError("--optimizer muon: is for the layers of a GPT, this model has none")
+            raise InputError("--optimizer muon: is for the layers of a GPT, this model has none")
         rest = [p for name, p in named if not (name.startswith("layers.") and p.ndim == 2)]
         self.count = len(hidden)
         self.muon = Muon(hidden, device_rate(lr, hidden) if recorded else lr, weight_decay)
         self.adamw = adamw(rest, lr, weight_decay, betas, recorded)
-        self.found_inf: Tensor | None = None  # see common.optimisation.skip_if
+        self.found_inf: Tensor | None = None  # see common.training.optimisation.skip_if
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

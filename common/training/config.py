@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from common.command import require_at_least
+from common.errors import InputError
 
 # What a rerun may change; everything else is part of what the run is.
 MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_every", "keep_checkpoints",
@@ -93,9 +94,9 @@ class TrainingConfig:
                          ckpt_every=1, keep_checkpoints=1, eval_every=0, sample_every=0, warmup_steps=0, lr=0,
                          weight_decay=0, max_grad_norm=0, num_workers=0, max_skipped_steps=1)
         if self.optimizer == "muon" and self.data_parallel == "fsdp":
-            raise ValueError("--optimizer muon: needs whole matrices, take --data-parallel ddp")
+            raise InputError("--optimizer muon: needs whole matrices, take --data-parallel ddp")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
+            raise InputError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
 
     def settings(self) -> dict[str, Any]:
         """The command line as JSON."""
@@ -103,16 +104,16 @@ class TrainingConfig:
 
 
 def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: dict[str, Any]) -> None:
-    """`ValueError` unless a checkpoint of the run folder is of the run that settings and facts describe."""
+    """`InputError` unless a checkpoint of the run folder is of the run that settings and facts describe."""
     folder = config.results_dir
     for name, value in config.settings().items():
         fixed = name not in MAY_CHANGE and not holds_path(getattr(config, name))
         if fixed and checkpoint["training"].get(name, value) != value:
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} {value}: the run in {folder} has {checkpoint['training'][name]}")
+            raise InputError(f"{flag} {value}: the run in {folder} has {checkpoint['training'][name]}")
     for name, value in facts.items():
         if without_path(checkpoint[name]) != without_path(value):
-            raise ValueError(f"--results-dir {folder}: holds a run with another {name}; "
+            raise InputError(f"--results-dir {folder}: holds a run with another {name}; "
                              "choose another folder, or the settings of that run")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cpu import avoid_broken_amx, free_memory, has, own_cores
+from common.hardware import avoid_broken_amx, free_memory, has, own_cores
 
 
 @pytest.mark.parametrize(("signal_number", "wanted"), [(signal.SIGILL, "AVX512_CORE_FP16"), (None, None)])

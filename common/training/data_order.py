@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from common.distributed import Runtime
+from common.errors import InputError
 
 
 @lru_cache(maxsize=2)
@@ -55,11 +56,11 @@ class StepBatches:
     def __init__(self, size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1,
                  runtime: Runtime = Runtime()):
         if size < 1:
-            raise ValueError("there is nothing to train on: the train split is empty")
+            raise InputError("there is nothing to train on: the train split is empty")
         if batch % parts:
-            raise ValueError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
+            raise InputError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
         if batch // parts % runtime.world_size:
-            raise ValueError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
+            raise InputError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
                              f"{runtime.world_size} processes")
         self.size, self.batch, self.seed, self.parts, self.runtime = size, batch, seed, parts, runtime
         self.steps = range(start, stop)
