@@ -12,7 +12,6 @@ import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from functools import reduce
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,14 +22,14 @@ import torch
 import torch.nn.functional as F
 import tyro
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from common.distributed import Runtime
 from dataset.manifest import Clip, Manifest
 from evaluations.clips import ClipSet
 from evaluations.extractor import Extractor, VideoGPTI3D
 from evaluations.features import Extraction
-from evaluations.i3d import I3D, SIDE, MaxPool, Unit, same_padding
+from evaluations.i3d import I3D, SIDE
 from evaluations.temporal import FrameDifferences
 
 GRID, SIZE = 4, 128  # frames per side, pixels per frame: the released layout
@@ -73,26 +72,6 @@ def write_clips(folder: Path, count: int) -> None:
     Manifest(("a",), GRID, GRID, SIZE, 25.0, 1, {"a": "recording"}, clips).write(folder)
 
 
-def plain_network(network: nn.Module, x_BCTHW: Tensor) -> Tensor:
-    """I3D layer by layer in three dimensions, padded as its weights ask for."""
-    def padded(x: Tensor, kernel: tuple, stride: tuple) -> Tensor:
-        pads = same_padding(tuple(x.shape[2:]), kernel, stride)
-        return F.pad(x, [amount for pad in reversed(pads) for amount in pad])
-
-    def layer(module: nn.Module, x: Tensor) -> Tensor:
-        if isinstance(module, MaxPool):
-            return F.max_pool3d(padded(x, module.kernel, module.stride), module.kernel, module.stride)
-        if isinstance(module, Unit):
-            convolution = module.conv3d
-            return F.relu(module.bn(convolution(padded(x, convolution.kernel_size, convolution.stride))))
-        branches = [[module.b0], *([getattr(module, f"b{i}a"), getattr(module, f"b{i}b")] for i in (1, 2, 3))]
-        return torch.cat([reduce(lambda y, part: layer(part, y), branch, x) for branch in branches], 1)
-
-    *layers, logits = network.children()
-    x_BCTHW = reduce(lambda x, module: layer(module, x), layers, x_BCTHW)
-    return logits.conv3d(F.avg_pool3d(x_BCTHW, (2, 7, 7), 1)).mean(2)[:, :, 0, 0]
-
-
 @torch.inference_mode()
 def plain_pass(clips: ClipSet, network: nn.Module, device: torch.device) -> np.ndarray:
     """Features (n, 400), one clip after another, channels first."""
@@ -103,7 +82,7 @@ def plain_pass(clips: ClipSet, network: nn.Module, device: torch.device) -> np.n
                   for r in range(GRID) for c in range(GRID)]
         pixels_T3HW = torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels_T3HW = F.interpolate(pixels_T3HW, (SIDE, SIDE), mode="bilinear").contiguous()
-        features.append(plain_network(network, pixels_T3HW.transpose(0, 1)[None].contiguous()).cpu())
+        features.append(network(pixels_T3HW[None]).cpu())
     return torch.cat(features).numpy()
 
 

@@ -1,20 +1,16 @@
 """I3D, the network behind FVD: Inception v1 inflated to three dimensions (Carreira and Zisserman 2017).
 
-The layers and their names are those of the VideoGPT weight file, so that it loads strictly. Feature
-maps lie with channels last in memory, where 1 x 1 x 1 convolutions are products of matrices; larger ones take
-Winograd's algorithm on a CPU, and batch norm is folded into the weights. Shapes: B clips, T frames,
-C channels, H x W pixels.
+The layers and their names are those of the VideoGPT weight file, so that it loads strictly. Shapes: B clips,
+T frames, C channels, H x W pixels.
 """
 
-from collections.abc import Sequence
-from functools import reduce
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
-from evaluations import winograd
 
 SIDE = 224  # pixels of a frame's side: other sizes come out of the last pooling with a wrong shape
 MIN_FRAMES = 9  # two time steps must be left at the last pooling
@@ -40,82 +36,36 @@ def same_padding(size: Size, kernel: Size, stride: Size) -> list[tuple[int, int]
     return pads
 
 
-def largest_of_three(x: Tensor, dim: int) -> Tensor:
-    """Maximum of each value and its neighbours along a dimension of at least two places."""
-    last, made = x.shape[dim] - 1, torch.empty_like(x)
-    pairs = torch.maximum(x.narrow(dim, 0, last), x.narrow(dim, 1, last))
-    inner = made.narrow(dim, 1, last - 1)
-    torch.maximum(pairs.narrow(dim, 0, last - 1), pairs.narrow(dim, 1, last - 1), out=inner)
-    for place in (0, last):
-        made.select(dim, place).copy_(pairs.select(dim, min(place, last - 1)))
-    return made
+def padded(x_BCTHW: Tensor, kernel: Size, stride: Size) -> Tensor:
+    """`x` with the zeros of SAME padding around."""
+    pads = same_padding(tuple(x_BCTHW.shape[2:]), kernel, stride)
+    return F.pad(x_BCTHW, [*chain.from_iterable(reversed(pads))])
 
 
 class MaxPool(nn.Module):
-    """Max pooling with SAME padding, over the plane, then over time.
-
-    The padding takes no part: the network pads with zeros, and what it pools is not negative.
-    """
+    """Max pooling with SAME padding; zeros are no larger than what the network pools."""
 
     def __init__(self, kernel: Size, stride: Size):
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """(B, T, H, W, C) -> each of T, H, W divided by the stride, rounded up."""
-        if self.kernel == (3, 3, 3) and self.stride == (1, 1, 1):
-            return reduce(largest_of_three, (3, 2, 1), x_BTHWC)
-        pads = [before for before, _ in same_padding(tuple(x_BTHWC.shape[1:4]), self.kernel, self.stride)]
-
-        def pool(x_NHWC: Tensor, kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int]) -> Tensor:
-            return F.max_pool2d(x_NHWC.movedim(3, 1), kernel, stride, pad, ceil_mode=True).movedim(1, 3)
-
-        made_NHWC = pool(x_BTHWC.flatten(0, 1), self.kernel[1:], self.stride[1:], pads[1:])
-        made_BTHWC = made_NHWC.unflatten(0, x_BTHWC.shape[:2])
-        if self.kernel[0] > 1:  # a plane of time and place
-            made_BTNC = pool(made_BTHWC.flatten(2, 3), (self.kernel[0], 1), (self.stride[0], 1), (pads[0], 0))
-            made_BTHWC = made_BTNC.unflatten(2, made_BTHWC.shape[2:4])
-        return made_BTHWC
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> each of T, H, W divided by the stride, rounded up."""
+        return F.max_pool3d(padded(x_BCTHW, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Unit(nn.Module):
-    """Convolution with SAME padding, batch norm and ReLU. `fold` comes before `forward`."""
+    """Convolution with SAME padding, batch norm and ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int, side: int, stride: int, eps: float):
         super().__init__()
         self.conv3d = nn.Conv3d(channels_in, channels_out, side, stride, bias=False)
         self.bn = nn.BatchNorm3d(channels_out, eps=eps)
 
-    def fused(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of convolution and batch norm in one."""
-        scale_O = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
-        weight = self.conv3d.weight * scale_O[:, None, None, None, None]
-        return weight, self.bn.bias - self.bn.running_mean * scale_O
-
-    @torch.no_grad()
-    def fold(self, transform: bool) -> None:
-        """Make the weights that are computed with, of larger filters transformed as `winograd` takes them."""
-        weight, bias = self.fused()
-        kind = self.conv3d.kernel_size[0], self.conv3d.stride[0]
-        if kind == (1, 1):
-            weight = weight.flatten(1)
-        elif transform:
-            weight = {(3, 1): winograd.transform_kernel, (7, 2): winograd.transform_long_kernel}[kind](weight)
-        self.register_buffer("folded", weight, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """(B, T, H, W, channels in) -> (B, T / stride, H / stride, W / stride, channels out)."""
-        if self.folded.ndim == 2:  # a linear layer at every place
-            return F.relu_(F.linear(x_BTHWC, self.folded, self.bias))
-        if self.folded.ndim == 4:
-            return winograd.convolve(x_BTHWC, self.folded, self.bias)
-        pads = same_padding(tuple(x_BTHWC.shape[1:4]), self.conv3d.kernel_size, self.conv3d.stride)
-        if self.folded.ndim == 6:
-            return winograd.convolve_long(x_BTHWC, self.folded, self.bias, pads)
-        x_BCTHW = F.pad(x_BTHWC.permute(0, 4, 1, 2, 3), [n for pad in reversed(pads) for n in pad])
-        x_BCTHW = F.conv3d(x_BCTHW.contiguous(), self.folded, self.bias, self.conv3d.stride)
-        return F.relu_(x_BCTHW).permute(0, 2, 3, 4, 1)
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, channels in, T, H, W) -> (B, channels out, T / stride, H / stride, W / stride)."""
+        x_BCTHW = padded(x_BCTHW, self.conv3d.kernel_size, self.conv3d.stride)
+        return F.relu_(self.bn(self.conv3d(x_BCTHW)))
 
 
 class Mixed(nn.Module):
@@ -128,20 +78,10 @@ class Mixed(nn.Module):
         self.b2a, self.b2b = Unit(channels_in, out[3], 1, 1, eps), Unit(out[3], out[4], 3, 1, eps)
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), Unit(channels_in, out[5], 1, 1, eps)
 
-    @torch.no_grad()
-    def fold(self, transform: bool) -> None:
-        """As in `Unit`; the first layers of three branches become one, which reads `x` once."""
-        for unit in (self.b1b, self.b2b, self.b3b):
-            unit.fold(transform)
-        weights, biases = zip(*(unit.fused() for unit in (self.b0, self.b1a, self.b2a)), strict=True)
-        self.sizes = [len(bias) for bias in biases]
-        self.register_buffer("folded", torch.cat(weights).flatten(1), persistent=False)
-        self.register_buffer("bias", torch.cat(biases), persistent=False)
-
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Same T, H and W."""
-        b0, b1, b2 = F.relu_(F.linear(x_BTHWC, self.folded, self.bias)).split(self.sizes, 4)
-        return torch.cat([b0, self.b1b(b1), self.b2b(b2), self.b3b(self.b3a(x_BTHWC))], 4)
+        return torch.cat([self.b0(x_BCTHW), self.b1b(self.b1a(x_BCTHW)), self.b2b(self.b2a(x_BCTHW)),
+                          self.b3b(self.b3a(x_BCTHW))], 1)
 
 
 class Logits(nn.Module):
@@ -151,11 +91,9 @@ class Logits(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(sum(MIXED["Mixed_5c"][i] for i in (0, 2, 4, 5)), CLASSES, 1)
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """(B, T, 7, 7, 1024) -> (B, 400), averaged over time."""
-        mean_BTC = x_BTHWC.mean((2, 3))
-        pairs_BTC = (mean_BTC[:, 1:] + mean_BTC[:, :-1]) / 2
-        return F.linear(pairs_BTC, self.conv3d.weight.flatten(1), self.conv3d.bias).mean(1)
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, 1024, T, 7, 7) -> (B, 400), averaged over time."""
+        return self.conv3d(F.avg_pool3d(x_BCTHW, (2, 7, 7), 1)).mean((2, 3, 4))
 
 
 class I3D(nn.Module):
@@ -179,16 +117,8 @@ class I3D(nn.Module):
             channels = out[0] + out[2] + out[4] + out[5]
         self.logits = Logits()
 
-    def fold(self) -> "I3D":
-        """Itself, ready for `forward`; to be called once the weights are there."""
-        transform = self.logits.conv3d.weight.device.type == "cpu"  # cuDNN has its own ways
-        for layer in self.children():
-            if isinstance(layer, Unit | Mixed):
-                layer.fold(transform)
-        return self
-
     def forward(self, pixels_BT3HW: Tensor) -> Tensor:
-        """Pixels in [-1, 1], (B, T >= 9, 3, 224, 224) -> logits (B, 400); `fold` comes first.
+        """Pixels in [-1, 1], (B, T >= 9, 3, 224, 224) -> logits (B, 400).
 
         Batch norm always uses the stored statistics. Raises: `InputError` for other shapes.
         """
@@ -196,7 +126,7 @@ class I3D(nn.Module):
         if frames < MIN_FRAMES or sides != [SIDE, SIDE]:
             raise InputError(f"I3D needs at least {MIN_FRAMES} frames of {SIDE} x {SIDE} pixels, "
                              f"not {frames} of {sides[0]} x {sides[1]}")
-        x = pixels_BT3HW.permute(0, 1, 3, 4, 2)
+        x = pixels_BT3HW.transpose(1, 2).contiguous()
         for layer in self.children():  # in the order in which they were added
             x = layer(x)
         return x

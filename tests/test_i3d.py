@@ -8,7 +8,7 @@ from common.registry import MODELS_FOLDER
 from common.weights import load_strict
 from evaluations.extractor import StyleGANVI3D, VideoGPTI3D, square_pixels
 from evaluations.frechet import frechet_distance
-from evaluations.i3d import I3D, MaxPool, Unit, same_padding
+from evaluations.i3d import I3D, same_padding
 from evaluations.weight_files import STYLEGANV_I3D
 
 
@@ -42,7 +42,7 @@ def hashed():
     keys = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     state = hashed_state({key: shape for key, shape in keys.items() if "num_batches" not in key})
     load_strict(network, state, "hashed", reinit=[key for key in keys if "num_batches" in key])
-    return network.eval().fold()
+    return network.eval()
 
 
 def test_size_and_names_are_the_published_ones(hashed):
@@ -104,36 +104,6 @@ def test_frames_are_resized_one_by_one_and_the_middle_is_taken():
     flat = torch.randint(0, 256, (1, 2, 3, 5, 5), dtype=torch.uint8)
     expected = torch.nn.functional.interpolate(flat[0].float(), (9, 9), mode="bilinear") / 127.5 - 1
     torch.testing.assert_close(square_pixels(flat, 9)[0], expected)
-
-
-@pytest.mark.parametrize(("kernel", "stride"), [
-    ((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))])
-@pytest.mark.parametrize("size", [(4, 8, 8), (5, 7, 9)])
-def test_pools_are_those_of_three_dimensions(kernel, stride, size):
-    torch.manual_seed(0)
-    x_BCTHW = torch.rand(2, 4, *size)
-    pads = [amount for pad in reversed(same_padding(size, kernel, stride)) for amount in pad]
-    expected = torch.nn.functional.max_pool3d(torch.nn.functional.pad(x_BCTHW, pads), kernel, stride)
-    x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1)
-    torch.testing.assert_close(MaxPool(kernel, stride)(x_BTHWC).permute(0, 4, 1, 2, 3), expected)
-
-
-@pytest.mark.parametrize(("side", "stride"), [(1, 1), (3, 1), (7, 2)])
-@pytest.mark.parametrize("transform", [True, False])
-@pytest.mark.parametrize("size", [(4, 8, 8), (5, 7, 9)])
-def test_units_are_those_of_three_dimensions(side, stride, transform, size):
-    torch.manual_seed(0)
-    x_BCTHW = torch.rand(2, 4, *size)
-    unit = Unit(4, 5, side, stride, 1e-3).eval()
-    unit.bn.running_mean.uniform_(-1, 1)
-    unit.bn.running_var.uniform_(0.5, 2)
-    unit.fold(transform)
-    pads = [amount for pad in reversed(same_padding(size, unit.conv3d.kernel_size, unit.conv3d.stride))
-            for amount in pad]
-    with torch.no_grad():
-        expected = unit.bn(unit.conv3d(torch.nn.functional.pad(x_BCTHW, pads))).relu()
-        found = unit(x_BCTHW.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not (MODELS_FOLDER / STYLEGANV_I3D.name).exists(), reason="needs the published weights")
