@@ -29,15 +29,6 @@ def avoid_broken_amx() -> None:
         os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_FP16"
 
 
-@cache
-def has(feature: str) -> bool:
-    """True if the processor has `feature`, as Linux names it (amx_tile, avx512f), and oneDNN may use it."""
-    avoid_broken_amx()
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and feature in cpuinfo.read_text().split() and not (
-        feature.startswith("amx") and "ONEDNN_MAX_CPU_ISA" in os.environ)
-
-
 def own_cores() -> int:
     """Cores for each of the processes that torchrun has started on this machine, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

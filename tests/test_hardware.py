@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.hardware import avoid_broken_amx, free_memory, has, own_cores
+from common.hardware import avoid_broken_amx, free_memory, own_cores
 
 
 @pytest.mark.parametrize(("signal_number", "wanted"), [(signal.SIGILL, "AVX512_CORE_FP16"), (None, None)])
@@ -32,15 +32,6 @@ def test_users_choice_of_instructions_stays(monkeypatch):
 
 def test_free_memory_is_that_of_this_machine():
     assert 1 << 20 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_features_that_onednn_must_not_use_are_not_there(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda path: "flags: avx2 avx512f amx_tile")
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
-    names = ("avx2", "avx512f", "amx_tile", "avx512")
-    assert [has.__wrapped__(name) for name in names] == [True, True, False, False]
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    assert has.__wrapped__("amx_tile")
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch):

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
-from tokenizer.decoding import bands_pay, decode_in_bands
-from tokenizer.fused import fused, norm_silu
 
 Norm = Callable[[int], nn.Module]
 
@@ -63,11 +61,6 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if kernels := fused(x_BCHW):
-            shortcut_BCHW = self.nin_shortcut(x_BCHW) if hasattr(self, "nin_shortcut") else x_BCHW
-            h_BCHW = F.conv2d(kernels.norm_silu(x_BCHW, self.norm1), self.conv1.weight, padding=1)
-            h_BCHW = kernels.norm_silu(h_BCHW, self.norm2, self.conv1.bias)
-            return kernels.add(shortcut_BCHW, F.conv2d(h_BCHW, self.conv2.weight, padding=1), self.conv2.bias)
         h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
         h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
         return h_BCHW + (self.nin_shortcut(x_BCHW) if hasattr(self, "nin_shortcut") else x_BCHW)
@@ -160,7 +153,7 @@ class Encoder(nn.Module):
         x_BCHW = self.conv_in(pixels_B3HW)
         for level in self.conv_blocks:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(norm_silu(self.norm_out, self.mid(x_BCHW)))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x_BCHW))))
 
 
 class Decoder(nn.Module):
@@ -183,7 +176,7 @@ class Decoder(nn.Module):
         x_BCHW = self.mid(self.conv_in(latent_BCHW))
         for level in self.conv_blocks:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(norm_silu(self.norm_out, x_BCHW))
+        return self.conv_out(F.silu(self.norm_out(x_BCHW)))
 
 
 class Codebook(nn.Module):
@@ -276,16 +269,12 @@ class VQModel(nn.Module):
     def decode(self, codes_Bhw: Tensor) -> Tensor:
         """Codes (B, h, w) -> pixels (B, 3, H, W), about [-1, 1]; clamp before use as a picture.
 
-        On a CPU without gradients picture after picture, which bounds memory, and in bands where that is
-        faster; under autocast convolutions have that precision.
+        On a CPU without gradients picture after picture, which bounds memory.
         """
         latent_BCHW = self.post_quant_conv(self.quantize.lookup(codes_Bhw))
         if latent_BCHW.device.type != "cpu" or torch.is_grad_enabled():
             return self.decoder(latent_BCHW)
-        if not bands_pay(latent_BCHW.dtype):
-            return torch.cat([self.decoder(one_1CHW) for one_1CHW in latent_BCHW.split(1)])
-        dtype, latent_BCHW = latent_BCHW.dtype, latent_BCHW.to(self.quantize.embedding.weight.dtype)
-        return torch.cat([decode_in_bands(self.decoder, one, dtype) for one in latent_BCHW.split(1)])
+        return torch.cat([self.decoder(latent_1CHW) for latent_1CHW in latent_BCHW.split(1)])
 
     def pixels(self, quantised_BDhw: Tensor) -> Tensor:
         """Quantised latent (B, D, h, w) -> pixels (B, 3, H, W)."""
