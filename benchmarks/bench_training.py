@@ -23,7 +23,7 @@ from benchmarks.plain_gpt import PlainGPT
 from common.distributed import Runtime
 from common.training.config import TrainingConfig, precision_that_suits
 from common.training.loop import TrainingState
-from common.training.optimisation import make_optimizer
+from common.training.optimizers import make_optimizers
 from common.training.task import Task
 
 VARIANTS = {  # name -> flags of the training loop; None is the plain way
@@ -111,7 +111,7 @@ def plain_steps(config: BenchmarkConfig, tokens: int) -> Any:
     torch.manual_seed(0)
     model = PlainGPT(model_config(config, tokens)).to(device).train()
     nn.init.zeros_(model.output.weight)
-    optimizer = make_optimizer(model, TrainingConfig(results_dir=Path("unused")))
+    [optimizer] = make_optimizers(model, TrainingConfig(results_dir=Path("unused")))
     clips = random_clips(config, tokens)
     while True:
         tokens_BN, labels_B = (part.to(device) for part in clips)

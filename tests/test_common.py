@@ -14,7 +14,7 @@ from common.files import append_jsonl, atomic_path, file_hash, read_json, read_j
 from common.image_quality import psnr, ssim
 from common.training.config import TrainingConfig, learning_rate
 from common.training.data_order import Blend, StepBatches, balanced, batch_indices, sample_seeds
-from common.training.optimisation import AveragedWeights
+from common.training.optimizers import AveragedWeights
 from common.training.run_log import RunLog
 
 

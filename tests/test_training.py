@@ -13,8 +13,7 @@ from common.files import read_jsonl
 from common.recorded import Recorder, mapped, tensors
 from common.training.dry_run import duration
 from common.training.loop import TrainingState
-from common.training.optimisation import set_rate, skip_if
-from common.training.optimizers import Muon, MuonAdamW
+from common.training.optimizers import Muon, load_states, make_optimizers, set_rate, states, take_step
 from common.weights import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny_size")
@@ -86,23 +85,23 @@ def test_muon_takes_the_steps_of_torchs_own(shape):
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_step_that_is_not_finite_leaves_muon_as_it_was(recorded, config, runtime):
     model = GPTTask(config, runtime).model
-    optimizer = MuonAdamW(model, 1e-2, 0.1, (0.9, 0.95))
+    optimizers = make_optimizers(model, dataclasses.replace(config, optimizer="muon"))
+    muon = optimizers[1]
     if recorded:  # which only a GPU can be, but the learning rate is a tensor
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = torch.tensor(1.0)
-    set_rate(optimizer, 1e-2)
+    set_rate(optimizers, 1e-2)
     for scale, skipped in ((1.0, False), (float("nan"), True)):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        momenta = {id(p): state["momentum_buffer"].clone() for p, state in optimizer.muon.state.items()}
+        momenta = {id(p): state["momentum_buffer"].clone() for p, state in muon.state.items()}
         for p in model.parameters():
             p.grad = torch.full_like(p, scale)
-        skip_if(optimizer, torch.tensor(skipped))
-        optimizer.step()
+        take_step(optimizers, torch.tensor(skipped))
         unchanged = [torch.equal(p, before[name]) for name, p in model.named_parameters()]
         assert all(unchanged) if skipped else not any(unchanged)
         if skipped:
             assert all(torch.equal(state["momentum_buffer"], momenta[id(p)])
-                       for p, state in optimizer.muon.state.items())
+                       for p, state in muon.state.items())
 
 
 def test_parts_of_a_batch_draw_the_same_noise(config, runtime, monkeypatch):
@@ -119,12 +118,35 @@ def test_parts_of_a_batch_draw_the_same_noise(config, runtime, monkeypatch):
 
 def test_optimiser_state_from_a_gpu_fits_a_cpu(config, runtime):
     state = TrainingState(GPTTask(config, runtime), config, runtime)
-    saved = state.optimizer.state_dict()
+    saved = states(state.optimizers)
     for group in saved["param_groups"]:
         group.update(lr=torch.tensor(0.5), capturable=True)
-    state.optimizer.load_state_dict(state.shard_optimizer(saved))
-    groups = [(group["lr"], group["capturable"]) for group in state.optimizer.param_groups]
+    load_states(state.optimizers, saved)
+    groups = [(group["lr"], group["capturable"]) for group in state.optimizers[0].param_groups]
     assert groups == [(config.lr, False)] * 2
+
+
+def as_one(saved):
+    """States of AdamW and Muon numbered as one optimiser's, Muon's first, which older checkpoints have."""
+    muon = saved["muon"]
+    count = len(muon["param_groups"][0]["params"])
+    groups = [{**group, "params": [i + count for i in group["params"]]} for group in saved["param_groups"]]
+    state = {i + count: entry for i, entry in saved["state"].items()}
+    return {"state": {**muon["state"], **state}, "param_groups": muon["param_groups"] + groups}
+
+
+def test_muon_goes_on_from_checkpoints_that_number_all_parameters_as_one(config, runtime, tmp_path):
+    config = dataclasses.replace(config, optimizer="muon")
+    run(config, runtime)
+    other = dataclasses.replace(config, results_dir=tmp_path / "other")
+    run(dataclasses.replace(other, max_steps=2), runtime)
+    path = checkpoint_file(other.results_dir)
+    old = load_checkpoint(path)
+    torch.save({**old, "optimizer": as_one(old["optimizer"])}, path)
+    run(other, runtime)
+    whole, halves = (load_checkpoint(checkpoint_file(folder))["model"]
+                     for folder in (config.results_dir, other.results_dir))
+    assert all(torch.equal(whole[key], halves[key]) for key in whole)
 
 
 def test_nested_tensors_are_mapped_in_place_and_in_order():

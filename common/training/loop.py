@@ -27,13 +27,15 @@ from common.training.config import TrainingConfig, check_same_run, learning_rate
 from common.training.curves import draw_curves
 from common.training.data_order import StepBatches, mix, sample_seeds
 from common.training.dry_run import dry_run
-from common.training.optimisation import (
+from common.training.optimizers import (
     AveragedWeights,
     Meter,
     clip_gradients,
-    make_optimizer,
+    load_states,
+    make_optimizers,
     set_rate,
-    skip_if,
+    states,
+    take_step,
 )
 from common.training.run_log import RunLog
 from common.training.signals import SkippedSteps, StopSignals, leave_signals_to_the_parent
@@ -120,7 +122,7 @@ class TrainingState:
         self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
         recorded = compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1
         self.recorder = Recorder(before=3) if recorded else None
-        self.optimizer = make_optimizer(self.model, config, recorded)
+        self.optimizers = make_optimizers(self.model, config, recorded)
         self.ema = AveragedWeights(self.model, config.ema_decay) if config.ema_decay else None
         self.meter, self.skipped = Meter(), SkippedSteps(self.device)
         self.step = 0
@@ -156,28 +158,16 @@ class TrainingState:
         self.model.load_state_dict(shard_all(checkpoint["model"], examples))
         if self.ema:
             self.ema.load_state_dict(shard_all(checkpoint["ema"], examples))
-        self.optimizer.load_state_dict(self.shard_optimizer(checkpoint["optimizer"]))
+        load_states(self.optimizers, checkpoint["optimizer"])
         self.step = checkpoint["step"]
         self.task.load_state_dict(checkpoint.get("task", {}), self.step)
         self.meter.load_state_dict(checkpoint.get("meter", {}))
         self.skipped = SkippedSteps(self.device, checkpoint.get("skipped", 0))
 
-    def shard_optimizer(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A whole optimiser state cut up as the parameters are, which it numbers through its groups.
-
-        What depends on the device is as it was here before.
-        """
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state = {i: {name: shard_like(value, parameters[i]) if value.ndim else value
-                     for name, value in entry.items()} for i, entry in saved["state"].items()}
-        groups = [{**group, **{name: own[name] for name in ("lr", "capturable") if name in own}}
-                  for group, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=True)]
-        return {**saved, "state": state, "param_groups": groups}
-
     def save(self) -> Path:
         """Write a checkpoint of this moment."""
         ema = {"ema": self.ema.state_dict()} if self.ema else {}
-        checkpoint = {"model": self.model.state_dict(), **ema, "optimizer": self.optimizer.state_dict(),
+        checkpoint = {"model": self.model.state_dict(), **ema, "optimizer": states(self.optimizers),
                       "step": self.step, "task": self.task.state_dict(),
                       "meter": self.meter.state_dict(), "skipped": int(self.skipped.total),
                       "training": self.config.settings(), **self.task.facts}
@@ -213,7 +203,7 @@ class TrainingState:
         """One optimiser step on the next global batch, without waiting for the device."""
         config, parts = self.config, self.config.gradient_accumulation_steps
         self.model.train()
-        set_rate(self.optimizer, learning_rate(config, step))
+        set_rate(self.optimizers, learning_rate(config, step))
         inputs = []
         for part in range(parts):
             seeds_B = sample_seeds(config.global_batch_size, config.global_seed, step, part, parts,
@@ -244,9 +234,7 @@ class TrainingState:
         means = self.runtime.mean(torch.stack(list(sums.values()))).unbind()
         norm = clip_gradients(self.model, config.max_grad_norm or math.inf)
         finite = means[0].isfinite() & norm.isfinite()
-        skip_if(self.optimizer, ~finite)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        take_step(self.optimizers, ~finite)
         return {**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite
 
     @contextmanager

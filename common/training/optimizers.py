@@ -1,13 +1,38 @@
-"""The optimisers of the training loop: AdamW, or Muon for hidden matrices with AdamW for the rest."""
+"""The optimisers of the training loop, averaged weights, and the scalars of steps between two log records.
 
+AdamW trains all parameters, or with Muon those that are not hidden matrices. The loop has them as a list,
+AdamW first.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from common.distributed import own_part, shard_like, whole_tensor
 from common.errors import InputError
+from common.training.config import TrainingConfig
 
 MOMENTUM = 0.95  # of Muon
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def make_optimizers(model: nn.Module, config: TrainingConfig, recorded: bool = False) -> Optimizers:
+    """AdamW, or as --optimizer asks AdamW and Muon, which takes the matrices of the GPT's layers."""
+    betas = (config.beta1, config.beta2)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if config.optimizer == "adamw":
+        return [adamw(list(named.values()), config.lr, config.weight_decay, betas, recorded)]
+    hidden = {name: p for name, p in named.items() if name.startswith("layers.") and p.ndim == 2}
+    if not hidden:
+        raise InputError("--optimizer muon: is for the layers of a GPT, this model has none")
+    rest = [p for name, p in named.items() if name not in hidden]
+    rate = device_rate(config.lr, rest) if recorded else config.lr
+    return [adamw(rest, config.lr, config.weight_decay, betas, recorded),
+            Muon(list(hidden.values()), rate, config.weight_decay)]
 
 
 def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float],
@@ -33,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters: list[nn.Parameter], lr: float | Tensor, weight_decay: float):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
-        self.found_inf: Tensor | None = None  # see common.training.optimisation.skip_if
+        self.found_inf: Tensor | None = None  # see take_step
 
     @torch.no_grad()
     def step(self) -> None:
@@ -70,57 +95,131 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
-class MuonAdamW:
-    """Muon for the matrices of a transformer's layers, AdamW for all else, at one learning rate.
+def states(optimizers: Optimizers) -> dict[str, Any]:
+    """What a checkpoint holds of the optimisers: the state of AdamW, and in it as "muon" that of Muon."""
+    adamw, *muon = (optimizer.state_dict() for optimizer in optimizers)
+    return {**adamw, "muon": muon[0]} if muon else adamw
 
-    To the training loop it is one optimiser, whose state counts Muon's parameters first.
+
+def load_states(optimizers: Optimizers, saved: dict[str, Any]) -> None:
+    """Go on from what `states` gave, of any number of processes."""
+    parts = [saved]
+    if len(optimizers) > 1:
+        parts = [saved, saved["muon"]] if "muon" in saved else split_numbered(saved)
+    for optimizer, part in zip(optimizers, parts, strict=True):
+        optimizer.load_state_dict(fitted(optimizer, part))
+
+
+def split_numbered(saved: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of AdamW and Muon in older checkpoints, where Muon's one group and parameters come first."""
+    muon, *rest = saved["param_groups"]
+    count = len(muon["params"])
+    rest = [{**group, "params": [i - count for i in group["params"]]} for group in rest]
+    return [{"state": {i - count: entry for i, entry in saved["state"].items() if i >= count},
+             "param_groups": rest},
+            {"state": {i: entry for i, entry in saved["state"].items() if i < count}, "param_groups": [muon]}]
+
+
+def fitted(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A whole state cut up as the parameters are, which it numbers through its groups.
+
+    What depends on the device is as it was here before.
     """
-
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float],
-                 recorded: bool = False):
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        hidden = [p for name, p in named if name.startswith("layers.") and p.ndim == 2]
-        if not hidden:
-            raise InputError("--optimizer muon: is for the layers of a GPT, this model has none")
-        rest = [p for name, p in named if not (name.startswith("layers.") and p.ndim == 2)]
-        self.count = len(hidden)
-        self.muon = Muon(hidden, device_rate(lr, hidden) if recorded else lr, weight_decay)
-        self.adamw = adamw(rest, lr, weight_decay, betas, recorded)
-        self.found_inf: Tensor | None = None  # see common.training.optimisation.skip_if
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.muon.param_groups + self.adamw.param_groups
-
-    def step(self) -> None:
-        """Both steps."""
-        self.muon.found_inf = self.adamw.found_inf = self.found_inf
-        self.muon.step()
-        self.adamw.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.muon.zero_grad(set_to_none)
-        self.adamw.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        muon, rest = self.muon.state_dict(), self.adamw.state_dict()
-        return {"state": {**muon["state"], **renumbered(rest["state"], self.count)},
-                "param_groups": muon["param_groups"] + shifted(rest["param_groups"], self.count)}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        first, *others = saved["param_groups"]
-        mine = {i: entry for i, entry in saved["state"].items() if i < self.count}
-        rest = {i: entry for i, entry in saved["state"].items() if i >= self.count}
-        self.muon.load_state_dict({"state": mine, "param_groups": [first]})
-        self.adamw.load_state_dict({"state": renumbered(rest, -self.count),
-                                    "param_groups": shifted(others, -self.count)})
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {i: {name: shard_like(value, parameters[i]) if value.ndim else value
+                 for name, value in entry.items()} for i, entry in saved["state"].items()}
+    groups = [{**group, **{name: own[name] for name in ("lr", "capturable") if name in own}}
+              for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)]
+    return {"state": state, "param_groups": groups}
 
 
-def renumbered(state: dict[int, Any], by: int) -> dict[int, Any]:
-    """The entries of an optimiser's state under other numbers."""
-    return {i + by: entry for i, entry in state.items()}
+def set_rate(optimizers: Optimizers, rate: float) -> None:
+    """Set the learning rate, where it is on the device there."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
-def shifted(groups: list[dict[str, Any]], by: int) -> list[dict[str, Any]]:
-    """Parameter groups under other numbers."""
-    return [{**group, "params": [i + by for i in group["params"]]} for group in groups]
+class AveragedWeights:
+    """Exponential moving average of a model's parameters, sharded as they are."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.average = model, get_ema_multi_avg_fn(decay)
+        self.averages = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """This process's parts of (averages, parameters), in the same order."""
+        return tuple([own_part(value.detach()) for value in values]
+                     for values in (self.averages.values(), self.model.parameters()))
+
+    def update(self) -> None:
+        """average = decay * average + (1 - decay) * parameter."""
+        self.average(*self._pairs(), None)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it the model has the averages as its parameters."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for average, parameter in zip(*self._pairs(), strict=True):
+            kept = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The model's state dict with the averages in place of its parameters."""
+        return {**self.model.state_dict(), **self.averages}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the averages from what `state_dict` gave."""
+        for name, average in self.averages.items():
+            own_part(average).copy_(own_part(state[name]))
+
+
+class Meter:
+    """Means of scalars over the finite steps since the last reading; all on the device until it is read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor | float] = {}
+
+    def add(self, scalars: dict[str, Tensor], finite: Tensor) -> None:
+        """Count one step, or if it was not finite nothing."""
+        for name, value in {**scalars, "steps": torch.ones_like(finite)}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + torch.where(finite, value, 0.0).double()
+
+    def read(self) -> dict[str, float]:
+        """The means, after which counting starts anew; waits for the device."""
+        sums = self.state_dict()
+        self.sums = {}
+        steps = sums.pop("steps", 0)
+        return {name: value / steps for name, value in sums.items()} if steps else {}
+
+    def state_dict(self) -> dict[str, float]:
+        """The sums so far as plain numbers."""
+        return {name: float(value) for name, value in self.sums.items()}
+
+    def load_state_dict(self, sums: dict[str, float]) -> None:
+        """Go on from these sums."""
+        self.sums = dict(sums)
+
+
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scale the gradients down to the norm `limit` -> the norm before, also of sharded ones; no waiting."""
+    return whole_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit))
+
+
+def take_step(optimizers: Optimizers, skip: Tensor) -> None:
+    """One step of each, or none if `skip` is true, decided on the device; the gradients are gone after it."""
+    for optimizer in optimizers:
+        optimizer.found_inf = skip.float()  # what torch.amp.GradScaler sets for the same purpose
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
