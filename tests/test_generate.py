@@ -10,6 +10,7 @@ from golden_weights import golden_state
 from scipy import stats
 
 import autoregressive.models.decoding as decoding
+import autoregressive.models.packing as packing
 from autoregressive.models.decoding import Passes, Rule, decode_in_windows, pass_overhead, pays, sample
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
@@ -211,6 +212,12 @@ def test_packed_weights_give_the_same_tokens(small_gpt, window):
     packed = pack(small_gpt, torch.float32)
     assert not [layer for layer in packed.modules() if isinstance(layer, torch.nn.Linear)]
     assert torch.equal(generate(packed, labels, seeds, cfg_scale=2.0, decode_window=window), plain)
+
+
+def test_without_the_private_operators_weights_stay_as_they_are(small_gpt, monkeypatch):
+    monkeypatch.setattr(packing, "OPERATORS", ("_gone",))
+    pack(small_gpt, torch.float32)
+    assert [layer for layer in small_gpt.modules() if isinstance(layer, torch.nn.Linear)]
 
 
 def test_caches_are_kept_for_the_next_batch_of_the_same_model(small_gpt):
