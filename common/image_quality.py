@@ -1,4 +1,4 @@
-"""How close a picture is to another: PSNR and SSIM."""
+"""How close a picture is to another: PSNR and SSIM. Shapes: T frames, C channels, H x W pixels."""
 
 import numpy as np
 
@@ -16,3 +16,9 @@ def ssim(a_CHW: Array, b_CHW: Array) -> float:
 
     return float(structural_similarity(a_CHW, b_CHW, channel_axis=0, data_range=1.0, gaussian_weights=True,
                                        sigma=1.5, use_sample_covariance=False))
+
+
+def frame_quality(a_TCHW: Array, b_TCHW: Array) -> Array:
+    """(T, 2): PSNR and SSIM of every frame of two uint8 clips."""
+    pairs = zip(a_TCHW / 255, b_TCHW / 255, strict=True)
+    return np.array([(psnr(a_CHW, b_CHW), ssim(a_CHW, b_CHW)) for a_CHW, b_CHW in pairs])

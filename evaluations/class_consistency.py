@@ -21,6 +21,7 @@ from common.files import read_json, write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Manifest
+from evaluations.temporal import motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,6 @@ def clip_statistics(frames_TCHW: np.ndarray) -> np.ndarray:
         values.append([*lab_HWC.mean((0, 1)), *lab_HWC.std((0, 1)), *detail,
                        (light_HW < 40).mean(), (light_HW > 220).mean()])
     return np.mean(values, axis=0)
-
-
-def motion(frames_TCHW: np.ndarray) -> float:
-    """Mean absolute difference of consecutive frames, 0 to 255; 0 is a still picture."""
-    return float(np.abs(np.diff(frames_TCHW.astype(np.float32), axis=0)).mean())
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from common.files import atomic_path
 from dataset.sheet import contact_sheet
 from evaluations.comparison import Comparison
 from evaluations.features import Features
-from evaluations.scores import squared_distances
+from evaluations.scores import nearest_neighbours
 
 QUANTILE = 0.05  # of real clips that are nearer to a training clip than the threshold
 SHOWN = 8  # closest pairs on the sheet
 SHEET = "closest_pairs.png"
 EXACT = 1e-5  # of the length of a feature vector: nearer clips are the same up to rounding
-CHUNK = 256  # clips whose distances are in memory at once
 
 
 def nearest(
@@ -29,20 +28,12 @@ def nearest(
 
     With `other_recording` a clip's own recording does not count, with `other_clip` the clip itself.
     """
-    owners, names = np.array(others.recordings), np.array([entry.name for entry in others.entries])
-    others_mD = others.vectors().astype(np.float64)
-    distances, places = [], []
-    for start in range(0, len(clips), CHUNK):
-        part = clips.take(range(start, min(start + CHUNK, len(clips))))
-        squares_nm = squared_distances(part.vectors(), others_mD)
-        for row, entry in zip(squares_nm, part.entries, strict=True):
-            if other_recording:
-                row[owners == entry.recording] = np.inf
-            if other_clip:
-                row[names == entry.name] = np.inf
-        places.append(squares_nm.argmin(1))
-        distances.append(np.sqrt(squares_nm.min(1)))
-    return np.concatenate(distances), np.concatenate(places)
+    owners = None
+    if other_recording:
+        owners = clips.recordings, others.recordings
+    elif other_clip:
+        owners = tuple([entry.name for entry in side.entries] for side in (clips, others))
+    return nearest_neighbours(clips.vectors(), others.vectors(), owners)
 
 
 def split_real(real: Features) -> tuple[Features, Features]:

@@ -3,7 +3,6 @@
 Shapes: T frames, H x W pixels. A pair's value is the mean over frames at the same time.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,9 +13,9 @@ import torch
 
 from common.distributed import Runtime
 from common.errors import InputError
-from common.image_quality import psnr, ssim
+from common.image_quality import frame_quality
+from common.perceptual import Perceptual
 from common.progress import progress
-from common.weights import load_checkpoint, load_strict
 from evaluations.clips import ClipSet, Entry
 from evaluations.comparison import Comparison
 from evaluations.features import Features
@@ -27,7 +26,6 @@ from evaluations.weight_files import ALEXNET
 PAIRS = 50  # of a class at most
 FRAMES = 4  # of a pair, evenly spread
 LEAST_SIDE = 32  # pixels: AlexNet pools smaller frames away
-SLICE_STARTS = (0, 2, 5, 8, 10)  # layers of AlexNet at which the slices of lpips begin
 Pair = tuple[ClipSet, Entry, ClipSet, Entry]
 
 
@@ -35,20 +33,8 @@ class LPIPS:
     """The lpips package's distance on AlexNet (Zhang et al. 2018); smaller is more alike."""
 
     def __init__(self, path: Path | None, unverified: bool, device: torch.device):
-        import lpips
-
         path, self.weights = ALEXNET.find(path, unverified)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips speaks to torchvision in words of long ago
-            network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-        state = {}
-        for key, value in load_checkpoint(path).items():
-            part, layer, *rest = key.split(".")
-            if part == "features":
-                piece = sum(int(layer) >= start for start in SLICE_STARTS)
-                state[".".join([f"slice{piece}", layer, *rest])] = value
-        load_strict(network.net, state, f"--lpips-weights {path}")
-        self.network, self.device = network.to(device).eval(), device
+        self.network, self.device = Perceptual("alex", path, "--lpips-weights").to(device), device
 
     @torch.inference_mode()
     def __call__(self, a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> float:
@@ -56,7 +42,7 @@ class LPIPS:
         places = spread(np.arange(len(a_T3HW)), min(FRAMES, len(a_T3HW)))
         sides = [torch.from_numpy(side[places]).to(self.device).float() / 127.5 - 1
                  for side in (a_T3HW, b_T3HW)]
-        return float(self.network(*sides).mean())
+        return float(self.network(*sides))
 
 
 def disjoint_pairs(clips: ClipSet, entries: Sequence[Entry]) -> list[Pair]:
@@ -125,8 +111,7 @@ def measure_lpips(
 
 def quality(a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> list[float]:
     """[PSNR in dB, SSIM], mean over the frames of two uint8 clips."""
-    frames = [(a / 255, b / 255) for a, b in zip(a_T3HW, b_T3HW, strict=True)]
-    return np.mean([(psnr(a, b), ssim(a, b)) for a, b in frames], axis=0).tolist()
+    return frame_quality(a_T3HW, b_T3HW).mean(0).tolist()
 
 
 def measure_reconstruction(comparison: Comparison, runtime: Runtime) -> dict[str, Any]:

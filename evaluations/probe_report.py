@@ -19,9 +19,10 @@ from common.files import file_hash, write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Manifest
-from evaluations.class_consistency import motion
 from evaluations.frechet import frechet_distance
 from evaluations.probe import VideoProbe, load_probe, measure, probe_input
+from evaluations.scores import nearest_neighbours
+from evaluations.temporal import motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +85,6 @@ class Seen:
                 "motion": float(self.motion_n.mean()), "by_class": by_class}
 
 
-def nearest(features_nD: np.ndarray, train_mD: np.ndarray) -> np.ndarray:
-    """Distance (n,) of every clip to the training clip nearest to it."""
-    return np.array([np.sqrt(((train_mD - one_D) ** 2).sum(1).min()) for one_D in features_nD])
-
-
 def evenly(features_nD: np.ndarray, count: int) -> np.ndarray:
     """`count` rows spread over the set."""
     return features_nD[np.linspace(0, len(features_nD) - 1, count).round().astype(int)]
@@ -103,7 +99,7 @@ def compare(train: Seen, val: Seen, again: Seen, generated: Seen) -> dict[str, A
     places = {name: i for i, name in enumerate(val.names)}
     own_nD = val.features_nD[[places[name] for name in again.names]]
     copy_n = np.sqrt(((again.features_nD - own_nD) ** 2).sum(1))
-    near = {name: nearest(one.features_nD, train.features_nD) for name, one in sets.items()}
+    near = {name: nearest_neighbours(one.features_nD, train.features_nD)[0] for name, one in sets.items()}
     return {"frechet": {"clips": count, **frechet},
             "nearest_training_clip": {name: float(np.median(one_n)) for name, one_n in near.items()},
             "distance_of_a_copy": float(np.median(copy_n)),

@@ -3,11 +3,14 @@
 Shapes: n real and m generated features of D dimensions; all computed in float64.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from common.errors import InputError
 
 Array = np.ndarray
+CHUNK = 256  # features whose distances are in memory at once
 NEIGHBOURS = 3  # of the balls that precision, recall, density and coverage are about
 
 
@@ -36,6 +39,25 @@ def squared_distances(a_nD: Array, b_mD: Array) -> Array:
     a_nD, b_mD = np.asarray(a_nD, np.float64), np.asarray(b_mD, np.float64)
     sums = (a_nD**2).sum(1)[:, None] + (b_mD**2).sum(1) - 2 * a_nD @ b_mD.T
     return np.maximum(sums, 0)
+
+
+def nearest_neighbours(
+    a_nD: Array, b_mD: Array, owners: tuple[Sequence[str], Sequence[str]] | None = None
+) -> tuple[Array, Array]:
+    """(distance, place) of the nearest row of b for every row of a; infinity where there is none.
+
+    `owners` of the rows of a and of b: rows of the same owner do not count.
+    """
+    a_nD, b_mD = np.asarray(a_nD, np.float64), np.asarray(b_mD, np.float64)
+    distances, places = [], []
+    for start in range(0, len(a_nD), CHUNK):
+        rows = slice(start, start + CHUNK)
+        squares_nm = squared_distances(a_nD[rows], b_mD)
+        if owners:
+            squares_nm[np.array(owners[0])[rows, None] == np.array(owners[1])] = np.inf
+        places.append(squares_nm.argmin(1))
+        distances.append(np.sqrt(squares_nm.min(1)))
+    return np.concatenate(distances), np.concatenate(places)
 
 
 def neighbourhood_scores(real_nD: Array, generated_mD: Array, k: int = NEIGHBOURS) -> dict[str, float]:

@@ -21,6 +21,18 @@ STATISTICS = ("motion", "jump", "jerk", "flicker")
 FROZEN = 0.1  # of the real median: a clip that moves less is frozen
 
 
+def changes(pixels_BTCHW: Tensor) -> Tensor:
+    """(B, T - 1): mean absolute change of a pixel from each frame to the next."""
+    return pixels_BTCHW.diff(dim=1).abs().mean((2, 3, 4))
+
+
+def motion(frames_TCHW: np.ndarray) -> float:
+    """Mean absolute change of a pixel from frame to frame, 0 to 255; 0 is a still picture, or one frame."""
+    if len(frames_TCHW) < 2:
+        return 0.0
+    return float(changes(torch.from_numpy(frames_TCHW)[None].float()).mean())
+
+
 class FrameDifferences:
     """An extractor of four numbers per clip, in grey levels of 0 to 255, each 0 for a still picture.
 
@@ -40,7 +52,7 @@ class FrameDifferences:
 
     def features(self, pixels: Tensor) -> Tensor:
         """-> (B, 1, 4)."""
-        change_BT = pixels.diff(dim=1).abs().mean((2, 3, 4))
+        change_BT = changes(pixels)
         jerk_B = pixels.diff(n=2, dim=1).abs().mean((1, 2, 3, 4))
         flicker_B = pixels.mean((2, 3, 4)).diff(dim=1).abs().mean(1)
         return torch.stack([change_BT.mean(1), change_BT.amax(1), jerk_B, flicker_B], 1)[:, None]

@@ -11,7 +11,7 @@ import torch
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint
 from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
-from common.image_quality import psnr, ssim
+from common.image_quality import frame_quality, psnr, ssim
 from common.training.config import TrainingConfig, learning_rate
 from common.training.data_order import Blend, StepBatches, balanced, batch_indices, sample_seeds
 from common.training.optimizers import AveragedWeights
@@ -151,6 +151,9 @@ def test_psnr_and_ssim_match_known_values():
     assert psnr(a, b) == pytest.approx(20.595544, abs=1e-6)
     assert ssim(a, b) == pytest.approx(0.947914, abs=1e-6)
     assert psnr(a, a) == 100 and ssim(a, a) == pytest.approx(1)
+    frames = (255 * np.stack([a, b])).round().astype(np.uint8)
+    found = frame_quality(frames, frames[[0, 0]])
+    np.testing.assert_allclose(found, [[100, 1], [psnr(a, b), ssim(a, b)]], rtol=1e-3)
 
 
 @pytest.mark.parametrize(("flags", "message"), [

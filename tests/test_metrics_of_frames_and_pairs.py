@@ -130,7 +130,7 @@ def features_of(names, values):
 
 
 def test_nearest_leaves_out_own_recording_and_the_clip_itself(monkeypatch):
-    monkeypatch.setattr("evaluations.memorisation.CHUNK", 2)
+    monkeypatch.setattr("evaluations.scores.CHUNK", 2)
     clips = features_of(["a0", "a1", "b0"], [[0, 0], [3, 4], [0, 12]])
     assert nearest(clips, clips)[0].tolist() == [0, 0, 0]
     distances, places = nearest(clips, clips, other_clip=True)

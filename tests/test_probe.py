@@ -22,8 +22,9 @@ from evaluations.probe import (
     probe_input,
 )
 from evaluations.probe import run as train_probe
-from evaluations.probe_report import ProbeReportConfig, nearest
+from evaluations.probe_report import ProbeReportConfig
 from evaluations.probe_report import run as report
+from evaluations.scores import nearest_neighbours
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,11 @@ def test_mixed_up_classes_are_seen(config, runtime):
 
 def test_nearest_training_clip_of_a_copy_is_itself():
     train = np.random.RandomState(0).randn(20, 8)
-    assert nearest(train[3:5], train).tolist() == [0, 0]
-    assert nearest(np.zeros((1, 8)), train)[0] == pytest.approx(np.linalg.norm(train, axis=1).min())
+    distances, places = nearest_neighbours(train[3:5], train)
+    np.testing.assert_allclose(distances, 0, atol=1e-6)  # squares of sums are rounded
+    assert places.tolist() == [3, 4]
+    lengths = np.linalg.norm(train, axis=1)
+    assert nearest_neighbours(np.zeros((1, 8)), train)[0] == pytest.approx(lengths.min())
 
 
 def test_other_classes_are_refused(config, runtime, tmp_path):

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_jsonl
+from common.perceptual import Perceptual
 from common.weights import load_checkpoint
 from tokenizer.adversary import Adversary, PatchDiscriminator
 from tokenizer.losses import colour_loss, entropy_loss
-from tokenizer.perceptual import Perceptual
 from tokenizer.train_vq import TrainVQConfig, run
 
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "num_res_blocks": 1,
@@ -74,11 +74,11 @@ def test_verdict_on_a_picture_does_not_depend_on_its_batch():
 
 
 def test_lpips_is_nought_for_equal_pictures_and_refuses_other_files(vgg, tmp_path):
-    perceptual, picture = Perceptual(vgg), torch.rand(1, 3, 32, 32) * 2 - 1
+    perceptual, picture = Perceptual("vgg", vgg, "--lpips-vgg"), torch.rand(1, 3, 32, 32) * 2 - 1
     assert perceptual(picture, picture) == 0 and perceptual(picture, -picture) > 0
     torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"--lpips-vgg .*other.pth: holds no VGG-16"):
-        Perceptual(tmp_path / "other.pth")
+        Perceptual("vgg", tmp_path / "other.pth", "--lpips-vgg")
 
 
 def test_all_losses_train_together_and_resume_exactly(grids, vgg, tmp_path, runtime):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.image_quality import psnr, ssim
+from common.image_quality import frame_quality
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_pixels, to_uint8
 from tokenizer.vq_model import VQModel
@@ -41,13 +41,12 @@ def measure_quality(
     model: VQModel, pictures: Iterable[Tensor], rows: int, cols: int, device: torch.device
 ) -> Quality:
     """Reconstruct grid pictures and compare them frame by frame."""
-    scores: list[tuple[float, float]] = []
+    scores: list[np.ndarray] = []
     counts_V = np.zeros(model.config.codebook_size)
     for picture_3HW in pictures:
         again_3HW, codes_hw = reconstruct(model, picture_3HW, device)
         counts_V += np.bincount(codes_hw.flatten().numpy(), minlength=len(counts_V))
-        pair = (grid_to_frames(p.float().numpy() / 255, rows, cols) for p in (picture_3HW, again_3HW))
-        scores += [(psnr(a, b), ssim(a, b)) for a, b in zip(*pair, strict=True)]
+        scores += [*frame_quality(*(grid_to_frames(p.numpy(), rows, cols) for p in (picture_3HW, again_3HW)))]
     means = np.mean(scores, axis=0)
     usage = float((counts_V > 0).mean())
     return Quality(float(means[0]), float(means[1]), usage, perplexity(counts_V), len(scores))

@@ -17,13 +17,13 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
-from common.image_quality import psnr, ssim
+from common.image_quality import frame_quality
+from common.perceptual import Perceptual
 from common.progress import progress
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid, to_pixels
 from dataset.manifest import Clip, Manifest
 from dataset.sheet import contact_sheet
-from tokenizer.perceptual import Perceptual
 from tokenizer.quality import reconstruct
 from tokenizer.vq_model import VQModel
 from tokenizer.weights import load_tokenizer, tokenizer_facts
@@ -81,7 +81,7 @@ def compare(original_T3HW: np.ndarray, again_T3HW: np.ndarray) -> dict[str, floa
     flicker            mean absolute change from frame to frame of the reconstruction where the original
                        stands still; flicker_original the same of the original; nan where nothing does
     """
-    pairs = list(zip(original_T3HW / 255, again_T3HW / 255, strict=True))
+    psnr, ssim = frame_quality(original_T3HW, again_T3HW).mean(0)
     original, again = original_T3HW.astype(np.float32), again_T3HW.astype(np.float32)
     error_HW = np.abs(original - again).mean((0, 1))
     inside = np.zeros(error_HW.shape, bool)
@@ -89,8 +89,7 @@ def compare(original_T3HW: np.ndarray, again_T3HW: np.ndarray) -> dict[str, floa
     change, change_again = (np.abs(np.diff(frames, axis=0)) for frames in (original, again))
     still = change.max(1, keepdims=True) <= STATIC
     count = 3 * still.sum()
-    return {"psnr": float(np.mean([psnr(a, b) for a, b in pairs])),
-            "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
+    return {"psnr": float(psnr), "ssim": float(ssim),
             "seam_error": float(error_HW[~inside].mean() / max(error_HW[inside].mean(), 1e-6)),
             "flicker": float((change_again * still).sum() / count) if count else float("nan"),
             "flicker_original": float((change * still).sum() / count) if count else float("nan")}
@@ -160,7 +159,7 @@ def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
         claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})
     runtime.gather(None)
     mine = runtime.share(clips)
-    perceptual = Perceptual(config.lpips_vgg).to(device) if config.lpips_vgg else None
+    perceptual = Perceptual("vgg", config.lpips_vgg, "--lpips-vgg").to(device) if config.lpips_vgg else None
     measured = {clip.name: reconstruct_clip(model, perceptual, clip, manifest, config, device)
                 for clip in progress(mine, len(mine), "reconstruct", "clip", runtime.is_main)}
     rows = {name: row for part in runtime.gather(measured) for name, row in part.items()}

@@ -19,6 +19,7 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path
+from common.perceptual import Perceptual
 from common.training.config import LOST, TrainingConfig
 from common.training.data_order import Blend, balanced
 from common.training.loop import train
@@ -26,7 +27,6 @@ from common.training.task import Task
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
-from tokenizer.perceptual import Perceptual
 from tokenizer.quality import measure_quality
 from tokenizer.training_data import GridSet, flip_frames
 from tokenizer.vq_model import Quantised, VQConfig, VQModel
@@ -122,7 +122,8 @@ class TokenizerTask(Task):
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
             "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
         self.device = runtime.device(config.device)
-        self.perceptual = Perceptual(config.lpips_vgg).to(self.device) if config.lpips_vgg else None
+        self.perceptual = (Perceptual("vgg", config.lpips_vgg, "--lpips-vgg").to(self.device)
+                           if config.lpips_vgg else None)
         self.adversary = (Adversary(config.lr, config.disc_width, runtime, self.device)
                           if config.disc_weight else None)
         self.step = 0
