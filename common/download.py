@@ -1,7 +1,8 @@
 """Released weights, fetched into pretrained_models/:  python -m common.download NAME
 
-A file appears under its name only when it is whole: its size is the one announced, its hash the registry's
-where one is known, and it can be read as a checkpoint. What a broken connection leaves is continued.
+A file appears under its name only when it is whole: its size is the one announced, and it can be read as a
+checkpoint. What a broken connection leaves is continued. Size and SHA-256 of the first download are kept in
+`downloaded.json` beside the files, and what comes later must be the same.
 """
 
 import shutil
@@ -9,7 +10,6 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,11 +19,13 @@ import tyro
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
+from common.files import file_hash, read_json, write_json
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint
 
 PIECE = 1 << 20  # bytes read at once
+RECORD = "downloaded.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
     """Get one file from the first place that has it whole; `InputError` with the reasons if none has."""
     target, part = config.folder / file, config.folder / f".partial-{file}"
     config.folder.mkdir(parents=True, exist_ok=True)
-    reasons = []
+    known, reasons = recorded(config.folder), []
     for place in [*(f"{source.rstrip('/')}/{file}" for source in config.source), entry["url"]]:
         for attempt in range(config.tries):
             try:
@@ -67,8 +69,9 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
                     download(place, part, config.timeout)
                 else:
                     shutil.copyfile(place, part)
-                check(part, entry)
+                facts = check(part, known.get(file))
                 part.replace(target)
+                write_json(config.folder / RECORD, {**known, file: facts})
                 return
             except (OSError, HTTPException, ValueError) as error:
                 reasons.append(f"{place}: {str(error) or type(error).__name__}")
@@ -76,7 +79,7 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
                 if hopeless or "://" not in place:
                     break
                 time.sleep(min(attempt, 3))
-    raise InputError(f"{file}: could not be had ({'; '.join(dict.fromkeys(reasons))})")
+    raise InputError(f"{file}: download failed ({'; '.join(dict.fromkeys(reasons))})")
 
 
 def download(url: str, part: Path, timeout: float) -> None:
@@ -106,32 +109,41 @@ def download(url: str, part: Path, timeout: float) -> None:
         raise ConnectionError(f"broke off after {end} of {total} bytes")
 
 
-def check(part: Path, entry: dict[str, Any]) -> None:
-    """Delete `part` and raise `InputError` unless it is the file of a registry entry."""
+def recorded(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name -> `file_facts` of the first download into a folder."""
+    return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """What tells a file from another one."""
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+
+def check(part: Path, known: dict[str, Any] | None) -> dict[str, Any]:
+    """The facts of a download; it is deleted and an `InputError` raised if it is not what it should be."""
+    facts = file_facts(part)
     try:
-        if part.stat().st_size != entry.get("bytes", part.stat().st_size):
-            raise InputError(f"{part.stat().st_size} bytes, should be {entry['bytes']}")
-        if "sha256" in entry:
-            with open(part, "rb") as file:
-                digest = sha256()
-                while piece := file.read(PIECE):
-                    digest.update(piece)
-            if digest.hexdigest() != entry["sha256"]:
-                raise InputError("its SHA-256 is not the registry's")
+        if known and facts != known:
+            raise InputError(f"SHA-256 {facts['sha256'][:16]}..., of the first download it was "
+                             f"{known['sha256'][:16]}... ({RECORD})")
         load_checkpoint(part)
     except InputError:
         part.unlink()
         raise
+    return facts
 
 
 def run(config: DownloadConfig, runtime: Runtime) -> None:
     """Fetch what is missing."""
     for file in files_of(config.model):
-        if (config.folder / file).exists():
-            print(f"{config.folder / file}: there already")
+        path, known = config.folder / file, recorded(config.folder).get(file)
+        if path.exists():
+            if known and file_facts(path) != known:
+                raise InputError(f"{path}: has changed since its download; delete it to fetch it again")
+            print(f"{path}: there already")
             continue
         fetch(file, registry()[file], config)
-        print(config.folder / file)
+        print(path)
 
 
 if __name__ == "__main__":

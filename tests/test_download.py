@@ -1,6 +1,5 @@
 """Weights are fetched whole or not at all, whatever the server does."""
 
-import hashlib
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -8,7 +7,8 @@ from threading import Thread
 import pytest
 import torch
 
-from common.download import DownloadConfig, check, fetch, files_of, run
+from common.download import RECORD, DownloadConfig, check, fetch, file_facts, files_of, run
+from common.files import read_json
 
 
 class Server(ThreadingHTTPServer):
@@ -59,8 +59,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def entry(server):
-    digest = hashlib.sha256(server.content).hexdigest()
-    return {"url": server.url, "sha256": digest, "bytes": len(server.content)}
+    return {"url": server.url}
 
 
 def settings(tmp_path, **more):
@@ -78,7 +77,7 @@ def test_whole_file_comes_through_a_bad_connection(server, entry, tmp_path, beha
     server.behaviour = behaviour
     fetch("weights.pt", entry, settings(tmp_path))
     assert got(tmp_path) == server.content
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["weights.pt"]
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"weights.pt", RECORD}
 
 
 def test_broken_download_continues_where_it_stopped(server, entry, tmp_path):
@@ -90,18 +89,41 @@ def test_broken_download_continues_where_it_stopped(server, entry, tmp_path):
 @pytest.mark.parametrize("behaviour", ["truncate", "garbage", "missing"])
 def test_nothing_but_the_whole_file_is_ever_used(server, entry, tmp_path, behaviour):
     server.behaviour = behaviour
-    if behaviour == "truncate":
-        entry["bytes"] += 1  # however often it continues, it is not this file
-    with pytest.raises(ValueError, match="could not be had"):
+    with pytest.raises(ValueError, match="download failed"):
         fetch("weights.pt", entry, settings(tmp_path))
     assert not (tmp_path / "models" / "weights.pt").exists()
 
 
-def test_file_without_known_hash_must_be_readable(tmp_path):
+def test_second_download_must_be_the_file_of_the_first(server, entry, tmp_path):
+    fetch("weights.pt", entry, settings(tmp_path))
+    path, first = tmp_path / "models" / "weights.pt", server.content
+    assert read_json(tmp_path / "models" / RECORD) == {"weights.pt": file_facts(path)}
+    path.unlink()
+    torch.save({"model": {"weight": torch.zeros(5000)}}, tmp_path / "original.pt")
+    server.content = (tmp_path / "original.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"download failed .*of the first download it was"):
+        fetch("weights.pt", entry, settings(tmp_path))
+    assert not path.exists()
+    server.content = first
+    fetch("weights.pt", entry, settings(tmp_path))
+    assert got(tmp_path) == first
+
+
+def test_file_that_has_changed_since_its_download_is_not_taken_for_it(server, entry, tmp_path, runtime):
+    fetch("vq_ds16_c2i.pt", entry, settings(tmp_path))
+    config = DownloadConfig("vq_ds16_c2i.pt", folder=tmp_path / "models")
+    run(config, runtime)
+    with open(tmp_path / "models" / "vq_ds16_c2i.pt", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"vq_ds16_c2i.pt: has changed since its download"):
+        run(config, runtime)
+
+
+def test_file_must_be_readable(tmp_path):
     part = tmp_path / ".partial-weights.pt"
     part.write_bytes(b"PK" + bytes(100))
     with pytest.raises(ValueError, match="not a readable checkpoint"):
-        check(part, {})
+        check(part, None)
     assert not part.exists()
 
 
