@@ -8,8 +8,8 @@ from common.command import run_command
 from common.distributed import Runtime
 from evaluations.comparison import CompareConfig, Comparison
 from evaluations.extractor import POOLED, Extractor, Inception
+from evaluations.measures import frame_measures, make_views, score_views
 from evaluations.results import extraction_facts, write_results
-from evaluations.scoring import frame_measures, make_views, score_views
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from common.command import run_command
 from common.distributed import Runtime
 from evaluations.comparison import CompareConfig, Comparison
 from evaluations.extractor import Extractor, StyleGANVI3D, VideoGPTI3D
+from evaluations.measures import make_views, score_views, video_measures
 from evaluations.memorisation import memorisation
 from evaluations.results import extraction_facts, write_results
-from evaluations.scoring import make_views, score_views, video_measures
 from evaluations.videomae import VideoMAE
 
 # Section of the results by network: they can stand side by side.

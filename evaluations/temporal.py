@@ -14,8 +14,8 @@ from torch import Tensor
 from common.distributed import Runtime
 from evaluations.comparison import Comparison
 from evaluations.features import Features
+from evaluations.measures import Measure, make_views, score_views
 from evaluations.results import extraction_facts
-from evaluations.scoring import Measure, make_views, score_views
 
 STATISTICS = ("motion", "jump", "jerk", "flicker")
 FROZEN = 0.1  # of the real median: a clip that moves less is frozen
