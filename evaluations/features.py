@@ -24,9 +24,9 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, read_json, remove
 from common.progress import progress
+from evaluations.cache import block_path, is_unchanged, is_whole, join_blocks
 from evaluations.clips import ClipSet, Entry
 from evaluations.extractor import Extractor
-from evaluations.feature_files import block_path, is_unchanged, is_whole, join_blocks
 
 BLOCK = 32  # clips
 LANES = 4  # batches, at most, that a CPU reads and computes side by side; computing takes far longer there
