@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from common.command import run_command
 from common.distributed import Runtime
-from evaluations import fid, fvd, perceptual, temporal
+from evaluations import fid, fvd, pairs, temporal
 from evaluations.comparison import Comparison
 from evaluations.results import write_results
 
@@ -29,7 +29,7 @@ def run(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
     comparison, device = Comparison.open(config), runtime.device(config.device)
     video = fvd.load_extractor(config, runtime) if {"fvd", "lpips"} & set(config.metrics) else None
     frame = fid.load_extractor(config, runtime) if "fid" in config.metrics else None
-    lpips = (perceptual.LPIPS(config.lpips_weights, config.unverified_weights, device)
+    lpips = (pairs.LPIPS(config.lpips_weights, config.unverified_weights, device)
              if "lpips" in config.metrics else None)
     sections: dict[str, Any] = {}
     if "fvd" in config.metrics:
@@ -40,9 +40,9 @@ def run(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
         sections |= temporal.measure(comparison, runtime)
     if lpips:
         nearest_by = comparison.features(video, runtime)[:2]
-        sections |= perceptual.measure_lpips(comparison, lpips, nearest_by, runtime)
+        sections |= pairs.measure_lpips(comparison, lpips, nearest_by, runtime)
     if "reconstruction" in config.metrics:
-        sections |= perceptual.measure_reconstruction(comparison, runtime)
+        sections |= pairs.measure_reconstruction(comparison, runtime)
     return write_results(comparison, sections) if runtime.is_main else {}
 
 

@@ -23,7 +23,7 @@ from evaluations.extractor import Inception
 from evaluations.features import Features
 from evaluations.frechet import frechet_distance
 from evaluations.memorisation import nearest
-from evaluations.perceptual import LPIPS, disjoint_pairs, measure_lpips
+from evaluations.pairs import LPIPS, disjoint_pairs, measure_lpips
 from evaluations.scores import inception_score, kernel_distance
 from evaluations.temporal import FrameDifferences
 from evaluations.weight_files import ALEXNET
