@@ -24,8 +24,8 @@ from benchmarks.plain_sampling import plain_caches, plain_generate
 from common.distributed import Runtime
 from common.presets import find_preset
 from dataset.grid_images import to_uint8
+from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.vq_model import VQConfig, VQModel
-from tokenizer.weights import load_tokenizer, tokenizer_facts
 
 CLASSES, TOP_K, BUCKET = 8, 2000, 128
 DTYPES = {"bf16": torch.bfloat16, "none": torch.float32}

@@ -11,7 +11,7 @@ from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint
 from dataset.phantom import CLASS_NAMES, render_clip
 from evaluations.probe import load_probe, measure, probe_input
-from tokenizer.weights import find_tokenizer
+from tokenizer.loading import find_tokenizer
 
 GPT_FILE = MODELS_FOLDER / "endogen_phantom_gpt.safetensors"
 

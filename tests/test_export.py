@@ -16,7 +16,7 @@ from autoregressive.train.train_c2i import run as train_c2i
 from common.checkpoints import checkpoint_file
 from common.files import read_json
 from common.weights import load_checkpoint
-from tokenizer.weights import load_tokenizer
+from tokenizer.loading import load_tokenizer
 
 GOLDENS = Path(__file__).parent / "goldens"
 

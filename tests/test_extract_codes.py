@@ -16,9 +16,9 @@ from dataset.codes import Codes, CodesDataset
 from dataset.manifest import Manifest
 from tokenizer.extract_codes import ExtractCodesConfig, quality_lines
 from tokenizer.extract_codes import run as extract_codes
+from tokenizer.loading import find_tokenizer, load_tokenizer
 from tokenizer.quality import Quality, perplexity
 from tokenizer.vq_model import VQModel
-from tokenizer.weights import find_tokenizer, load_tokenizer
 
 
 def extract(grids, folder, tokenizer_run, runtime, **settings):

@@ -14,7 +14,7 @@ from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.files import read_json
 from dataset.grid import frames_to_grid
 from dataset.manifest import Manifest
-from tokenizer.weights import load_tokenizer
+from tokenizer.loading import load_tokenizer
 
 FACTS = {"rows": 2, "cols": 2, "frame_size": 32, "fps": 10.0}
 

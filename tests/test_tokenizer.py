@@ -19,11 +19,11 @@ from common.weights import load_checkpoint, save_safetensors
 from dataset.grid import frames_to_grid, grid_to_frames, mirror_frames
 from dataset.grid_images import GridImages
 from dataset.manifest import Manifest
+from tokenizer.loading import find_tokenizer, load_tokenizer, tokenizer_facts
 from tokenizer.train_vq import TokenizerTask, TrainVQConfig, revive_dead_codes, start_model
 from tokenizer.train_vq import run as train_vq
 from tokenizer.training_data import Crops
 from tokenizer.vq_model import VQConfig, VQModel
-from tokenizer.weights import find_tokenizer, load_tokenizer, tokenizer_facts
 
 GOLDENS = Path(__file__).parent / "goldens"
 TINY = {

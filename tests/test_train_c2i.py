@@ -16,7 +16,7 @@ from common.files import read_jsonl
 from common.registry import registry
 from common.weights import load_checkpoint
 from dataset.codes import Codes
-from tokenizer.weights import load_tokenizer
+from tokenizer.loading import load_tokenizer
 
 FAST = {
     "global_batch_size": 4,

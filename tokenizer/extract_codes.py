@@ -24,9 +24,9 @@ from dataset.codes import Codes
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages, to_pixels
 from dataset.manifest import Manifest
+from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.quality import Quality, measure_quality
 from tokenizer.vq_model import VQModel
-from tokenizer.weights import load_tokenizer, tokenizer_facts
 
 BLOCK = 64  # clips per block
 GOOD_PSNR = 20.0  # dB; below it no GPT can make good clips

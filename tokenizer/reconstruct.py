@@ -24,9 +24,9 @@ from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid, to_pixels
 from dataset.manifest import Clip, Manifest
 from dataset.sheet import contact_sheet
+from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.quality import reconstruct
 from tokenizer.vq_model import VQModel
-from tokenizer.weights import load_tokenizer, tokenizer_facts
 
 STATIC = 2  # a pixel that changes by no more from one frame to the next stands still
 SEAM = 4  # pixels from a frame's border that count as its seam

@@ -26,11 +26,11 @@ from common.training.loop import train
 from common.training.task import Task
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary
+from tokenizer.loading import load_tokenizer
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
 from tokenizer.quality import measure_quality
 from tokenizer.training_data import GridSet, flip_frames
 from tokenizer.vq_model import Quantised, VQConfig, VQModel
-from tokenizer.weights import load_tokenizer
 
 CODEBOOK = "quantize.embedding.weight"
 

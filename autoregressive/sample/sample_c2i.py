@@ -37,8 +37,8 @@ from common.files import file_hash, read_json, write_json
 from common.hardware import free_memory, own_cores
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
+from tokenizer.loading import find_tokenizer, tokenizer_facts
 from tokenizer.vq_model import VQModel
-from tokenizer.weights import find_tokenizer, tokenizer_facts
 
 LINK_SEED = 1 << 40  # from the seed of one link of a chain to the next one's
 

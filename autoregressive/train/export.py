@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.files import atomic_path, write_json
 from common.training.config import without_path
 from common.weights import STATE_KEYS, load_checkpoint, model_state, save_safetensors
-from tokenizer.weights import load_tokenizer
+from tokenizer.loading import load_tokenizer
 
 OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash"}
 

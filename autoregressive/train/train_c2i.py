@@ -27,7 +27,7 @@ from dataset.codes import Codes, CodesDataset
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
-from tokenizer.weights import find_tokenizer
+from tokenizer.loading import find_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
