@@ -48,7 +48,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class Recording:
     """A recording to be prepared."""
 
     source: Source
@@ -103,7 +103,7 @@ class Plan:
     """What a user should know of a recording that is used all the same."""
 
 
-def plan(job: Job) -> Plan:
+def plan(job: Recording) -> Plan:
     """The plan of a recording: the one in the data folder, else a new one, which is written there."""
     cv2.setNumThreads(1)
     path = job.plan_path
@@ -117,7 +117,7 @@ def plan(job: Job) -> Plan:
     return Plan(**read_json(path))
 
 
-def cut(job: Job, starts: Sequence[int]) -> None:
+def cut(job: Recording, starts: Sequence[int]) -> None:
     """Write the grid pictures of the clips that begin at `starts`, except those that are there."""
     cv2.setNumThreads(1)
     missing = {start for start in starts if not (job.data_path / job.clip_name(start)).exists()}
@@ -142,7 +142,7 @@ def _write_grid(path: Path, frames_THWC: np.ndarray, settings: Settings) -> None
         Image.fromarray(np.ascontiguousarray(grid_CHW.transpose(1, 2, 0))).save(temporary, compress_level=3)
 
 
-def _frames(job: Job, damage: list[str]) -> Iterator[Frame]:
+def _frames(job: Recording, damage: list[str]) -> Iterator[Frame]:
     """The sampled frames; the error that ends a recording after good frames is added to `damage` instead."""
     count = 0
     try:
@@ -155,12 +155,12 @@ def _frames(job: Job, damage: list[str]) -> Iterator[Frame]:
         damage.append(_without_folders(error, job))
 
 
-def _without_folders(error: InputError, job: Job) -> str:
+def _without_folders(error: InputError, job: Recording) -> str:
     """The error's text without the folders of this machine, and without the recording's own name."""
     return str(error).removeprefix(f"{job.path}: ").replace(f"{job.video_path}/", "")
 
 
-def _choose_clips(job: Job, made: Plan) -> None:
+def _choose_clips(job: Recording, made: Plan) -> None:
     """Fill in the plan: crop, screening, and the good clips, evenly spread if they are more than the maximum.
 
     Raises: `InputError` saying why there are none, after filling in what is known.
@@ -193,7 +193,7 @@ def _choose_clips(job: Job, made: Plan) -> None:
     made.names = [job.clip_name(start) for start in made.starts]
 
 
-def _find_crop(job: Job) -> Crop:
+def _find_crop(job: Recording) -> Crop:
     """The crop that the user gives for the recording, or its field of view."""
     if job.crop == "auto":
         return find_field_of_view(frame.pixels for frame in _frames(job, []))

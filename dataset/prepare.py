@@ -19,7 +19,7 @@ from common.files import read_json
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
 from dataset import report as reports
-from dataset.cutting import Job, Plan, Settings, cut, plan
+from dataset.cutting import Plan, Recording, Settings, cut, plan
 from dataset.manifest import Clip, Manifest
 from dataset.parallel import map_everywhere
 from dataset.recordings import Source, find_sources
@@ -132,7 +132,7 @@ def check_data_path(config: PrepareConfig) -> None:
         raise InputError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
 
 
-def list_jobs(config: PrepareConfig, preset: Preset | None, sources: Sequence[Source]) -> list[Job]:
+def list_jobs(config: PrepareConfig, preset: Preset | None, sources: Sequence[Source]) -> list[Recording]:
     """One job per recording: its crop, and the flags, where not given the preset's values or the defaults."""
     def choose(name: str, default: Any) -> Any:
         given = getattr(config, name)
@@ -144,8 +144,8 @@ def list_jobs(config: PrepareConfig, preset: Preset | None, sources: Sequence[So
                         None if resampled else stride, choose("clip_stride", rows * cols),
                         choose("clips_per_recording", 100), config.thresholds)
     crops = read_crops(config, sources)
-    return [Job(source, config.video_path, config.data_path, settings, crops.get(source.path, config.crop))
-            for source in sources]
+    return [Recording(source, config.video_path, config.data_path, settings,
+                      crops.get(source.path, config.crop)) for source in sources]
 
 
 def read_crops(config: PrepareConfig, sources: Sequence[Source]) -> dict[str, str]:
@@ -161,7 +161,7 @@ def read_crops(config: PrepareConfig, sources: Sequence[Source]) -> dict[str, st
 
 
 def merge(
-    jobs: Sequence[Job], plans: Sequence[Plan], class_names: Sequence[str] | None, val_fraction: float
+    jobs: Sequence[Recording], plans: Sequence[Plan], class_names: Sequence[str] | None, val_fraction: float
 ) -> Manifest:
     """The manifest of all planned clips. If no class names are given, classes without a clip are left out."""
     planned = [(job, made) for job, made in zip(jobs, plans, strict=True) if made.starts]
@@ -202,7 +202,8 @@ def remove_stale(data_path: Path, current: set[Path], manifest: Manifest) -> Non
 
 
 def write_grids(
-    jobs: Sequence[Job], plans: Sequence[Plan], manifest: Manifest, config: PrepareConfig, runtime: Runtime
+    jobs: Sequence[Recording], plans: Sequence[Plan], manifest: Manifest, config: PrepareConfig,
+    runtime: Runtime,
 ) -> None:
     """Write the grid pictures of the manifest that are not there yet."""
     wanted = {clip.name for clip in manifest.clips}

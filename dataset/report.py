@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_json
-from dataset.cutting import Job, Plan
+from dataset.cutting import Plan, Recording
 from dataset.manifest import Manifest
 
 FILE_NAME = "report.json"
@@ -15,7 +15,7 @@ SHOWN = 10  # files listed under one heading of the text; the JSON lists all
 
 
 def make_report(
-    manifest: Manifest, jobs: Sequence[Job], plans: Sequence[Plan], others: Sequence[tuple[str, str]]
+    manifest: Manifest, jobs: Sequence[Recording], plans: Sequence[Plan], others: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """The report, JSON-able; `others` are (path, reason) of what is no recording."""
     recordings = [(job.source.path, plan) for job, plan in zip(jobs, plans, strict=True)]
