@@ -15,7 +15,7 @@ from autoregressive.models.decoding import Passes, Rule, decode_in_steps, decode
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig, KVCache
 from autoregressive.models.noise import noise_keys
 from autoregressive.models.packing import pack
-from autoregressive.sample.clip_files import Job, write_clip
+from autoregressive.sample.clip_files import ClipJob, write_clip
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.sample_c2i import SampleC2IConfig, run
 from benchmarks.plain_decoding import plain_decode
@@ -154,6 +154,6 @@ def plain_clips(models: Path, cfg_scale: float, precision: str, folder: Path, de
                                range(gpt.config.block_size))
     side = int(gpt.config.block_size**0.5)
     for label, pixels_3HW in enumerate(plain_decode(vq, tokens_BN.view(-1, side, side))):
-        job = Job(dataset["class_names"][label], label, 0)
+        job = ClipJob(dataset["class_names"][label], label, 0)
         write_clip(folder, job, [to_uint8(pixels_3HW).cpu()], dataset)
     return CLASSES

@@ -20,7 +20,7 @@ SHEET_CLIPS = 32  # clips on the contact sheet at most
 
 
 @dataclass(frozen=True)
-class Job:
+class ClipJob:
     """One clip to make."""
 
     class_name: str
@@ -49,7 +49,7 @@ def frames_of(picture_3HW: Tensor, dataset: dict[str, Any]) -> np.ndarray:
     return frames_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def write_clip(folder: Path, job: Job, pictures: Sequence[Tensor], dataset: dict[str, Any]) -> None:
+def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: dict[str, Any]) -> None:
     """All files of a clip, whose links share a row of frames; the first grid picture last."""
     first, *rest = (frames_of(picture_3HW, dataset) for picture_3HW in pictures)
     frames_THWC, record = np.concatenate([first, *(link[dataset["cols"]:] for link in rest)]), job.record(1)
@@ -80,7 +80,7 @@ def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[
     Manifest(**{**facts, "class_names": names, "split_by": split_by, "clips": tuple(entries)}).write(folder)
 
 
-def write_sheet(folder: Path, jobs: Sequence[Job], dataset: dict[str, Any]) -> None:
+def write_sheet(folder: Path, jobs: Sequence[ClipJob], dataset: dict[str, Any]) -> None:
     """The first clips of the queue, a row each."""
     rows = []
     for job in jobs[:SHEET_CLIPS]:

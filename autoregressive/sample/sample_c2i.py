@@ -21,7 +21,7 @@ from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
 from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import (
-    Job,
+    ClipJob,
     remove_unfinished,
     write_clip,
     write_manifest,
@@ -115,7 +115,7 @@ class SampleC2IConfig:
         return {name: getattr(self, name) for name in names}
 
 
-def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[Job]:
+def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[ClipJob]:
     """The queue: for every seed, every class."""
     unknown = [name for name in config.classes if name not in class_names]
     if config.blend_with and config.blend_with not in class_names:
@@ -123,7 +123,7 @@ def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[Job]:
     if unknown:
         raise InputError(f"--classes {unknown[0]}: the checkpoint knows {', '.join(class_names)}")
     chosen = config.classes or class_names
-    return [Job(name, list(class_names).index(name), seed)
+    return [ClipJob(name, list(class_names).index(name), seed)
             for seed in range(config.seed, config.seed + config.clips_per_class) for name in chosen]
 
 
@@ -140,7 +140,7 @@ def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
 
 @torch.no_grad()
 def make_clips(
-    gpt: GPT, tokenizer: VQModel, jobs: Sequence[Job], config: SampleC2IConfig, dataset: dict[str, Any],
+    gpt: GPT, tokenizer: VQModel, jobs: Sequence[ClipJob], config: SampleC2IConfig, dataset: dict[str, Any],
     start_N: Tensor | None, kept: dict[tuple, Passes],
 ) -> list[list[Tensor]]:
     """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W); `kept` as in `generate`."""
