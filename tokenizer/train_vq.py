@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.files import atomic_path
 from common.perceptual import Perceptual
 from common.training.config import LOST, TrainingConfig
-from common.training.data_order import Blend, balanced
+from common.training.data_order import Mixture, balanced
 from common.training.loop import train
 from common.training.task import Task
 from dataset.grid_images import to_pixels
@@ -116,7 +116,7 @@ class TokenizerTask(Task):
         shares = config.data_share or [size / sum(sizes) for size in sizes]
         crops = [balanced(part.crops, part.crops.labels()) if config.class_balance else part.crops
                  for part in sets]
-        self.train_set = Blend(crops, shares)
+        self.train_set = Mixture(crops, shares)
         names = json.dumps([clip.name for part in sets for clip in part.crops.images.clips])
         self.facts: dict[str, Any] = {
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),

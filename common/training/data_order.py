@@ -75,7 +75,7 @@ class StepBatches:
                 yield [indices[place] for place in places(self.batch, part, self.parts, self.runtime)]
 
 
-class Blend(Dataset):
+class Mixture(Dataset):
     """Several data sets as one, in which `shares[k]` of the samples are from set k: small ones come round."""
 
     def __init__(self, parts: Sequence[Dataset], shares: Sequence[float]):
@@ -92,8 +92,8 @@ class Blend(Dataset):
         return self.parts[k][(index - start) % len(self.parts[k])]
 
 
-def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Blend:
+def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Mixture:
     """The same samples with every label that there is equally often."""
     labels = np.asarray(labels)
     parts = [Subset(samples, np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
-    return Blend(parts, [1 / len(parts)] * len(parts))
+    return Mixture(parts, [1 / len(parts)] * len(parts))
