@@ -63,16 +63,14 @@ class ShardWriter:
                 remove_halves(self.folder)
                 temporary.mkdir(parents=True)
                 write_tensors(temporary / FACTS, facts)
-        with warnings.catch_warnings():  # that there is one process only
-            warnings.simplefilter("ignore", UserWarning)
-            writing = dcp.async_save(
-                tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True),
-                process_group=self.group, no_dist=self.group is None)
-        self.pending = Future()
-        writing.add_done_callback(lambda written: self._publish(written, temporary, path))
+        storage = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        writing = dcp.async_save(tensors, storage_writer=storage, process_group=self.group,
+                                 no_dist=self.group is None)
+        self.pending = pending = Future()
+        writing.add_done_callback(lambda written: self._publish(written, pending, temporary, path))
         return path
 
-    def _publish(self, written: Future, temporary: Path, path: Path) -> None:
+    def _publish(self, written: Future, pending: Future, temporary: Path, path: Path) -> None:
         try:
             written.result()
             if self.runtime.is_main:
@@ -81,10 +79,10 @@ class ShardWriter:
                 keep_newest(self.folder, self.keep)
         except BaseException as error:
             remove(temporary)
-            self.pending.set_exception(OSError(
+            pending.set_exception(OSError(
                 f"{self.folder}: no checkpoint written ({first_failure(error)}), the older are intact"))
         else:
-            self.pending.set_result(path)
+            pending.set_result(path)
 
     def finish(self) -> None:
         """Wait for the save that is under way, if any. Raises: `OSError` if it failed, on any process."""

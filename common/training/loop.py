@@ -287,7 +287,8 @@ class TrainingState:
 
     def draw_sheet(self) -> None:
         """A sample sheet, and the curves so far, in the run folder."""
-        with self.evaluated() as model, self.runtime.together():
+        autocast = self.autocast() if self.sharded else nullcontext()  # whose weights are bfloat16 in part
+        with self.evaluated() as model, autocast, self.runtime.together():
             if self.runtime.is_main:
                 self.task.draw_sheet(model, self.config.results_dir / "sheets" / f"{self.step:07d}.png")
                 draw_curves(self.config.results_dir)
