@@ -1,21 +1,19 @@
 """Checkpoints of a run: written whole, the newest readable one found again, only the last few kept.
 
 A checkpoint is a file `<step>.pt`, or of a run whose tensors are sharded (FSDP) a folder `<step>.shards`
-into which every process writes its own parts. `common.weights.load_checkpoint` reads both into the same
-dictionary, whatever the number of processes then. (torch.distributed.checkpoint is not used: its metadata is
-a pickle, which may run code when it is read.)
+(`common.sharded`). `common.weights.load_checkpoint` reads both into the same dictionary.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.distributed import Runtime, own_part
 from common.errors import InputError
 from common.files import atomic_path, remove
-from common.weights import PART, SHARDS, load_checkpoint
+from common.weights import SHARDS, load_checkpoint
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: int) -> Path:
@@ -29,38 +27,6 @@ def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: i
         write_tensors(temporary, checkpoint)
     keep_newest(folder, keep)
     return path
-
-
-def save_parts(folder: Path, step: int, checkpoint: dict[str, Any], keep: int, runtime: Runtime) -> Path:
-    """`save_checkpoint` by all processes, each its own parts of the tensors, as `folder/<step>.shards`."""
-    path = Path(folder) / f"{step:07d}{SHARDS}"
-    temporary = path.with_name(f".{path.stem}.tmp{SHARDS}")
-    with runtime.together():
-        if runtime.is_main:
-            remove_halves(folder)
-            temporary.mkdir(parents=True)
-    try:
-        with runtime.together():
-            part = temporary / f"{runtime.rank}-of-{runtime.world_size}.pt"
-            write_tensors(part, mark_parts(checkpoint))
-    except OSError:
-        remove(temporary)
-        raise
-    with runtime.together():
-        if runtime.is_main:
-            remove(path)
-            os.replace(temporary, path)
-            keep_newest(folder, keep)
-    return path
-
-
-def mark_parts(value: Any) -> Any:
-    """A checkpoint with each sharded tensor replaced by {PART: what this process holds of it}."""
-    if isinstance(value, dict):
-        return {key: mark_parts(item) for key, item in value.items()}
-    if isinstance(value, torch.Tensor) and own_part(value) is not value:
-        return {PART: own_part(value).contiguous()}
-    return value
 
 
 def write_tensors(path: Path, value: Any) -> None:
@@ -103,12 +69,13 @@ def checkpoint_file(path: Path) -> Path:
     return found[-1]
 
 
-def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def newest_checkpoint(folder: Path, load: Callable[[Path], dict[str, Any]] = load_checkpoint
+                      ) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest readable checkpoint, or None, and a line for each newer one that could not be read."""
     warnings = []
     for path in reversed(checkpoints(folder)):
         try:
-            return load_checkpoint(path), warnings
+            return load(path), warnings
         except InputError as error:
             warnings.append(f"warning: skipped {error}")
     return None, warnings

@@ -121,6 +121,14 @@ class Runtime:
         dist.all_reduce(x)
         return x / self.world_size
 
+    def new_group(self) -> Any:
+        """A process group of its own, by gloo, for work beside the steps; None for one process."""
+        if self.world_size == 1:
+            return None
+        import torch.distributed as dist
+
+        return dist.new_group(backend="gloo")
+
     def any(self, flag: bool) -> bool:
         """True on all processes if `flag` is true on one; the host waits for the others, not for a GPU."""
         if self.world_size == 1:
@@ -148,11 +156,11 @@ class Runtime:
             raise mine or OSError(errors[0])
 
     def wrap(self, module: "nn.Module", blocks: Sequence["nn.Module"], kind: str,
-             device: "torch.device") -> "nn.Module":
+             device: "torch.device", half: bool = False) -> "nn.Module":
         """`module` on `device`, its gradients averaged over the processes: a copy each, or a part each.
 
-        `kind` is "ddp" or "fsdp"; with "fsdp" each of `blocks` is gathered only while it works. One process
-        needs neither.
+        `kind` is "ddp" or "fsdp"; with "fsdp" each of `blocks` is gathered only while it works, with `half`
+        in bfloat16; gradients are summed in float32. One process needs neither.
 
         Raises: `InputError` for "none" on several processes.
         """
@@ -168,12 +176,15 @@ class Runtime:
                 warnings.simplefilter("ignore", FutureWarning)
                 return DistributedDataParallel(module.to(device), device_ids=own, broadcast_buffers=False,
                                                gradient_as_bucket_view=True)
+        import torch
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh(device.type, (self.world_size,))
-        for part in (*blocks, module):
-            fully_shard(part, mesh=mesh)
+        for part in blocks:
+            fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy(
+                torch.bfloat16 if half else None, torch.float32 if half else None, cast_forward_inputs=False))
+        fully_shard(module, mesh=mesh)  # the rest, embeddings and output, in float32, as under DDP
         return module
 
     def sync_if(self, last: bool, module: "nn.Module") -> Any:

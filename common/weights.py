@@ -22,7 +22,9 @@ BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, Type
 # Where the weights are in the layouts in use: averaged weights first, then DDP, DeepSpeed and Lightning.
 STATE_KEYS = ("ema", "model", "module", "state_dict")
 SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
-PART = "part along dimension 0"  # marks such a part: {PART: tensor}
+FACTS = "facts.pt"  # in such a folder: all but the tensors, see common.sharded
+STORED = "tensor in the safetensors files"  # marks a tensor there: {STORED: its key, "shape": shape}
+PART = "part along dimension 0"  # the same in the older layout, <rank>-of-<n>.pt by process: {PART: tensor}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -35,6 +37,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix == SHARDS and path.is_dir():
+        from common.sharded import is_sharded, open_sharded, read_stored
+
+        if is_sharded(path):
+            return read_stored(path, open_sharded(path))
         return join_parts([load_checkpoint(part) for part in part_files(path)])
     if not path.is_file():
         raise InputError(f"{path}: no such file")

@@ -6,6 +6,7 @@ from training_jobs import run_job, run_jobs
 
 from autoregressive.models.checkpoint import load_gpt
 from common.checkpoints import checkpoint_file
+from common.errors import InputError
 from common.files import read_jsonl
 from common.weights import load_checkpoint
 
@@ -34,6 +35,8 @@ def jobs(codes, grids):
         "one from fsdp": gpt,
         "ddp from fsdp": {**ddp, "gradient_accumulation_steps": 2},
         "fsdp from one": {**fsdp, "activation_checkpointing": True},
+        "ddp bf16": {**ddp, "mixed_precision": "bf16"},
+        "fsdp bf16": {**fsdp, "mixed_precision": "bf16", "sample_every": 5},
         "vq": vq,
         "vq ddp": {**vq, "data_parallel": "ddp"},
     }
@@ -49,8 +52,8 @@ def runs(jobs, tmp_path_factory, runtime, command_env, tiny_size):
             job["goes_on_from"] = str(folder / name.split(" from ")[1])
     for name in ("one", "vq"):
         run_job(runtime, **jobs[name])
-    run_jobs([jobs[name] for name in ("ddp", "fsdp", "ddp from fsdp", "fsdp from one", "vq ddp")], folder,
-             command_env)
+    alone = ("one", "vq", "one from fsdp")
+    run_jobs([job for name, job in jobs.items() if name not in alone], folder, command_env)
     run_job(runtime, **jobs["one from fsdp"])
     return folder
 
@@ -91,12 +94,23 @@ def test_tokenizer_trains_on_two_processes_as_on_one(runs):
 
 def test_sharded_checkpoint_holds_parts_and_can_be_sampled_from(runs):
     folder = checkpoint_file(runs / "fsdp")
-    assert sorted(path.name for path in folder.iterdir()) == ["0-of-2.pt", "1-of-2.pt"]
-    sizes = [path.stat().st_size for path in folder.iterdir()]
+    parts = sorted(folder.glob("*.safetensors"))
+    assert len(parts) == 2 and set(folder.iterdir()) == {*parts, folder / "facts.pt"}
+    sizes = [path.stat().st_size for path in parts]
     assert max(sizes) < 0.6 * checkpoint_file(runs / "one").stat().st_size
     model, dataset, _ = load_gpt(folder)
     assert len(dataset["class_names"]) == model.config.num_classes
-    (folder / "1-of-2.pt").rename(runs / "lost.pt")
-    with pytest.raises(ValueError, match=r"0000005.shards: not a readable checkpoint \(1 parts\)"):
+    parts[1].rename(runs / "lost")
+    with pytest.raises(InputError, match=r"0000005.shards: not a readable checkpoint \(a part of /model/"):
         load_checkpoint(folder)
-    (runs / "lost.pt").rename(folder / "1-of-2.pt")
+    parts[1].write_bytes((runs / "lost").read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"0000005.shards: not a readable checkpoint"):
+        load_checkpoint(folder)
+    (runs / "lost").rename(parts[1])
+
+
+def test_bf16_parts_are_gathered_in_bf16_and_learn_as_copies_do(runs):
+    torch.testing.assert_close(losses(runs / "fsdp bf16"), losses(runs / "ddp bf16"), rtol=2e-3, atol=0)
+    weights = load_checkpoint(checkpoint_file(runs / "fsdp bf16"))["model"]
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert len(list((runs / "fsdp bf16" / "sheets").iterdir())) == 1

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -16,10 +17,18 @@ import torch
 
 import common.training.signals
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
-from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint, save_parts
+from common.checkpoints import (
+    checkpoint_file,
+    checkpoints,
+    newest_checkpoint,
+    save_checkpoint,
+    write_tensors,
+)
+from common.errors import InputError
 from common.files import read_jsonl
+from common.sharded import ShardWriter
 from common.training.signals import StopSignals
-from common.weights import load_checkpoint
+from common.weights import PART, load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,9 +111,12 @@ def test_full_disk_ends_the_run_with_the_old_checkpoint_intact(config, runtime):
 
 
 def test_full_disk_leaves_a_sharded_checkpoint_intact(tmp_path, runtime):
-    save_parts(tmp_path, 1, {"step": 1, "model": torch.ones(9999)}, 2, runtime)
+    with ShardWriter(tmp_path, 2, runtime) as writer:
+        writer.save(1, {"step": 1, "model": {"a": torch.ones(9999)}})
+    writer = ShardWriter(tmp_path, 2, runtime)
     with full_disk(20_000), pytest.raises(OSError, match="no checkpoint written"):
-        save_parts(tmp_path, 2, {"step": 2, "model": torch.ones(9999)}, 2, runtime)
+        writer.save(2, {"step": 2, "model": {"a": torch.ones(9999)}})
+        writer.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["0000001.shards"]
     assert newest_checkpoint(tmp_path)[0]["step"] == 1
 
@@ -114,7 +126,8 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_goes_with_the_next(tmp_pat
     (tmp_path / ".0000002.99.tmp.pt").write_bytes(b"half")
     (tmp_path / ".0000002.tmp.shards").mkdir()
     assert [path.stem for path in checkpoints(tmp_path)] == ["0000001"]
-    save_parts(tmp_path, 2, {"step": 2}, 2, runtime)
+    with ShardWriter(tmp_path, 2, runtime) as writer:
+        writer.save(2, {"step": 2, "model": {"a": torch.ones(2)}})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000001.pt", "0000002.shards"]
 
 
@@ -185,3 +198,48 @@ def test_lost_process_ends_all_torchrun_starts_them_again_and_a_signal_ends_them
         script.send_signal(signal.SIGTERM)
     assert script.wait(60) == 0, output.read_text()
     assert "stopped by a signal at step" in output.read_text()
+
+
+def test_sharded_checkpoint_is_of_the_moment_of_the_save(tmp_path, runtime):
+    weight = torch.arange(3.0)
+    with ShardWriter(tmp_path, 2, runtime) as writer:
+        moments = {"state": {0: {"step": torch.tensor(4.0)}}}
+        writer.save(1, {"step": 1, "model": {"a": weight}, "optimizer": moments})
+        weight += 1  # the next step, while the files are written
+    loaded = newest_checkpoint(tmp_path)[0]
+    assert loaded["step"] == 1 and loaded["optimizer"]["state"][0]["step"] == 4
+    assert loaded["model"]["a"].tolist() == [0, 1, 2]
+
+
+def test_nothing_in_a_sharded_checkpoint_runs_code(tmp_path, runtime):
+    with ShardWriter(tmp_path, 2, runtime) as writer:
+        path = writer.save(1, {"step": 1, "model": {"a": torch.ones(2)}})
+    hostile = Hostile(tmp_path / "ran")
+    (path / ".metadata").write_bytes(pickle.dumps(hostile))  # what other forms of such checkpoints hold
+    assert load_checkpoint(path)["step"] == 1
+    (path / "facts.pt").write_bytes(pickle.dumps(hostile))
+    with pytest.raises(InputError, match=r"facts\.pt"):
+        load_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_older_layout_of_sharded_checkpoints_is_read(tmp_path):
+    folder = tmp_path / "0000001.shards"
+    folder.mkdir()
+    for rank in range(2):
+        part = {"step": 1, "model": {"a": {PART: torch.full((2, 3), rank)}}}
+        write_tensors(folder / f"{rank}-of-2.pt", part)
+    assert load_checkpoint(folder)["model"]["a"][:, 0].tolist() == [0, 0, 1, 1]
+    (folder / "1-of-2.pt").unlink()
+    with pytest.raises(InputError, match=r"not a readable checkpoint \(1 parts\)"):
+        load_checkpoint(folder)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from common.checkpoints import newest_checkpoint, save_checkpoint, save_parts
+from common.checkpoints import newest_checkpoint, save_checkpoint
 from common.distributed import Runtime, shard_like
 from common.errors import InputError
 from common.files import write_json
 from common.recorded import Recorder, mapped
+from common.sharded import ShardWriter, is_sharded, open_sharded, read_stored
 from common.training.config import TrainingConfig, check_same_run, learning_rate
 from common.training.curves import draw_curves
 from common.training.data_order import StepBatches, mix, sample_seeds
@@ -41,6 +42,7 @@ from common.training.run_log import RunLog
 from common.training.signals import SkippedSteps, StopSignals, leave_signals_to_the_parent
 from common.training.task import StepLoss, Task
 from common.training.wrapping import compiler_works, wrap_blocks
+from common.weights import load_checkpoint
 
 
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
@@ -62,7 +64,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     with runtime.together():
         log = state.open_log(lines)
     try:
-        with StopSignals() as stop:
+        with StopSignals() as stop, state.writer or nullcontext():
             run_steps(state, log, stop)
         if runtime.is_main:
             draw_curves(config.results_dir)
@@ -97,7 +99,7 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
         if state.due(config.sample_every):
             state.draw_sheet()
         if state.due(config.ckpt_every) or stopping:
-            log.line(f"saved {state.save()}")
+            log.line(state.save())
         if stopping and state.step < config.max_steps:
             log.line(f"stopped by a signal at step {state.step} of {config.max_steps}; "
                      "run the same command again to continue")
@@ -116,21 +118,26 @@ class TrainingState:
         if config.compile and not compiled:
             self.notes.append("no working compiler on this machine: training without torch.compile")
         wrap_blocks(task.blocks, compiled, config.activation_checkpointing)
-        if compiled and (runtime.world_size == 1 or config.data_parallel != "fsdp"):
+        self.sharded = runtime.world_size > 1 and config.data_parallel == "fsdp"
+        if compiled and not self.sharded:
             for name in task.methods:
                 setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=False))
-        self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device)
+        half = config.mixed_precision == "bf16"
+        self.step_loss = runtime.wrap(StepLoss(task), task.blocks, config.data_parallel, self.device, half)
         recorded = compiled and self.device.type == "cuda" and task.recordable and runtime.world_size == 1
         self.recorder = Recorder(before=3) if recorded else None
         self.optimizers = make_optimizers(self.model, config, recorded)
         self.ema = AveragedWeights(self.model, config.ema_decay) if config.ema_decay else None
         self.meter, self.skipped = Meter(), SkippedSteps(self.device)
         self.step = 0
+        self.checkpoints = config.results_dir / "checkpoints"
+        keep = config.keep_checkpoints
+        self.writer = ShardWriter(self.checkpoints, keep, runtime) if self.sharded else None
 
     def resume(self) -> list[str]:
         """Go on from the newest checkpoint of the run folder, if any; returns what there is to say of it."""
         config = self.config
-        checkpoint, warnings = newest_checkpoint(config.results_dir / "checkpoints")
+        checkpoint, warnings = newest_checkpoint(self.checkpoints, self.read)
         if not checkpoint:
             if warnings:
                 raise InputError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
@@ -164,21 +171,35 @@ class TrainingState:
         self.meter.load_state_dict(checkpoint.get("meter", {}))
         self.skipped = SkippedSteps(self.device, checkpoint.get("skipped", 0))
 
-    def save(self) -> Path:
-        """Write a checkpoint of this moment."""
+    def read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint; of a sharded one this process reads only what it will hold."""
+        if not (self.sharded and is_sharded(path)):
+            return load_checkpoint(path)
+        examples = self.model.state_dict()
+        parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
+
+        def like(key: str) -> Tensor | None:
+            part, *names = key.strip("/").split("/")
+            if part == "optimizer" and names[-1] != "step":
+                return parameters[int(names[1])]
+            return examples.get(names[0]) if part in ("model", "ema") else None
+
+        return read_stored(path, open_sharded(path), like)
+
+    def save(self) -> str:
+        """Write a checkpoint of this moment, a sharded one beside the next steps -> a line that says so."""
         ema = {"ema": self.ema.state_dict()} if self.ema else {}
         checkpoint = {"model": self.model.state_dict(), **ema, "optimizer": states(self.optimizers),
                       "step": self.step, "task": self.task.state_dict(),
                       "meter": self.meter.state_dict(), "skipped": int(self.skipped.total),
                       "training": self.config.settings(), **self.task.facts}
-        folder, keep = self.config.results_dir / "checkpoints", self.config.keep_checkpoints
-        if self.runtime.world_size > 1 and self.config.data_parallel == "fsdp":
-            return save_parts(folder, self.step, checkpoint, keep, self.runtime)
+        if self.sharded:
+            return f"writing {self.writer.save(self.step, checkpoint)}"
         path = None
         with self.runtime.together():
             if self.runtime.is_main:
-                path = save_checkpoint(folder, self.step, checkpoint, keep)
-        return path
+                path = save_checkpoint(self.checkpoints, self.step, checkpoint, self.config.keep_checkpoints)
+        return f"saved {path}"
 
     def batches(self) -> DataLoader:
         """This process's share of the batches of the steps that are left."""
@@ -251,7 +272,8 @@ class TrainingState:
 
     def draw_sheet(self) -> None:
         """A sample sheet, and the curves so far, in the run folder."""
-        with self.evaluated() as model, self.runtime.together():
+        autocast = self.autocast() if self.sharded else nullcontext()  # whose weights are bfloat16 in part
+        with self.evaluated() as model, autocast, self.runtime.together():
             if self.runtime.is_main:
                 self.task.draw_sheet(model, self.config.results_dir / "sheets" / f"{self.step:07d}.png")
                 draw_curves(self.config.results_dir)

@@ -1,0 +1,182 @@
+"""Checkpoints of runs whose tensors are sharded (FSDP), by torch.distributed.checkpoint, as safetensors.
+
+A checkpoint is a folder `<step>.shards`: safetensors files into which every process wrote what it holds, and
+`facts.pt` with everything else, in which a `Stored` stands as {STORED: key, "shape": shape}. So nothing in it
+is read by an unrestricted unpickler. Reading needs no process group: each process reads what it will hold.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.checkpoints import keep_newest, remove_halves, write_tensors
+from common.distributed import Runtime
+from common.errors import InputError
+from common.files import remove
+from common.weights import BROKEN, FACTS, SHARDS, STORED, load_checkpoint
+
+
+class ShardWriter:
+    """Writes sharded checkpoints into `folder` while training goes on; all processes call it together.
+
+    As a context manager it waits for the last one.
+    """
+
+    def __init__(self, folder: Path, keep: int, runtime: Runtime):
+        self.folder, self.keep, self.runtime = Path(folder), keep, runtime
+        self.group = runtime.new_group()  # its messages must not mix with those of the steps
+        self.pending: Future | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self.finish()
+        except OSError:
+            if kind is None:  # else the first error is the one to tell
+                raise
+
+    def save(self, step: int, checkpoint: dict[str, Any]) -> Path:
+        """Begin to write `folder/<step>.shards`; it appears, and older ones go, when all processes are done.
+
+        The tensors are copied before this returns. Waits for the save before. Raises: `OSError` if that one,
+        or the beginning of this one, could not be written; the older checkpoints are intact.
+        """
+        from torch.distributed import checkpoint as dcp
+
+        self.finish()
+        path = self.folder / f"{step:07d}{SHARDS}"
+        temporary = path.with_name(f".{path.stem}.tmp{SHARDS}")
+        tensors: dict[str, Tensor] = {}
+        facts = take_tensors(checkpoint, tensors)
+        with self.runtime.together():
+            if self.runtime.is_main:
+                remove_halves(self.folder)
+                temporary.mkdir(parents=True)
+                write_tensors(temporary / FACTS, facts)
+        storage = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        writing = dcp.async_save(tensors, storage_writer=storage, process_group=self.group,
+                                 no_dist=self.group is None)
+        self.pending = pending = Future()
+        writing.add_done_callback(lambda written: self._publish(written, pending, temporary, path))
+        return path
+
+    def _publish(self, written: Future, pending: Future, temporary: Path, path: Path) -> None:
+        try:
+            written.result()
+            if self.runtime.is_main:
+                remove(path)
+                os.replace(temporary, path)
+                keep_newest(self.folder, self.keep)
+        except BaseException as error:
+            remove(temporary)
+            pending.set_exception(OSError(
+                f"{self.folder}: no checkpoint written ({first_failure(error)}), the older are intact"))
+        else:
+            pending.set_result(path)
+
+    def finish(self) -> None:
+        """Wait for the save that is under way, if any. Raises: `OSError` if it failed, on any process."""
+        pending, self.pending = self.pending, None
+        if pending:
+            with self.runtime.together():
+                pending.result()
+
+
+def is_sharded(path: Path) -> bool:
+    """True for a folder that `ShardWriter` wrote; one of the older layout has no facts beside its parts."""
+    return (Path(path) / FACTS).is_file()
+
+
+def first_failure(error: BaseException) -> BaseException:
+    """What went wrong on the first process that could not write."""
+    failures = getattr(error, "failures", None)
+    return next(iter(failures.values()))[0] if failures else error
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a sharded checkpoint that has not been read."""
+
+    key: str
+    shape: tuple[int, ...]
+
+
+def take_tensors(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
+    """Nested dictionaries with a marker in place of each tensor, which go to `tensors`."""
+    if isinstance(value, dict):
+        return {key: take_tensors(item, tensors, f"{place}/{key}") for key, item in value.items()}
+    if isinstance(value, Tensor):
+        tensors[place] = value.detach()
+        return {STORED: place, "shape": list(value.shape)}
+    return value
+
+
+def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested dictionaries with `change` applied to markers and `Stored` ones."""
+    if isinstance(value, Stored) or (isinstance(value, dict) and STORED in value):
+        return change(value)
+    return {key: replaced(item, change) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def open_sharded(path: Path) -> dict[str, Any]:
+    """A sharded checkpoint with a `Stored` in place of each tensor.
+
+    Raises: `InputError` naming the folder if any part of a tensor is missing or broken.
+    """
+    facts = load_checkpoint(path / FACTS)
+    try:
+        metadata = reader(path).read_metadata().state_dict_metadata
+    except BROKEN as error:
+        raise InputError(f"{path}: not a readable checkpoint ({str(error)[:120]})") from None
+
+    def check(marker: dict[str, Any]) -> Stored:
+        key, shape = marker[STORED], tuple(marker["shape"])
+        chunks = metadata[key].chunks if key in metadata else []
+        if sum(prod(chunk.sizes) for chunk in chunks) != prod(shape):
+            raise InputError(f"{path}: not a readable checkpoint (a part of {key} is missing)")
+        return Stored(key, shape)
+
+    return replaced(facts, check)
+
+
+def read_stored(path: Path, opened: Any, like: Callable[[str], Tensor | None] = lambda _: None) -> Any:
+    """What `open_sharded` gave, with its tensors: sharded as the example that `like` has for a key, or whole.
+
+    Raises: `InputError` naming the folder if they cannot be read.
+    """
+    from torch.distributed import checkpoint as dcp
+
+    storage, tensors = reader(path), {}
+    metadata = storage.read_metadata().state_dict_metadata
+
+    def room(stored: Stored) -> Tensor:
+        example, dtype = like(stored.key), metadata[stored.key].properties.dtype
+        tensors[stored.key] = (torch.empty(stored.shape, dtype=dtype) if example is None
+                               else torch.empty_like(example, dtype=dtype))
+        return tensors[stored.key]
+
+    filled = replaced(opened, room)
+    try:
+        with warnings.catch_warnings():  # that no process group takes part
+            warnings.simplefilter("ignore", UserWarning)
+            dcp.load(tensors, storage_reader=storage, no_dist=True)
+    except (dcp.CheckpointException, *BROKEN) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({str(first_failure(error))[:120]})") from None
+    return filled
+
+
+def reader(path: Path) -> Any:
+    """What reads the parts; it looks into safetensors files only."""
+    from torch.distributed import checkpoint as dcp
+
+    return dcp.HuggingFaceStorageReader(str(path))
