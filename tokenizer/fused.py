@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.fused import kernels_for
+from common.hardware import kernels_for
 
 
 def fused(x: Tensor) -> ModuleType | None:

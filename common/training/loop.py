@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common.checkpoints import newest_checkpoint, save_checkpoint, save_parts
 from common.distributed import Runtime, shard_like
 from common.files import write_json
+from common.hardware import compiler_works
 from common.locks import locked
 from common.recorded import Recorder, mapped
 from common.training.config import TrainingConfig, check_same_run, learning_rate
@@ -37,7 +38,7 @@ from common.training.optimisation import (
 from common.training.run_log import RunLog
 from common.training.signals import SkippedSteps, StopSignals, leave_signals_to_the_parent
 from common.training.task import StepLoss, Task
-from common.training.wrapping import compiler_works, wrap_blocks
+from common.training.wrapping import wrap_blocks
 
 
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
