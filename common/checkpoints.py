@@ -5,15 +5,24 @@ A checkpoint is a file `<step>.pt`, or of a run whose tensors are sharded (FSDP)
 """
 
 import os
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from struct import error as StructError
+from typing import Any, BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, remove
-from common.weights import SHARDS, load_checkpoint
+from common.weights import SHARDS, load_checkpoint, part_files
+
+ASIDE = ".damaged"  # is added to the name of a checkpoint that cannot be read
+PIECE = 1 << 20  # bytes read at once
+BROKEN_ZIP = (BadZipFile, StructError, zlib.error, EOFError, OSError, LookupError, RuntimeError, ValueError)
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: int) -> Path:
@@ -49,8 +58,10 @@ def remove_halves(folder: Path) -> None:
 
 
 def keep_newest(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
-    for old in checkpoints(folder)[:-keep]:
+    """Delete what is older than the newest `keep` whole checkpoints."""
+    found = checkpoints(folder)
+    kept = [path for path in found if not damage(path)][-keep:]
+    for old in found[: found.index(kept[0])] if kept else []:
         remove(old)
 
 
@@ -60,22 +71,96 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in found if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
 
-def checkpoint_file(path: Path) -> Path:
-    """`path` itself, or if it is a run folder its newest checkpoint."""
-    run = Path(path).is_dir() and Path(path).suffix != SHARDS
-    found = checkpoints(Path(path) / "checkpoints") if run else [Path(path)]
+def damage(path: Path, thorough: bool = False) -> str:
+    """What is wrong with the files of a checkpoint; empty if they are whole.
+
+    What is read is the table of contents, which is written last, and the structure: a matter of
+    milliseconds. To be `thorough` is to compare the checksums of all tensors too, which takes 0.4 s per GB
+    and which torch does not do. Safetensors files, of sharded checkpoints, have none.
+    """
+    from common.sharded import FACTS, is_sharded, open_sharded
+
+    try:
+        files = part_files(path) if path.suffix == SHARDS and not is_sharded(path) else [path]
+        if is_sharded(path):
+            open_sharded(path)
+            files = [path / FACTS]
+        for part in files:
+            with open(part, "rb") as file:
+                if problem := zip_damage(file, thorough):
+                    return problem
+    except InputError as error:  # parts are missing
+        return str(error).removeprefix(f"{path}: ")
+    return ""
+
+
+def zip_damage(file: BinaryIO, thorough: bool) -> str:
+    """`damage` of one file, which `torch.save` has written."""
+    try:
+        with ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if thorough or entry.filename.endswith("/data.pkl"):
+                    with archive.open(entry) as content:
+                        while content.read(PIECE):  # raises where the checksum differs
+                            pass
+    except BROKEN_ZIP as error:
+        return f"not a readable checkpoint ({error})"
+    return ""
+
+
+def checkpoint_file(path: Path, runtime: Runtime = Runtime()) -> Path:
+    """`path` itself, or if it is a run folder its newest whole checkpoint, the same on all processes.
+
+    A newer one that is damaged is said on stderr.
+    """
+    return runtime.agree(lambda: newest_whole(Path(path)))
+
+
+def newest_whole(path: Path) -> Path:
+    """`checkpoint_file` on one process."""
+    if not path.is_dir() or path.suffix == SHARDS:
+        return path
+    found = checkpoints(path / "checkpoints")
     if not found:
         raise InputError(f"{path}: a folder without checkpoints")
-    return found[-1]
+    for file in reversed(found):
+        if not (problem := damage(file)):
+            return file
+        print(f"warning: skipped {file}: {problem}", file=sys.stderr, flush=True)
+    raise InputError(f"{path}: none of its checkpoints can be read")
 
 
-def newest_checkpoint(folder: Path, load: Callable[[Path], dict[str, Any]] = load_checkpoint
-                      ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest readable checkpoint, or None, and a line for each newer one that could not be read."""
-    warnings = []
+def newest_checkpoint(
+    folder: Path, runtime: Runtime = Runtime(), load: Callable[[Path], dict[str, Any]] = load_checkpoint
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest whole checkpoint, or None, and a line for each newer one, which is set aside.
+
+    The main process looks and renames, all `load` what it has found.
+
+    Raises: `InputError` if none is whole, or if a process does not see what the main one does.
+    """
+    path, warnings = runtime.agree(lambda: set_damaged_aside(Path(folder)))
+    if path is None:
+        return None, warnings
+    if not path.exists():
+        raise InputError(f"{folder}: not every process sees the same checkpoints; several machines need a "
+                         "folder that they share")
+    return load(path), warnings
+
+
+def set_damaged_aside(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint; newer ones are renamed so that they count no longer, with a line each."""
+    damaged: dict[Path, str] = {}
     for path in reversed(checkpoints(folder)):
-        try:
-            return load(path), warnings
-        except InputError as error:
-            warnings.append(f"warning: skipped {error}")
-    return None, warnings
+        if not (problem := damage(path, thorough=True)):
+            break
+        damaged[path] = problem
+    else:
+        if damaged:
+            raise InputError(f"{folder}: none of the checkpoints can be read")
+        return None, []
+    for bad in damaged:
+        remove(bad.with_name(bad.name + ASIDE))  # of an earlier run
+        bad.rename(bad.with_name(bad.name + ASIDE))
+    return path, [f"warning: skipped {bad}: {problem}; it is now called {bad.name}{ASIDE}"
+                  for bad, problem in damaged.items()]

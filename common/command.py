@@ -5,7 +5,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -25,16 +26,12 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     `InputError` and `OSError` are what the user can mend: they end the program with one line and status 2.
     Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
     """
+    speaks = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
     try:
-        config = parse(config_class)
-        with Runtime.start(timeout) as runtime:
+        with one_line(lambda error: str(error) if speaks else ""):  # a wrong flag is so on all processes
+            config = parse(config_class)
+        with Runtime.start(timeout) as runtime, one_line(runtime.says):
             run(config, runtime)
-    except (InputError, OSError) as error:
-        if os.environ.get("ENDOGEN_TRACEBACK"):
-            raise
-        if os.environ.get("RANK", "0") == "0":
-            print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
     except RuntimeError as error:
         if not lost_contact(error) or os.environ.get("ENDOGEN_TRACEBACK"):
             raise
@@ -45,6 +42,19 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def one_line(says: Callable[[Exception], str]) -> Iterator[None]:
+    """End the program with status 2 for what the user can mend, and with what `says` makes of it, if any."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        if os.environ.get("ENDOGEN_TRACEBACK"):
+            raise
+        if text := says(error):
+            print("error:", " ".join(text.split()), file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
 
 
 def parse(config_class: type[Config]) -> Config:

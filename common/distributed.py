@@ -10,10 +10,11 @@ part of each tensor, a `DTensor`, cut along its first dimension.
 import gc
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.errors import InputError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SHARES_DIFFER = timedelta(days=7)  # stages that share out files wait for the slowest process
+LINGER = 2.0  # seconds in which the main process waits for others that fail as it does
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,56 @@ class Runtime:
     def together(self) -> Iterator[None]:
         """A block that fails on every process if it fails on one, so that none waits for another in vain.
 
-        Only for what the user can mend, `InputError` and `OSError`.
+        All raise what one of them would, with its rank unless all failed alike. Only for what the user can
+        mend, `InputError` and `OSError`.
         """
         mine = None
         try:
             yield
         except (InputError, OSError) as error:
             mine = error
-        errors = [error for error in self.gather(None if mine is None else str(mine)) if error]
-        if errors:
-            raise mine or OSError(errors[0])
+        found = self.gather(None if mine is None else (isinstance(mine, InputError), str(mine)))
+        failed = {rank: error for rank, error in enumerate(found) if error}
+        if not failed:
+            return
+        if len(failed) < self.world_size or len(set(failed.values())) > 1:
+            words = "; ".join(f"process {rank}: {text}" for rank, (_, text) in failed.items())
+            kind = InputError if any(is_input for is_input, _ in failed.values()) else OSError
+            cause, mine = mine, kind(words)
+            mine.__cause__ = cause
+        mine.met_by_all = True  # one process may speak for them, see `says`
+        raise mine
+
+    def agree(self, function: Callable[[], Item]) -> Item:
+        """What `function` gives on the main process, which alone calls it, or the error that it raises."""
+        value = None
+        with self.together():
+            if self.is_main:
+                value = function()
+        return self.gather(value)[0]
+
+    def says(self, error: Exception) -> str:
+        """What this process, which ends with `error`, has to say of it: nothing if another one says the same.
+
+        Processes meet an error at different places and can wait for nobody there, so who comes first speaks.
+        """
+        text = str(error)
+        if self.world_size == 1:
+            return f"process {self.rank}: {text}" if self.rank else text
+        if getattr(error, "met_by_all", False):
+            return text if self.is_main else ""
+        import torch.distributed as dist
+
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            first = store.add(f"said {text}", 1) == 1
+            store.add("ended", 1)
+            until = monotonic() + LINGER
+            while self.is_main and store.add("ended", 0) < self.world_size and monotonic() < until:
+                sleep(0.05)  # the store may go with this process, and others want to know who spoke
+        except RuntimeError:  # it is gone
+            first = True
+        return f"process {self.rank}: {text}" if first else ""
 
     def wrap(self, module: "nn.Module", blocks: Sequence["nn.Module"], kind: str,
              device: "torch.device", half: bool = False) -> "nn.Module":

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +30,28 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         yield temporary
+        settle(temporary)
         if folder and path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
         raise
+
+
+def settle(path: Path) -> None:
+    """Bring a file, or the files of a folder, onto the disk.
+
+    A rename may reach the disk before the content, and a power loss then leaves an empty file under the final
+    name, which counts as finished. It takes 0.3 ms a file on a disk in a data centre, far less than to make
+    one.
+    """
+    for file in path.iterdir() if path.is_dir() else [path]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove(path: Path) -> None:
@@ -74,11 +92,30 @@ def write_jsonl(path: Path, records: list[dict]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The whole records of a jsonl file; a last line cut short by a kill is left out. No file, no records."""
+    """The records of a jsonl file; one that is damaged is said, and gives those that can be read.
+
+    A kill cuts the last line short. A power loss leaves NULs, or half a line that the next record follows.
+    No file, no records.
+    """
     if not Path(path).exists():
         return []
-    lines = Path(path).read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    content = Path(path).read_bytes()
+    pieces = [piece for piece in re.split(rb"[\0\n]+", content) if piece.strip()]
+    records = [last_record(piece) for piece in pieces]
+    if b"\0" in content or any(start or record is None for start, record in records):
+        print(f"warning: {path}: damaged, {sum(r is not None for _, r in records)} records can be read",
+              file=sys.stderr, flush=True)
+    return [record for _, record in records if record is not None]
+
+
+def last_record(line: bytes) -> tuple[int, dict | None]:
+    """Where the record begins that a line ends with, and the record; None if there is none."""
+    for brace in re.finditer(rb"\{", line):
+        try:
+            return brace.start(), json.loads(line[brace.start():].decode())
+        except ValueError:  # not UTF-8, or not JSON
+            continue
+    return 0, None
 
 
 def file_hash(path: Path) -> str:

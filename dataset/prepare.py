@@ -16,6 +16,7 @@ from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import read_json
+from common.locks import locked
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
 from dataset import report as reports
@@ -78,6 +79,11 @@ class PrepareConfig:
             raise InputError(f"--val-fraction {self.val_fraction}: must be 0 to 0.5")
         check_crop(self.crop, "--crop")
 
+    @property
+    def stills(self) -> bool:
+        """True if a clip is a single picture."""
+        return self.rows == self.cols == 1
+
 
 def check_crop(crop: object, origin: str) -> str:
     """`crop` if it is one, else an `InputError` that names where it comes from."""
@@ -87,14 +93,19 @@ def check_crop(crop: object, origin: str) -> str:
 
 
 def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
-    """Prepare a data set and return its manifest; `InputError` if nothing usable comes out."""
+    """Prepare a data set and return its manifest; `InputError` if another job is at it."""
     preset = find_preset(config.preset) if config.preset else None
-    stills = config.rows == config.cols == 1
-    if config.video_path.is_dir() and not stills and manifests.grid_pictures(config.video_path):
+    if config.video_path.is_dir() and not config.stills and manifests.grid_pictures(config.video_path):
         return accept_released(config, preset, runtime)
     check_data_path(config)
+    with locked(config.data_path, runtime):
+        return cut_all(config, preset, runtime)
+
+
+def cut_all(config: PrepareConfig, preset: Preset | None, runtime: Runtime) -> Manifest:
+    """Plan, split and write; `InputError` if nothing usable comes out."""
     class_names = preset.class_names if preset else None
-    sources, others = find_sources(config.video_path, class_names, config.recording_pattern, stills)
+    sources, others = find_sources(config.video_path, class_names, config.recording_pattern, config.stills)
     jobs = list_jobs(config, preset, sources)
     made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
     plans = [Plan(problem="reading it kills the process") if isinstance(one, BrokenProcessPool) else one

@@ -22,7 +22,8 @@ import torch
 
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path, read_json, remove
+from common.files import atomic_path, read_json
+from common.locks import locked
 from common.progress import progress
 from evaluations.cache import block_path, is_unchanged, is_whole, join_blocks
 from evaluations.clips import ClipSet, Entry
@@ -114,20 +115,24 @@ class Extraction:
         too short; with `skip_bad` such clips are left out and listed.
         """
         folder = self.cache / f"{self.extractor.name}-{self._key(clips)}"
-        problem = None
-        try:
-            if self._stale(folder, runtime):
-                self._compute_blocks(clips, folder, runtime, title)
-        except InputError as error:
-            problem = str(error)
-        problem = next(filter(None, runtime.gather(problem)), None)  # also: all blocks are there
-        if problem:
-            raise InputError(problem)
-        if runtime.is_main and not (folder / "features.json").exists():
-            starts = range(0, len(clips.entries), BLOCK)
-            join_blocks([block_path(folder, start) for start in starts], folder)
-        runtime.gather(None)
+        if not runtime.agree(lambda: is_unchanged(folder)):
+            with locked(folder, runtime, wait=True):  # evaluations may share a cache
+                self._fill(clips, folder, runtime, title)
         return self._load(clips, folder)
+
+    def _fill(self, clips: ClipSet, folder: Path, runtime: Runtime, title: str) -> None:
+        """Compute what is missing in `folder`, unless another job has just done it; damaged features go."""
+        if runtime.agree(lambda: is_unchanged(folder)):
+            return
+        if runtime.is_main and (folder / "features.json").exists():
+            print(f"{folder}: damaged, computed again", flush=True)
+            (folder / "features.json").unlink()
+        with runtime.together():  # also: all blocks are there
+            self._compute_blocks(clips, folder, runtime, title)
+        with runtime.together():
+            if runtime.is_main:
+                starts = range(0, len(clips.entries), BLOCK)
+                join_blocks([block_path(folder, start) for start in starts], folder)
 
     def _key(self, clips: ClipSet) -> str:
         """Stands for everything that the features depend on."""
@@ -140,18 +145,6 @@ class Extraction:
         extractor = self.extractor
         return {"extractor": extractor.name, "weights": extractor.weights,
                 "preprocessing": extractor.preprocessing, "window": self.window_name}
-
-    def _stale(self, folder: Path, runtime: Runtime) -> bool:
-        """True, on every process, if there are no whole features in `folder`; broken ones are removed."""
-        stale = None
-        if runtime.is_main:
-            path = folder / "features.json"
-            stale = not path.exists()
-            if not stale and not is_unchanged(folder):
-                print(f"{folder}: damaged, computed again", flush=True)
-                remove(folder)
-                stale = True
-        return runtime.gather(stale)[0]
 
     def _compute_blocks(self, clips: ClipSet, folder: Path, runtime: Runtime, title: str) -> None:
         """This process's share of the blocks that are missing."""

@@ -112,7 +112,8 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
     if not runtime.is_main:
         return {}
     device = runtime.device(config.device)
-    probe, dataset = load_probe(config.probe)
+    file = checkpoint_file(config.probe)
+    probe, dataset = load_probe(file)
     class_names, grids = dataset["class_names"], config.sample_path / "grids"
     folders = {"--data-path": config.data_path, "--reconstruction-path": config.reconstruction_path,
                "--sample-path": grids}
@@ -134,7 +135,7 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
         print(f"    {name:24} {row['accuracy']:6.1%}  motion {row['motion']:.2f}  as {row['taken_for']}")
     distances = compare(train, val, again, generated)
     print(*(f"{name}: {value}" for name, value in distances.items()), sep="\n")
-    result = {"probe": file_hash(checkpoint_file(config.probe))[:16], **result, **distances}
+    result = {"probe": file_hash(file)[:16], **result, **distances}
     write_json(config.output or config.sample_path / "probe_report.json", result)
     return result
 

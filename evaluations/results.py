@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from common.distributed import Runtime
 from common.files import atomic_path, read_json, write_json
+from common.locks import locked
 from evaluations.comparison import Comparison
 from evaluations.features import Features
 from evaluations.page import write_page
@@ -18,15 +20,16 @@ def write_results(comparison: Comparison, sections: dict[str, Any]) -> dict[str,
     """
     folder, facts = comparison.config.output_folder, comparison.facts()
     path = folder / "metrics.json"
-    there = read_json(path) if path.exists() else {}
-    same = there.get("version") == VERSION and there.get("comparison") == facts
-    results = {"version": VERSION, "comparison": facts, "warnings": comparison.warnings(),
-               "sections": {**(there["sections"] if same else {}), **sections}}
-    write_json(path, results)
-    text = results_text(results)
-    with atomic_path(folder / "metrics.txt") as temporary:
-        temporary.write_text(text + "\n")
-    write_page(folder, results)
+    with locked(folder, Runtime(), wait=True):  # else sections of two commands at once would be lost
+        there = read_json(path) if path.exists() else {}
+        same = there.get("version") == VERSION and there.get("comparison") == facts
+        results = {"version": VERSION, "comparison": facts, "warnings": comparison.warnings(),
+                   "sections": {**(there["sections"] if same else {}), **sections}}
+        write_json(path, results)
+        text = results_text(results)
+        with atomic_path(folder / "metrics.txt") as temporary:
+            temporary.write_text(text + "\n")
+        write_page(folder, results)
     print(text)
     print(f"in {folder}: metrics.json, metrics.txt, report.html")
     return results

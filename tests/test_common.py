@@ -1,8 +1,10 @@
 """Files, command lines, data order and the training loop's small parts."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,38 @@ def test_log_line_cut_short_by_a_kill_is_dropped(tmp_path):
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 2')
     assert read_jsonl(tmp_path / "log.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.parametrize(("content", "steps"), [
+    (b'{"step": 1}\n\0\0\0\0', [1]), (b'{"step": 1}\n\0\0{"step": 2}\n', [1, 2]),
+    (b'{"step": 1}\0\0{"step": 2}\n', [1, 2]), (b'{"step": 1}\n{"step": 2, "lo\0\0\0{"step": 3}\n', [1, 3]),
+    (b'{"step": 1}\n{"step": 2, "lo{"step": 3}\n', [1, 3]),
+    (b'{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n', [1, 3]),
+    (b'{"step": 1}\n{"st\xff\xfep": 2}\n{"step": 3}\n', [1, 3]), (b'[1]\nnull\n7\n{"step": 1}\n', [1]),
+    (b'\0' * 4096, []), (b'{"step": 1}\n{"step": 2', [1])])
+def test_readable_records_of_a_damaged_log_survive_and_it_is_said_once(tmp_path, capsys, content, steps):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    log = RunLog(tmp_path, enabled=True, step=100)
+    said = capsys.readouterr().err
+    assert said == f"warning: {path}: damaged, {len(steps)} records can be read\n"
+    log.record(101, loss=1.0)
+    assert [record["step"] for record in read_jsonl(path)] == [*steps, 101] and capsys.readouterr().err == ""
+
+
+def test_whole_log_is_not_called_damaged(tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1, "of": {"a": [1]}}\r\n\n{"step": 2}')
+    assert len(read_jsonl(tmp_path / "log.jsonl")) == 2 and capsys.readouterr().err == ""
+
+
+def test_files_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")),
+                                                   fsync(file)))
+    write_json(tmp_path / "a.json", 1)
+    with atomic_path(tmp_path / "b", folder=True) as temporary:
+        (temporary / "1.png").touch()
+    assert [Path(name).name for name in synced] == [f".a.{os.getpid()}.tmp.json", "1.png"]
 
 
 def test_log_of_a_continued_run_has_no_step_twice(tmp_path):
@@ -142,6 +176,7 @@ def test_truncated_newest_checkpoint_gives_way_to_the_one_before(tmp_path):
     checkpoint, warnings = newest_checkpoint(tmp_path)
     assert checkpoint["step"] == 1 and "0000002.pt" in warnings[0]
     assert newest_checkpoint(tmp_path / "nothing here") == (None, [])
+    assert newest_checkpoint(tmp_path)[1] == []  # it is set aside
 
 
 def test_psnr_and_ssim_match_known_values():

@@ -21,7 +21,7 @@ from autoregressive.sample.sample_c2i import run as sample
 from autoregressive.train.train_c2i import TrainC2IConfig
 from autoregressive.train.train_c2i import run as train
 from common.files import read_json, read_jsonl
-from common.fused import kernels_for
+from common.hardware import kernels_for
 from common.weights import load_checkpoint
 from tokenizer.vq_model import VQConfig, VQModel
 

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, remove, write_json
+from common.locks import locked
 from common.progress import progress
 from dataset.codes import Codes
 from dataset.grid import mirror_frames
@@ -109,10 +111,17 @@ def quality_lines(quality: Quality, codebook_size: int) -> list[str]:
 
 
 def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
+    """Encode what is not encoded yet; `InputError` if another job is at it."""
+    with locked(config.code_path, runtime):
+        extract(config, runtime)
+
+
+def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     """Encode this process's blocks; the main process then joins all blocks into codes.npy and codes.json."""
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
-    model = load_tokenizer(config.vq_ckpt).to(device)
-    tokenizer = tokenizer_facts(model, config.vq_ckpt)
+    file = checkpoint_file(config.vq_ckpt, runtime)
+    model = load_tokenizer(file).to(device)
+    tokenizer = tokenizer_facts(model, file)
     if manifest.frame_size % tokenizer["downsample"]:
         raise InputError(f"--vq-ckpt {config.vq_ckpt}: frames of {manifest.frame_size} px are no multiple of "
                          f"its downsample factor {tokenizer['downsample']}")

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.image_quality import frame_quality
+from common.locks import locked
 from common.perceptual import Perceptual
 from common.progress import progress
 from dataset.grid import grid_to_frames
@@ -148,12 +150,19 @@ def claim(config: ReconstructConfig, facts: dict[str, Any]) -> None:
 
 
 def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
+    """Reconstruct the clips and measure; `InputError` if another job is at it."""
+    with locked(config.save_path, runtime):
+        return reconstruct_all(config, runtime)
+
+
+def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
     """Reconstruct this process's share; the main process then writes what was measured."""
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     if config.save_path.resolve() == config.data_path.resolve():
         raise InputError(f"--save-path {config.save_path}: is --data-path")
-    model, clips = load_tokenizer(config.vq_ckpt).to(device), choose(manifest, config)
-    tokenizer = tokenizer_facts(model.cpu(), config.vq_ckpt)
+    file = checkpoint_file(config.vq_ckpt, runtime)
+    model, clips = load_tokenizer(file).to(device), choose(manifest, config)
+    tokenizer = tokenizer_facts(model.cpu(), file)
     model.to(device)
     if runtime.is_main:
         claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})

@@ -15,6 +15,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
+from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
@@ -106,7 +107,8 @@ class TokenizerTask(Task):
     def __init__(self, config: TrainVQConfig, runtime: Runtime):
         self.config, self.runtime = config, runtime
         torch.manual_seed(config.global_seed)
-        self.model: nn.Module = start_model(config).to(memory_format=torch.channels_last)  # faster by a tenth
+        model = start_model(config, runtime)
+        self.model: nn.Module = model.to(memory_format=torch.channels_last)  # faster by a tenth
         self.blocks = [self.model.encoder, self.model.decoder]
         self.sets = sets = [GridSet(folder, config.window, config.val_pictures)
                             for folder in config.data_path]
@@ -199,10 +201,10 @@ class TokenizerTask(Task):
             Image.fromarray(sheet_3HW.permute(1, 2, 0).numpy()).save(temporary)
 
 
-def start_model(config: TrainVQConfig) -> VQModel:
+def start_model(config: TrainVQConfig, runtime: Runtime) -> VQModel:
     """A fresh tokenizer of the shape that the flags say, or the one to fine-tune."""
     if config.vq_ckpt:
-        model = load_tokenizer(config.vq_ckpt)
+        model = load_tokenizer(checkpoint_file(config.vq_ckpt, runtime))
         for part in [model] if config.trained_part == "all" else [model.post_quant_conv, model.decoder]:
             part.requires_grad_(True)
         return model

@@ -6,6 +6,7 @@ from typing import Any
 
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file
+from common.distributed import Runtime
 from common.errors import InputError
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
@@ -14,10 +15,10 @@ from common.weights import load_checkpoint, load_strict, model_state
 CLASS_EMBEDDING = "cls_embedding"
 
 
-def find_gpt(given: Path | None, name: str | None = None) -> Path:
+def find_gpt(given: Path | None, name: str | None = None, runtime: Runtime = Runtime()) -> Path:
     """The checkpoint given, the registered model `name`, or the first one there is in pretrained_models."""
     if given:
-        return checkpoint_file(given)
+        return checkpoint_file(given, runtime)
     models = {entry["name"]: file for file, entry in registry().items() if entry.get("clips")}
     if name is not None and name not in models:
         raise InputError(f"--model {name}: unknown, choose from {', '.join(models)}")

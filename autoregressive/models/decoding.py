@@ -14,7 +14,7 @@ from torch import Tensor
 from autoregressive.models.gpt import GPT
 from autoregressive.models.layers import KERNELS, WIDEST
 from autoregressive.models.noise import gumbel_noise
-from common.fused import kernels_for
+from common.hardware import kernels_for
 from common.recorded import Recorder
 
 TRIAL, REST = 8, 128  # passes over windows to see what they gain, and over single tokens where that is little

@@ -20,7 +20,7 @@ from autoregressive.models.layers import KERNELS, WIDEST, Block
 from autoregressive.models.noise import spread_keys, uniform_noise
 from autoregressive.models.rope import rotary_tables
 from autoregressive.models.token_masking import SemanticAwareTokenMasking
-from common.fused import kernels_for
+from common.hardware import kernels_for
 
 __all__ = ["GPT", "GPT_SIZES", "GPTConfig", "KVCache", "check_labels"]
 LOSS_CHUNK = 2**25  # logits of the loss that exist at once: 128 MB in float32

@@ -30,11 +30,13 @@ from autoregressive.sample.clip_files import (
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16, pictures_of
 from autoregressive.sample.starts import continued, given_tokens, read_start
+from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, read_json, write_json
 from common.hardware import free_memory, own_cores
+from common.locks import locked
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from tokenizer.loading import find_tokenizer, tokenizer_facts
@@ -203,13 +205,20 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def run(config: SampleC2IConfig, runtime: Runtime) -> None:
+    """Make the clips that are missing; `InputError` if another job is at it."""
+    with locked(config.save_folder, runtime):
+        sample(config, runtime)
+
+
+def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     """Make this process's share of the clips that are missing."""
     device, folder = runtime.device(config.device), config.save_folder
-    path = find_gpt(config.gpt_ckpt, config.model)
+    path = find_gpt(config.gpt_ckpt, config.model, runtime)
     entry = registry().get(path.name, {}) if path.parent == MODELS_FOLDER else {}
     config = config.settled(entry)
     gpt, dataset, wanted = load_gpt(path)
-    tokenizer, vq_path = find_tokenizer(wanted, config.vq_ckpt, path)
+    given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
+    tokenizer, vq_path = find_tokenizer(wanted, given, path)
     jobs = make_jobs(config, dataset["class_names"])
     start_N = read_given(config, tokenizer, dataset)
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": file_hash(path)[:16]},

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from autoregressive.models.checkpoint import CLASS_EMBEDDING, start_from
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
@@ -94,11 +95,12 @@ class GPTTask(Task):
         self.recordable = config.tok_drop_method != "element"  # which draws from torch's generator
         self.note = ""
         if config.gpt_ckpt:
-            fresh = start_from(model, config.gpt_ckpt, codes.dataset["class_names"])
+            fresh = start_from(model, checkpoint_file(config.gpt_ckpt, runtime), codes.dataset["class_names"])
             afresh = f"; {CLASS_EMBEDDING} starts afresh: other classes" if fresh else ""
             self.note = f"starting from {config.gpt_ckpt}{afresh}"
         if config.sample_every:
-            tokenizer, _ = find_tokenizer(codes.tokenizer, config.vq_ckpt, config.code_path)
+            given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
+            tokenizer, _ = find_tokenizer(codes.tokenizer, given, config.code_path)
             self.tokenizer = tokenizer.to(self.device)
         self.unigram = unigram_entropy(train_set, self.val_set, model.config.vocab_size)
 

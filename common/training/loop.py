@@ -6,7 +6,6 @@ of processes does not matter. DDP, FSDP, compilation and recomputation go around
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,8 +19,9 @@ from tqdm import tqdm
 
 from common.checkpoints import newest_checkpoint, save_checkpoint
 from common.distributed import Runtime, shard_like
-from common.errors import InputError
 from common.files import write_json
+from common.hardware import compiler_works
+from common.locks import locked
 from common.recorded import Recorder, mapped
 from common.sharded import ShardWriter, is_sharded, open_sharded, read_stored
 from common.training.config import TrainingConfig, check_same_run, learning_rate
@@ -41,7 +41,7 @@ from common.training.optimizers import (
 from common.training.run_log import RunLog
 from common.training.signals import SkippedSteps, StopSignals, leave_signals_to_the_parent
 from common.training.task import StepLoss, Task
-from common.training.wrapping import compiler_works, wrap_blocks
+from common.training.wrapping import wrap_blocks
 from common.weights import load_checkpoint
 
 
@@ -51,7 +51,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     SIGTERM and SIGINT end it after the current step with a checkpoint. A dry run only prints what it would
     take. Returns the step that was reached.
 
-    Raises: `InputError` if the run folder holds another run, or if too many steps in a row were not finite.
+    Raises: `InputError` if the run folder holds another run, if another job is at work there, or if too many
+    steps in a row were not finite.
     """
     state = TrainingState(task, config, runtime)
     if config.dry_run:
@@ -59,21 +60,18 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
         if runtime.is_main:
             print("\n".join([*state.notes, report]))
         return state.step
-    with runtime.together():
-        lines = state.resume()
-    with runtime.together():
-        log = state.open_log(lines)
-    try:
-        with StopSignals() as stop, state.writer or nullcontext():
-            run_steps(state, log, stop)
-        if runtime.is_main:
-            draw_curves(config.results_dir)
-    except (InputError, OSError) as error:
-        if not runtime.is_main:  # which may not have met it
-            print(f"process {runtime.rank}: {error}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        log.close()
+    with locked(config.results_dir, runtime):
+        with runtime.together():
+            lines = state.resume()
+        with runtime.together():
+            log = state.open_log(lines)
+        try:
+            with StopSignals() as stop, state.writer or nullcontext():
+                run_steps(state, log, stop)
+            if runtime.is_main:
+                draw_curves(config.results_dir)
+        finally:
+            log.close()
     return state.step
 
 
@@ -137,20 +135,15 @@ class TrainingState:
     def resume(self) -> list[str]:
         """Go on from the newest checkpoint of the run folder, if any; returns what there is to say of it."""
         config = self.config
-        checkpoint, warnings = newest_checkpoint(self.checkpoints, self.read)
+        checkpoint, warnings = newest_checkpoint(self.checkpoints, self.runtime, self.read)
         if not checkpoint:
-            if warnings:
-                raise InputError(f"--results-dir {config.results_dir}: none of its checkpoints can be read")
             return self.notes
         self.restore(checkpoint)
         return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
 
     def open_log(self, lines: list[str]) -> RunLog:
-        """The log of the run from this step on, begun with `lines`; `InputError` if processes differ here."""
+        """The log of the run from this step on, begun with `lines`."""
         config = self.config
-        if len(set(self.runtime.gather(self.step))) > 1:
-            raise InputError(f"--results-dir {config.results_dir}: not every process sees the same "
-                             "checkpoints; several machines need a folder that they share")
         log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
         for line in lines:
             log.line(line)

@@ -20,12 +20,3 @@ def wrap_blocks(blocks: Sequence[nn.Module], compiled: bool, checkpointing: bool
         if checkpointing:  # no command sets attn_dropout_p, which alone draws from torch's generator
             forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
         block.forward = forward
-
-
-def compiler_works(device: torch.device) -> bool:
-    """True if `torch.compile` can make code for `device` here, which takes a C++ compiler, or Triton."""
-    try:
-        torch.compile(torch.cos)(torch.zeros(8, device=device))
-    except Exception:  # whatever a compiler that is missing or broken raises, the answer is no
-        return False
-    return True

@@ -1,0 +1,111 @@
+"""One job at a time in a folder: its processes write there together, those of another job are refused."""
+
+import errno
+import fcntl
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from common.distributed import Runtime
+from common.errors import InputError
+
+NAME = ".lock"  # of the file in the folder that is locked; it is there only as long
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network file systems say
+
+_held: set[TextIO] = set()
+
+
+@contextmanager
+def locked(folder: Path, runtime: Runtime, wait: bool = False) -> Iterator[None]:
+    """Within it no other job can lock `folder`, which is made if it is not there; for all processes of a job.
+
+    The main process holds the lock, and the system lets go of it when that process ends, however it does.
+    With `wait` a job that comes second waits. A folder that was made here and stayed empty goes again.
+
+    Raises: `InputError` that says who holds the lock.
+    """
+    folder, file = Path(folder), None
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with runtime.together():
+        if runtime.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = take(folder, wait)
+    try:
+        yield
+    finally:
+        if file:
+            release(file)
+        if runtime.is_main:
+            with suppress(OSError):  # they are not empty
+                for path in missing:
+                    path.rmdir()
+
+
+def take(folder: Path, wait: bool) -> TextIO | None:
+    """The open file that holds the lock of `folder`; None, and a warning, where there are no locks."""
+    path = folder / NAME
+    while True:
+        file = open(path, "a+", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = f"{folder}: another job is at work there, {file.read() or 'just begun'}"
+            if not wait:
+                file.close()
+                raise InputError(holder) from None
+            print(f"{holder}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            file.close()
+            path.unlink(missing_ok=True)
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"warning: {folder}: no locks on this file system, let no other job write there",
+                  file=sys.stderr, flush=True)
+            return None
+        if is_at(file, path):
+            break
+        file.close()  # its holder has removed it in between
+    _held.add(file)
+    file.truncate(0)
+    with suppress(OSError):  # a full disk: the lock holds without these words
+        os.write(file.fileno(), this_job().encode(errors="backslashreplace"))
+    return file
+
+
+def release(file: TextIO) -> None:
+    """Remove the file of a lock, then let go of it."""
+    Path(file.name).unlink(missing_ok=True)
+    _held.remove(file)
+    file.close()
+
+
+def is_at(file: TextIO, path: Path) -> bool:
+    """True if the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def this_job() -> str:
+    """Who holds a lock."""
+    command = shlex.join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    return (f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S} "
+            f"({command[:200]})")
+
+
+def _let_go_in_child() -> None:
+    """A forked process may outlive its parent, as those that read data do: it must not keep the locks."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
