@@ -7,6 +7,7 @@ from typing import Any
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
+from common.names import check_classes
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint, load_strict, model_state
@@ -44,6 +45,7 @@ def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:
         facts = released_facts(Path(path))
+    check_classes(facts["dataset"]["class_names"], path)
     model = GPT(GPTConfig(**facts["config"]))
     load_strict(model, state, str(path))
     return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]
