@@ -38,7 +38,10 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
 
 
 def refuse_strangers(old: Path, new: Path) -> None:
-    """`InputError` if the folder `old` holds what whoever wrote the folder `new` cannot have put there."""
+    """`InputError` if `old` holds a folder, or a file of a kind that `new` has none of.
+
+    Hidden files do not count: file managers leave them behind.
+    """
     suffixes = {file.suffix for file in new.iterdir()}
     for entry in old.iterdir():
         if entry.is_dir() or (entry.suffix not in suffixes and not entry.name.startswith(".")):

@@ -15,6 +15,7 @@ from autoregressive.models.checkpoint import load_gpt
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.sample.clip_files import Job, write_clip
 from autoregressive.sample.gallery import write_gallery
+from autoregressive.sample.sample_c2i import clips_there
 from autoregressive.sample.sample_c2i import run as sample
 from autoregressive.train.export import ExportConfig
 from autoregressive.train.export import run as export
@@ -25,6 +26,8 @@ from common.weights import save_safetensors
 from dataset.codes import Codes
 from dataset.manifest import Manifest, read_released
 from dataset.samples import read_samples
+from evaluations.class_consistency import ClassConsistencyConfig
+from evaluations.class_consistency import run as class_consistency
 from evaluations.clips import ClipSet
 from evaluations.page import write_page
 from evaluations.probe import ProbeConfig, VideoProbe, load_probe
@@ -44,8 +47,8 @@ def stays(folder, name):
 
 
 @pytest.mark.parametrize("name", [
-    "Barrett's", "01", "NaN", "gastric antral", "息肉", "पॉलिप", "a..b", "-x", "%2e", "#?\"<b>&", " a ", "12:30",
-    "é" * 127])
+    "Barrett's", "01", "NaN", "gastric antral", "息肉", "पॉलिप", "a..b", "-x", "%2e", "#?\"<b>&", " a ",
+    "12:30", "é" * 127])
 def test_real_names_are_allowed(name):
     assert is_name(name)
 
@@ -94,7 +97,7 @@ def test_any_class_name_in_a_checkpoint_is_refused_or_stays_below(room, name):
     job = Job(dataset["class_names"][0], 0, 7)
     assert all(stays(room, job.path(kind, "")) for kind in ("grids", "frames", "videos", "gifs"))
     write_clip(room, job, [torch.zeros(3, 16, 16, dtype=torch.uint8)], dataset)
-    elsewhere = {path.name for path in room.parents[1].rglob("*") if path != room and room not in path.parents}
+    elsewhere = {path.name for path in room.parents[1].rglob("*") if room not in (path, *path.parents)}
     assert elsewhere == {"b", "thesis.txt", "gpt.safetensors"}
 
 
@@ -152,6 +155,10 @@ def test_class_names_are_distinct_text(tmp_path, classes):
     write_json(tmp_path / "dataset.json", {"version": 1, "class_names": classes, **FACTS, "clips": []})
     with pytest.raises(InputError, match=r"dataset.json: "):
         Manifest.read(tmp_path)
+    record = {"dataset": {"class_names": classes}, "clips": [["a/0.png", 0, "val"]]}
+    write_json(tmp_path / "codes.json", record)
+    with pytest.raises(InputError, match=r"codes.json: "):
+        Codes.read(tmp_path)
 
 
 def test_reconstruction_stays_in_its_folder(grids, tokenizer_run, runtime, tmp_path, victim):
@@ -197,17 +204,20 @@ def test_folder_of_frames_that_the_sampler_did_not_make_is_refused(sample_config
 
 
 @pytest.mark.parametrize("clip", [
-    {"class": ESCAPE}, {"grid": "../x.png"}, {"video": "/etc/passwd"}, {"grids": ["a", "../b"]}, {"frames": 1},
-    {"gif": "a//b"}, {"class": ...}, {"grids": 1}])
-def test_samples_of_others_are_read_from_their_folder_only(tmp_path, clip):
+    {"class": ESCAPE}, {"grid": "../x.png"}, {"video": "/etc/passwd"}, {"grids": ["a", "../b"]},
+    {"frames": 1}, {"gif": "a//b"}, {"class": ...}, {"grids": 1}])
+def test_samples_of_others_are_read_from_their_folder_only(grids, runtime, tmp_path, clip):
     record = {"class": "a", "grid": "grids/a/000000.png"} | clip
     clips = [{name: value for name, value in record.items() if value is not ...}]
     write_json(tmp_path / "samples.json", {"dataset": FACTS, "clips": clips})
-    with pytest.raises(InputError, match=r"samples\.json: "):
-        ClipSet.read(tmp_path, "--sample-path")
+    compare = ClassConsistencyConfig(data_path=grids, sample_path=tmp_path)
+    for read in (lambda: clips_there(tmp_path, {}), lambda: ClipSet.read(tmp_path, "--sample-path"),
+                 lambda: class_consistency(compare, runtime)):
+        with pytest.raises(InputError, match=r"samples\.json: "):
+            read()
 
 
-def test_prepare_deletes_nothing_outside_of_its_folder(tmp_path, victim):
+def test_prepare_touches_nothing_outside_of_its_folder(tmp_path, victim):
     write_class_videos(tmp_path / "videos", ("a",), recordings=1, frames=8, size=32)
     data = tmp_path / "x" / "data"
     prepare(tmp_path / "videos", data)
@@ -226,6 +236,10 @@ def test_prepare_deletes_nothing_outside_of_its_folder(tmp_path, victim):
     with pytest.raises(InputError, match=rf"{plan.name}: '../a.png'"):
         prepare(tmp_path / "videos", data)
     assert tree(data).keys() == before.keys()
+    (tmp_path / "x" / "other").mkdir()
+    (tmp_path / "x" / "other" / "a").symlink_to(victim)
+    with pytest.raises(InputError, match="a link leads out of"):
+        prepare(tmp_path / "videos", tmp_path / "x" / "other")
 
 
 def test_names_on_disk_that_are_no_names_elsewhere(tmp_path):
@@ -259,6 +273,9 @@ def test_pages_show_any_class_name_as_it_is_and_link_to_nothing(tmp_path):
     weights = {"name": name, "hash": ""}
     facts = {"checkpoint": weights, "tokenizer": weights, "sampling": {}, "dataset": FACTS, "notice": name}
     write_gallery(tmp_path, facts, [{"class": name, "seed": 0, "video": f"videos/{name}/000000.mp4"}])
+    (video.parent / "000001.mp4").symlink_to("/etc/passwd")
+    with pytest.raises(InputError, match="a link leads out of"):
+        write_gallery(tmp_path, facts, [{"class": name, "seed": 1, "video": f"videos/{name}/000001.mp4"}])
     record = {"value": 1.0, "stderr": None, "floor": None, "tokenizer": None}
     scores = {"fid": {"better": "lower", "per_class": {name: record}, "macro": record, "pooled": record}}
     section = {"scores": scores, "lines": [name], "bad_clips": {"real": [name]}}
