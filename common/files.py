@@ -20,7 +20,7 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
 
     The temporary name keeps the suffix, by which image and video writers choose the format, and is hidden,
     so that no listing takes it for a result. With `folder=True` the temporary path is an empty folder, and
-    a folder that is already there is replaced.
+    a folder that is already there is replaced, unless it holds other things than files of the same kind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,7 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
         yield temporary
         settle(temporary)
         if folder and path.exists():
+            refuse_strangers(path, temporary)
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
@@ -52,6 +53,17 @@ def settle(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def refuse_strangers(old: Path, new: Path) -> None:
+    """`InputError` if `old` holds a folder, or a file of a kind that `new` has none of.
+
+    Hidden files do not count: file managers leave them behind.
+    """
+    suffixes = {file.suffix for file in new.iterdir()}
+    for entry in old.iterdir():
+        if entry.is_dir() or (entry.suffix not in suffixes and not entry.name.startswith(".")):
+            raise InputError(f"{entry}: would be lost with the folder that is replaced, move it elsewhere")
 
 
 def remove(path: Path) -> None:

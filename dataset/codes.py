@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
+from common.names import check_classes, check_paths
 from common.presets import PRESETS, find_preset
 
 
@@ -51,6 +52,8 @@ class Codes:
             return read_reference(folder, preset)
         facts = read_json(folder / "codes.json")
         names, labels, splits = (list(column) for column in zip(*facts["clips"], strict=True))
+        check_classes(facts["dataset"]["class_names"], folder / "codes.json")
+        check_paths(names, folder / "codes.json")
         codes_CAhw = np.load(folder / "codes.npy", mmap_mode="r")
         if len(codes_CAhw) != len(names):
             raise InputError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
+from common.names import check_paths, inside
 from dataset.field_of_view import Crop, centre_square, find_field_of_view
 from dataset.grid import frames_to_grid
 from dataset.manifest import WORK_FOLDER
@@ -114,7 +115,14 @@ def plan(job: Recording) -> Plan:
         except InputError as error:
             made.problem = _without_folders(error, job)
         write_json(path, asdict(made))
-    return Plan(**read_json(path))
+    return read_plan(path)
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan that was written; `InputError` if it names pictures outside of the data folder."""
+    made = Plan(**read_json(path))
+    check_paths(made.names, path)
+    return made
 
 
 def cut(job: Recording, starts: Sequence[int]) -> None:
@@ -129,7 +137,7 @@ def cut(job: Recording, starts: Sequence[int]) -> None:
         frames.append(crop.apply(frame.pixels, settings.frame_size))
         start = index + 1 - settings.clip_length
         if start in missing:
-            _write_grid(job.data_path / job.clip_name(start), np.stack(frames), settings)
+            _write_grid(inside(job.data_path, job.clip_name(start)), np.stack(frames), settings)
             missing.remove(start)
         if not missing:
             return

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from common.errors import InputError
 from common.files import read_json, write_json
+from common.names import check_classes, check_paths
 from dataset.split import Piece, split_class
 
 FILE_NAME = "dataset.json"
@@ -94,21 +95,21 @@ class Manifest:
         try:
             facts = {field.name: record[field.name] for field in fields(cls)}
             facts["clips"] = tuple(Clip(**clip) for clip in facts["clips"])
+            check_classes(facts["class_names"], path)
             facts["class_names"] = tuple(facts["class_names"])
             manifest = cls(**facts)
-            manifest._check()
-        except (KeyError, TypeError, ValueError) as error:
+            manifest._check(path)
+        except (KeyError, TypeError) as error:
             raise InputError(f"{path}: {type(error).__name__} {error}") from None
         return manifest
 
-    def _check(self) -> None:
-        if len(set(self.class_names)) != len(self.class_names):
-            raise InputError("a class name occurs twice")
+    def _check(self, path: Path) -> None:
+        check_paths((clip.name for clip in self.clips), path)
         if min(self.rows, self.cols, self.frame_size, self.fps) <= 0:
-            raise InputError("rows, cols, frame_size and fps must be positive")
+            raise InputError(f"{path}: rows, cols, frame_size and fps must be positive")
         for clip in self.clips:
             if clip.split not in ("train", "val") or not 0 <= clip.label < len(self.class_names):
-                raise InputError(f"clip {clip.name}: split {clip.split}, label {clip.label}")
+                raise InputError(f"{path}: clip {clip.name}: split {clip.split}, label {clip.label}")
 
 
 def grid_pictures(folder: Path) -> dict[str, list[str]]:
@@ -138,6 +139,7 @@ def read_released(
     names = grid_pictures(folder)
     if not names:
         raise InputError(f"{folder}: holds neither {FILE_NAME} nor class folders of grid PNGs")
+    check_paths((f"{class_name}/{file}" for class_name, files in names.items() for file in files), folder)
     height, width = _common_size(folder, names)
     size = frame_size or (height // rows if rows else width // cols if cols else RELEASED_FRAME_SIZE)
     rows, cols = rows or height // max(size, 1), cols or width // max(size, 1)

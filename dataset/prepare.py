@@ -17,6 +17,7 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import read_json
 from common.locks import locked
+from common.names import check_paths, inside
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
 from dataset import report as reports
@@ -204,7 +205,8 @@ def remove_stale(data_path: Path, current: set[Path], manifest: Manifest) -> Non
     pictures, plans = [], []
     for path in sorted((data_path / manifests.WORK_FOLDER).glob("[!.]*.json")):
         names = read_json(path)["names"]
-        pictures += [data_path / name for name in names if path not in current or name not in wanted]
+        check_paths(names, path)
+        pictures += [inside(data_path, name) for name in names if path not in current or name not in wanted]
         plans += [path] if path not in current else []
     if any(picture.exists() for picture in pictures):
         (data_path / manifests.FILE_NAME).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import InputError
+from common.names import RULE, as_name, is_name
 from dataset.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 
 NO_VIDEO = "not a video, nor in a folder of numbered pictures alone"
@@ -48,11 +49,14 @@ def find_sources(
         raise InputError(f"--video-path {folder}: holds no class folders")
     sources, others = [], []
     for class_name in class_names or found:
+        shown = class_name.encode(errors="replace").decode()
+        if not is_name(class_name):
+            others.append((shown, f"not taken for a class: {RULE}"))
+            continue
         paths, strangers = _walk(folder / class_name, stills)
         for path, stem in _distinct_stems(paths).items():
             recording = f"{class_name}/{_recording(path, stem, pattern)}"
             sources.append(Source(class_name, f"{class_name}/{path}", stem, recording))
-        shown = class_name.encode(errors="replace").decode()
         others += [(f"{shown}/{path}", reason) for path, reason in strangers]
         others += [] if paths else [(shown, "a class folder without recordings")]
     return sources, others
@@ -95,7 +99,7 @@ def _without_suffix(path: str) -> str:
 
 def _distinct_stems(paths: list[str]) -> dict[str, str]:
     """Path -> name: the path without suffix, "-" for "/", with a hash where two agree or it is very long."""
-    stems = {path: _without_suffix(path).replace("/", "-") for path in paths}
+    stems = {path: as_name(_without_suffix(path)) for path in paths}
     counts = Counter(stem.casefold() for stem in stems.values())
     for path, stem in stems.items():
         if counts[stem.casefold()] > 1 or len(stem.encode()) > LONGEST_STEM:

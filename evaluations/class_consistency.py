@@ -17,10 +17,11 @@ from PIL import Image
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import read_json, write_json
+from common.files import write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Manifest
+from dataset.samples import read_samples
 from evaluations.temporal import motion
 
 
@@ -130,7 +131,7 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
         raise InputError(f"--data-path {config.data_path}: no training clip of {name}")
     classifier = NearestClassMean.fit(real.statistics_nD, real.labels_n, len(manifest.class_names))
     held_out = read_real(config.data_path, manifest, "val")
-    samples = read_json(config.sample_path / "samples.json")
+    samples = read_samples(config.sample_path)
     sets = {"real train": real, "generated": read_generated(config.sample_path, samples, manifest)}
     if len(held_out.labels_n):
         sets["real val"] = held_out

@@ -15,10 +15,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from common.errors import InputError
-from common.files import read_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Clip, Manifest, grid_pictures
+from dataset.samples import FILE_NAME, read_samples
 from dataset.video import VIDEO_SUFFIXES, is_frame_folder, read_frames
 
 ANY_SPLIT = "all"
@@ -57,8 +57,8 @@ class ClipSet:
         folder, origin = Path(folder), {}
         if not folder.is_dir():
             raise InputError(f"{flag} {folder}: no such folder")
-        if (folder / "samples.json").exists():
-            record = read_json(folder / "samples.json")
+        if (folder / FILE_NAME).exists():
+            record = read_samples(folder)
             origin = {name: record.get(name) for name in ("checkpoint", "tokenizer", "sampling")}
             folder = folder / "grids"
         if (folder / "dataset.json").exists() or grid_pictures(folder):

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from common.files import atomic_path
+from common.names import inside
 
 HERE = Path(__file__).parent
 COLUMNS = 3  # charts side by side
@@ -21,7 +22,7 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
                               lstrip_blocks=True)
     environment.filters["digits"] = lambda value: "-" if value is None else f"{value:.4g}"
     sections = {name: {**section, "chart": _chart(section["scores"]) if "scores" in section else None,
-                       "picture": _picture(folder / section["sheet"]) if "sheet" in section else None}
+                       "picture": _picture(inside(folder, section["sheet"])) if "sheet" in section else None}
                 for name, section in results["sections"].items()}
     html = environment.get_template("page.html").render(
         results=results, sections=sections, facts=json.dumps(results["comparison"], indent=1))
@@ -79,7 +80,7 @@ def _bars(axis: Any, name: str, entry: dict[str, Any]) -> None:
         if record["floor"]:
             axis.plot(record["floor"]["same_n"], place, "D", markersize=4, color="white",
                       markeredgecolor="black", label="score at the floor's n")
-    axis.set_yticks(range(len(views)), list(views), fontsize=7)
+    axis.set_yticks(range(len(views)), list(views), fontsize=7, parse_math=False)
     axis.tick_params(axis="x", labelsize=7)
     axis.set_ylim(len(views) - 0.4, -0.6)
     axis.set_title(f"{name} ({entry['better']} is better)", fontsize=9)

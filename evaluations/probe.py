@@ -22,6 +22,7 @@ from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
+from common.names import check_classes
 from common.training.config import TrainingConfig
 from common.training.loop import train
 from common.training.task import Task
@@ -173,6 +174,7 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
         model, dataset = VideoProbe(ProbeConfig(**checkpoint["config"])), checkpoint["dataset"]
     except (KeyError, TypeError):
         raise InputError(f"{path}: holds no probe") from None
+    check_classes(dataset["class_names"], path)
     load_strict(model, model_state(checkpoint), str(path))
     return model.requires_grad_(False).eval().float(), dataset
 

@@ -8,6 +8,7 @@ import torch
 
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
+from common.names import check_names
 from common.registry import MODELS_FOLDER
 from common.weights import load_checkpoint, load_strict, model_state
 from tokenizer.vq_model import VQConfig, VQModel
@@ -50,8 +51,9 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
         path = checkpoint_file(given)
         return check_tokenizer(path, facts), path
     name = facts["name"]
+    check_names([name], near)
     folder = near.resolve().parent
-    runs = [run for base in (folder, folder.parent.parent) for run in base.glob(f"*/checkpoints/{name}")]
+    runs = [run / name for base in (folder, folder.parent.parent) for run in base.glob("*/checkpoints")]
     for path in [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *runs]:
         if path.is_file():
             try:

@@ -20,6 +20,7 @@ from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.image_quality import frame_quality
 from common.locks import locked
+from common.names import inside
 from common.perceptual import Perceptual
 from common.progress import progress
 from dataset.grid import grid_to_frames
@@ -108,7 +109,7 @@ def mean_lpips(perceptual: Perceptual, original_T3HW: np.ndarray, again_T3HW: np
 def reconstruct_clip(model: VQModel, perceptual: Perceptual | None, clip: Clip, manifest: Manifest,
                      config: ReconstructConfig, device: torch.device) -> dict[str, float]:
     """Write the reconstruction of a clip unless it is there; its measures."""
-    original_3HW, path = load_grid(config.data_path, clip, manifest), config.save_path / clip.name
+    original_3HW, path = load_grid(config.data_path, clip, manifest), inside(config.save_path, clip.name)
     if not path.exists():
         again_3HW, _ = reconstruct(model, original_3HW, device)
         with atomic_path(path) as temporary:

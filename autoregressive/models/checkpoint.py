@@ -8,6 +8,7 @@ from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.errors import InputError
+from common.names import check_classes
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint, load_strict, model_state
@@ -45,6 +46,7 @@ def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:
         facts = released_facts(Path(path))
+    check_classes(facts["dataset"]["class_names"], path)
     model = GPT(GPTConfig(**facts["config"]))
     load_strict(model, state, str(path))
     return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.files import atomic_path, remove
+from common.names import inside
 from dataset.grid import grid_to_frames
 from dataset.manifest import Clip, Manifest
 from dataset.sheet import contact_sheet
@@ -53,12 +54,12 @@ def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: 
     """All files of a clip, whose links share a row of frames; the first grid picture last."""
     first, *rest = (frames_of(picture_3HW, dataset) for picture_3HW in pictures)
     frames_THWC, record = np.concatenate([first, *(link[dataset["cols"]:] for link in rest)]), job.record(1)
-    write_frames(folder / record["frames"], frames_THWC)
-    write_mp4(folder / record["video"], frames_THWC, dataset["fps"])
-    write_gif(folder / record["gif"], frames_THWC, dataset["fps"])
+    write_frames(inside(folder, record["frames"]), frames_THWC)
+    write_mp4(inside(folder, record["video"]), frames_THWC, dataset["fps"])
+    write_gif(inside(folder, record["gif"]), frames_THWC, dataset["fps"])
     names = job.grids(len(pictures))
     for name, picture_3HW in reversed(list(zip(names, pictures, strict=True))):
-        with atomic_path(folder / name) as temporary:
+        with atomic_path(inside(folder, name)) as temporary:
             Image.fromarray(picture_3HW.permute(1, 2, 0).numpy()).save(temporary)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment
 
 from common.files import atomic_path
+from common.names import inside
 
 GALLERY_CLIPS = 64  # clips shown at most, to keep the page small
 
@@ -49,7 +50,7 @@ if hidden %}, {{ hidden }} more in the folder{% endif %}.</p>
 def write_gallery(folder: Path, facts: dict[str, Any], clips: Sequence[dict[str, Any]]) -> None:
     """Write index.html beside samples.json: the clips' videos inside it, what made them below."""
     shown = [{"name": clip["class"].replace("_", " "), "seed": clip["seed"],
-              "data": base64.b64encode((folder / clip["video"]).read_bytes()).decode()}
+              "data": base64.b64encode(inside(folder, clip["video"]).read_bytes()).decode()}
              for clip in clips[:GALLERY_CLIPS]]
     weights = {part: f"{facts[part]['name']} ({facts[part]['hash']})" for part in ("checkpoint", "tokenizer")}
     settings, dataset = {**weights, **facts["sampling"]}, facts["dataset"]

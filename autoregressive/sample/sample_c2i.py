@@ -34,11 +34,12 @@ from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import file_hash, read_json, write_json
+from common.files import file_hash, write_json
 from common.hardware import free_memory, own_cores
 from common.locks import locked
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
+from dataset.samples import FILE_NAME, read_samples
 from tokenizer.loading import find_tokenizer, tokenizer_facts
 from tokenizer.vq_model import VQModel
 
@@ -191,12 +192,12 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 
     What a killed run has left half written is deleted.
     """
-    path = folder / "samples.json"
-    if not path.exists():
-        if (folder / "grids").exists():
-            raise InputError(f"--save-folder {folder}: holds grids but no samples.json; choose another")
+    if not (folder / FILE_NAME).exists():
+        for kind in ("grids", "frames", "videos", "gifs"):
+            if (folder / kind).exists():
+                raise InputError(f"--save-folder {folder}: holds {kind} but no {FILE_NAME}; choose another")
         return []
-    there = read_json(path)
+    there = read_samples(folder)
     for name, value in facts.items():
         if there.get(name) != value:
             raise InputError(f"--save-folder {folder}: has clips of another {name}")
@@ -233,7 +234,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
             print(entry["notice"])
     clips = clips_there(folder, facts) if runtime.is_main else []
     if runtime.is_main and not clips:
-        write_json(folder / "samples.json", {**facts, "clips": []})  # from now on the folder is theirs
+        write_json(folder / FILE_NAME, {**facts, "clips": []})  # from now on the folder is theirs
     runtime.gather(None)  # nobody writes clips before
     gpt, tokenizer = gpt.to(device), tokenizer.to(device)
     gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
@@ -255,7 +256,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         records = [job.record(config.chain) for job in jobs]
         clips += [record for record in records if record not in clips]
         clips.sort(key=lambda clip: (clip["seed"], clip["label"]))
-        write_json(folder / "samples.json", {**facts, "clips": clips})
+        write_json(folder / FILE_NAME, {**facts, "clips": clips})
         write_manifest(folder / "grids", clips, dataset)
         write_sheet(folder, jobs, dataset)
         write_gallery(folder, facts, clips)

@@ -19,6 +19,7 @@ from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, write_json
+from common.names import check_classes
 from common.training.config import without_path
 from common.weights import STATE_KEYS, load_checkpoint, model_state, save_safetensors
 from tokenizer.loading import load_tokenizer
@@ -73,6 +74,8 @@ def weights_and_facts(path: Path, averaged: bool) -> tuple[dict[str, Tensor], di
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint if averaged else {**checkpoint, "ema": None})
     if "config" in checkpoint:
+        if "dataset" in checkpoint:
+            check_classes(checkpoint["dataset"]["class_names"], path)
         kept = checkpoint.keys() - OF_THE_RUN
         return state, {name: without_path(checkpoint[name]) for name in sorted(kept)}
     if "tok_embeddings.weight" not in state:  # weights alone, as released

@@ -1,0 +1,24 @@
+"""samples.json: what the sampler says of the clips in a folder."""
+
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.files import read_json
+from common.names import check_names, check_paths
+
+FILE_NAME = "samples.json"
+PATHS = ("grid", "frames", "video", "gif")  # of a clip's files, below the folder
+
+
+def read_samples(folder: Path) -> dict[str, Any]:
+    """The record in `folder`. Raises: `InputError` if it is none, or speaks of files outside of `folder`."""
+    path = Path(folder) / FILE_NAME
+    record = read_json(path)
+    try:
+        for clip in record["clips"]:
+            check_names([clip["class"]], path)
+            check_paths([*(clip[kind] for kind in PATHS if kind in clip), *clip.get("grids", [])], path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a record of samples ({type(error).__name__} {error})") from None
+    return record
