@@ -18,6 +18,7 @@ from common.hardware import (
     free_memory,
     has,
     own_cores,
+    warn_once,
     working_kernels,
 )
 
@@ -95,10 +96,10 @@ class Calls:
 @pytest.fixture
 def fresh():
     """Nothing is known of the machine, before and after."""
-    for function in (working_kernels, compiler_works):
+    for function in (working_kernels, warn_once):
         function.cache_clear()
     yield
-    for function in (working_kernels, compiler_works):
+    for function in (working_kernels, warn_once):
         function.cache_clear()
 
 
