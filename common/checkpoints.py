@@ -4,14 +4,14 @@ A checkpoint is a file `<step>.pt`, or of a run whose tensors are sharded (FSDP)
 (`common.sharded`). `common.weights.load_checkpoint` reads both into the same dictionary.
 """
 
+import errno
 import os
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from struct import error as StructError
 from typing import Any, BinaryIO
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 
@@ -22,7 +22,7 @@ from common.weights import SHARDS, load_checkpoint, part_files
 
 ASIDE = ".damaged"  # is added to the name of a checkpoint that cannot be read
 PIECE = 1 << 20  # bytes read at once
-BROKEN_ZIP = (BadZipFile, StructError, zlib.error, EOFError, OSError, LookupError, RuntimeError, ValueError)
+BROKEN_ZIP = (BadZipFile, StructError, EOFError, LookupError, RuntimeError, ValueError)
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: int) -> Path:
@@ -99,12 +99,16 @@ def zip_damage(file: BinaryIO, thorough: bool) -> str:
     try:
         with ZipFile(file) as archive:
             for entry in archive.infolist():
+                if entry.compress_type != ZIP_STORED or entry.external_attr:
+                    raise BadZipFile("not as torch writes it")  # and reads it as anything
                 if thorough or entry.filename.endswith("/data.pkl"):
                     with archive.open(entry) as content:
                         while content.read(PIECE):  # raises where the checksum differs
                             pass
-    except BROKEN_ZIP as error:
-        return f"not a readable checkpoint ({error})"
+    except (*BROKEN_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # what a place outside the file gives
+            raise
+        return f"not a readable checkpoint ({str(error) or type(error).__name__})"
     return ""
 
 
@@ -113,11 +117,13 @@ def checkpoint_file(path: Path, runtime: Runtime = Runtime()) -> Path:
 
     A newer one that is damaged is said on stderr.
     """
-    return runtime.agree(lambda: newest_whole(Path(path)))
+    with runtime.together():
+        found = newest_whole(Path(path), runtime.is_main)
+    return runtime.gather(found)[0]  # a run may have written another one meanwhile
 
 
-def newest_whole(path: Path) -> Path:
-    """`checkpoint_file` on one process."""
+def newest_whole(path: Path, warn: bool) -> Path:
+    """`checkpoint_file` of one process."""
     if not path.is_dir() or path.suffix == SHARDS:
         return path
     found = checkpoints(path / "checkpoints")
@@ -126,7 +132,8 @@ def newest_whole(path: Path) -> Path:
     for file in reversed(found):
         if not (problem := damage(file)):
             return file
-        print(f"warning: skipped {file}: {problem}", file=sys.stderr, flush=True)
+        if warn:
+            print(f"warning: skipped {file}: {problem}", file=sys.stderr, flush=True)
     raise InputError(f"{path}: none of its checkpoints can be read")
 
 

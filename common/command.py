@@ -23,7 +23,8 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     A process that waits for another one longer than `timeout`, or sees it gone, ends with one line and
     status 1.
 
-    `InputError` and `OSError` are what the user can mend: they end the program with one line and status 2.
+    `InputError` and `OSError` are what the user can mend: they end the program with one line and status 2;
+    of several processes that meet the same one a single one says it.
     Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
     """
     speaks = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"

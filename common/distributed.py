@@ -146,8 +146,8 @@ class Runtime:
     def together(self) -> Iterator[None]:
         """A block that fails on every process if it fails on one, so that none waits for another in vain.
 
-        All raise what one of them would, with its rank unless all failed alike. Only for what the user can
-        mend, `InputError` and `OSError`.
+        All raise the same error, with the ranks that met it unless all met it alike. Only for what the user
+        can mend, `InputError` and `OSError`.
         """
         mine = None
         try:

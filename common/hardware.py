@@ -88,7 +88,6 @@ def working_kernels(name: str, device: torch.device) -> ModuleType | None:
     return module
 
 
-@cache
 def compiler_works(device: torch.device) -> bool:
     """True if `torch.compile` can make code for `device` here, which takes a C++ compiler, or Triton."""
     try:
@@ -109,10 +108,15 @@ def say_absent(what: str, error: Exception) -> None:
         cause = getattr(cause, "inner_exception", None) or cause.__cause__
     if cause is None:
         raise error
+    reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
+    warn_once(f"{what} cannot work on this machine, going on without ({reason})")
+
+
+@cache
+def warn_once(line: str) -> None:
+    """Print a warning, on one process of those that torchrun started here."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
-        print(f"warning: {what} cannot work on this machine, going on without ({reason})", file=sys.stderr,
-              flush=True)
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def is_absence(error: BaseException) -> bool:

@@ -34,7 +34,6 @@ def locked(folder: Path, runtime: Runtime, wait: bool = False) -> Iterator[None]
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with runtime.together():
         if runtime.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
             file = take(folder, wait)
     try:
         yield
@@ -51,6 +50,7 @@ def take(folder: Path, wait: bool) -> TextIO | None:
     """The open file that holds the lock of `folder`; None, and a warning, where there are no locks."""
     path = folder / NAME
     while True:
+        folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -124,10 +124,10 @@ class Extraction:
         """Compute what is missing in `folder`, unless another job has just done it; damaged features go."""
         if runtime.agree(lambda: is_unchanged(folder)):
             return
-        if runtime.is_main and (folder / "features.json").exists():
-            print(f"{folder}: damaged, computed again", flush=True)
-            (folder / "features.json").unlink()
         with runtime.together():  # also: all blocks are there
+            if runtime.is_main and (folder / "features.json").exists():
+                print(f"{folder}: damaged, computed again", flush=True)
+                (folder / "features.json").unlink()
             self._compute_blocks(clips, folder, runtime, title)
         with runtime.together():
             if runtime.is_main:

@@ -17,6 +17,7 @@ from common.hardware import (
     compiler_works,
     free_memory,
     own_cores,
+    warn_once,
     working_kernels,
 )
 
@@ -85,10 +86,10 @@ class Calls:
 @pytest.fixture
 def fresh():
     """Nothing is known of the machine, before and after."""
-    for function in (working_kernels, compiler_works):
+    for function in (working_kernels, warn_once):
         function.cache_clear()
     yield
-    for function in (working_kernels, compiler_works):
+    for function in (working_kernels, warn_once):
         function.cache_clear()
 
 

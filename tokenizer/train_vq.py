@@ -201,7 +201,7 @@ class TokenizerTask(Task):
             Image.fromarray(sheet_3HW.permute(1, 2, 0).numpy()).save(temporary)
 
 
-def start_model(config: TrainVQConfig, runtime: Runtime) -> VQModel:
+def start_model(config: TrainVQConfig, runtime: Runtime = Runtime()) -> VQModel:
     """A fresh tokenizer of the shape that the flags say, or the one to fine-tune."""
     if config.vq_ckpt:
         model = load_tokenizer(checkpoint_file(config.vq_ckpt, runtime))
