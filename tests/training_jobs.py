@@ -1,7 +1,7 @@
 """Run training jobs one after the other, in this process or in several: python training_jobs.py JOBS.json
 
-JOBS.json is a list of {"stage": "c2i", "vq" or "probe", ...flags}. The environment says which process this is, as
-under torchrun.
+JOBS.json is a list of {"stage": "c2i", "vq" or "probe", ...flags}. The environment says which process this
+is, as under torchrun.
 """
 
 import os
