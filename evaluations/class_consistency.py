@@ -52,7 +52,9 @@ def clip_statistics(frames_TCHW: np.ndarray) -> np.ndarray:
 
 
 def motion(frames_TCHW: np.ndarray) -> float:
-    """Mean absolute difference of consecutive frames, 0 to 255; 0 is a still picture."""
+    """Mean absolute difference of consecutive frames, 0 to 255; 0 is a still picture, or a single frame."""
+    if len(frames_TCHW) < 2:
+        return 0.0
     return float(np.abs(np.diff(frames_TCHW.astype(np.float32), axis=0)).mean())
 
 

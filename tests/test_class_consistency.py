@@ -55,6 +55,7 @@ def test_motion_is_the_mean_change_between_frames():
     frames[1] = 10
     assert motion(frames) == 10
     assert motion(frames[:1].repeat(3, 0)) == 0
+    assert motion(frames[:1]) == 0  # a grid of one frame
 
 
 def test_statistics_see_colour_and_detail_but_not_order():

@@ -136,6 +136,16 @@ def test_good_samples_are_in_their_class(config, runtime):
     assert read_json(config.sample_path / "probe_report.json") == result
 
 
+def test_one_held_out_clip_has_no_frechet_distance_but_a_report(config, runtime):
+    folder = config.reconstruction_path
+    manifest = Manifest.read(folder)
+    dataclasses.replace(manifest, clips=manifest.clips[:1]).write(folder)
+    result = report(config, runtime)
+    assert result["frechet"] == {"clips": 1,
+                                 "reason": "a covariance needs more than 1 features, there is 1"}
+    assert read_json(config.sample_path / "probe_report.json") == result
+
+
 def test_mixed_up_classes_are_seen(config, runtime):
     folder = config.sample_path / "grids"
     manifest = Manifest.read(folder)
