@@ -153,8 +153,7 @@ class Comparison:
         if self.protocol.reference == ANY_SPLIT:
             lines.append("the reference holds training clips: a copy of them scores well")
         if self.not_generated:
-            lines.append(f"nothing was generated of {', '.join(self.not_generated)}: the scores know nothing "
-                         "of that")
+            lines.append(f"nothing was generated of {', '.join(self.not_generated)}: left out of all scores")
         single = [name for name, own in self._reference_recordings().items() if len(own) == 1]
         if single:
             lines.append(f"the reference of {', '.join(single)} is one recording: its error bars tell "

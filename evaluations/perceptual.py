@@ -81,8 +81,8 @@ def over_pairs(
 ) -> dict[str, list[Any]]:
     """`function` of the frames of every pair, pair by pair in order; the pairs are shared among processes.
 
-    Raises: `InputError` naming a pair that is unreadable, differs in size, or gives a number that is not
-    finite; with `skip_bad` the reason, a string, stands in the place of the first two's value.
+    Raises: `InputError` naming a pair that is unreadable or differs in size, or whose value is not finite.
+    With `skip_bad` an unreadable or differing pair has the reason, a string, as its value.
     """
     work = [pair for own in pairs.values() for pair in own]
     mine, values = runtime.share(work), []

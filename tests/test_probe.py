@@ -13,6 +13,7 @@ from training_jobs import run_job, run_jobs
 
 from common.checkpoints import checkpoint_file
 from common.files import read_json, read_jsonl
+from common.training.wrapping import wrap_blocks
 from common.weights import load_checkpoint, save_safetensors
 from dataset.manifest import Manifest
 from evaluations.probe import (
@@ -117,6 +118,11 @@ def test_compiled_probe_is_one_graph_and_learns_the_same(plain_run, grids, tmp_p
                     for graph in backend.graphs]
     assert [count for count in convolutions if count] == [5]  # one more graph tries the compiler
     assert_same_run(tmp_path / "run", plain_run)
+
+
+def test_list_of_modules_is_no_block():
+    with pytest.raises(AssertionError, match="no block"):
+        wrap_blocks([torch.nn.ModuleList([torch.nn.Linear(2, 2)])], compiled=True, checkpointing=False)
 
 
 def test_sharded_probe_learns_the_same(plain_run, grids, tmp_path, command_env):
