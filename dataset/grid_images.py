@@ -6,24 +6,19 @@ Shapes: a picture is uint8 (3, rows*S, cols*S), S pixels per frame side.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
 from dataset.manifest import Clip, Manifest
+from dataset.pictures import read_picture
 
 
 def load_grid(folder: Path, clip: Clip, manifest: Manifest) -> Tensor:
     """The picture of one clip; one of the wrong size, or unreadable, is an `InputError` that names it."""
     path = Path(folder) / clip.name
-    try:
-        with Image.open(path) as image:
-            picture_HWC = np.array(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"{path}: not a readable picture ({error})") from None
+    picture_HWC = read_picture(path)
     if picture_HWC.shape[:2] != manifest.grid_size:
         found, wanted = ("{} x {}".format(*size) for size in (picture_HWC.shape[:2], manifest.grid_size))
         raise InputError(f"{path}: {found} pixels, but the manifest says {manifest.rows} x {manifest.cols} "

@@ -16,6 +16,7 @@ from dataset.split import Piece, split_class
 
 FILE_NAME = "dataset.json"
 WORK_FOLDER = ".prepare"  # beside it: what prepare found out about every recording
+RESULTS_FOLDER = "evaluation"  # of evaluations.evaluate, by default in the folder of the clips
 VERSION = 1  # of the JSON layout
 RELEASED_FRAME_SIZE = 128
 DEFAULT_FPS = 25.0  # of grids that come without a clock
@@ -116,12 +117,15 @@ def grid_pictures(folder: Path) -> dict[str, list[str]]:
     """Class name -> sorted PNG names, if `folder` has the released layout; else an empty mapping.
 
     That is: at least one class folder, and in every one PNG files, and no folders or files of another kind.
+    A folder of evaluation results may stand beside them.
     """
     found = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
             files = sorted(file for file in entry.iterdir() if not file.name.startswith("."))
             if not files or any(file.is_dir() or file.suffix.lower() != ".png" for file in files):
+                if entry.name == RESULTS_FOLDER:
+                    continue
                 return {}
             found[entry.name] = [file.name for file in files]
     return found

@@ -13,10 +13,11 @@ from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from common.errors import InputError
 from common.files import atomic_path
+from dataset.pictures import on_black, read_picture
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -49,7 +50,7 @@ def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterat
     """
     path = Path(path)
     if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        source = iter([(0.0, partial(_load_picture, path))])
+        source = iter([(0.0, partial(read_picture, path))])
     else:
         source = _folder_frames(path) if path.is_dir() else _video_frames(path)
     sampled = _nearest(source, fps) if fps else (item for i, item in enumerate(source) if i % stride == 0)
@@ -82,18 +83,7 @@ def _numbered_pictures(folder: Path) -> list[Path]:
 def _folder_frames(folder: Path) -> Iterator[tuple[float, Pixels]]:
     """(time, pixels) of every numbered picture of a folder."""
     for index, path in enumerate(_numbered_pictures(folder)):
-        yield index / FOLDER_FPS, partial(_load_picture, path)
-
-
-def _load_picture(path: Path) -> np.ndarray:
-    """The pixels of a picture file, upright and laid on black; `InputError` naming it if it is broken."""
-    try:
-        with Image.open(path) as picture:
-            rgba = ImageOps.exif_transpose(picture).convert("RGBA")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        reason = str(error).replace(f"'{path}'", "the file")
-        raise InputError(f"{path}: not a readable picture ({reason})") from None
-    return _on_black(np.asarray(rgba))
+        yield index / FOLDER_FPS, partial(read_picture, path)
 
 
 def _video_frames(path: Path) -> Iterator[tuple[float, Pixels]]:
@@ -147,14 +137,8 @@ def _video_pixels(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
     pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", width=width, height=frame.height,
                               interpolation=EXACT)
     if transparent:
-        pixels = _on_black(pixels)
+        pixels = on_black(pixels)
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-
-
-def _on_black(rgba_HW4: np.ndarray) -> np.ndarray:
-    """Lay a picture on black: (H, W, 4) -> (H, W, 3)."""
-    colour, alpha = rgba_HW4[..., :3].astype(np.uint16), rgba_HW4[..., 3:].astype(np.uint16)
-    return ((colour * alpha + 127) // 255).astype(np.uint8)
 
 
 def _nearest(source: Iterator[tuple[float, Item]], fps: float) -> Iterator[tuple[float, Item]]:

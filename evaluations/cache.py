@@ -7,11 +7,11 @@ the names of its good clips, (name, reason) of the bad ones, and the geometry of
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from common.files import atomic_path, file_hash, read_json, remove, write_json
+from evaluations.clips import NPZ_ERRORS
 
 
 def block_path(folder: Path, start: int) -> Path:
@@ -26,7 +26,7 @@ def is_whole(path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as block:
             return block["values"].ndim == 3 and bool(json.loads(str(block["facts"])))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (*NPZ_ERRORS, KeyError):
         print(f"{path}: damaged, computed again", flush=True)
         path.unlink()
         return False

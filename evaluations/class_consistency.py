@@ -12,7 +12,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from common.command import run_command
 from common.distributed import Runtime
@@ -20,7 +19,7 @@ from common.errors import InputError
 from common.files import write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
-from dataset.manifest import Manifest
+from dataset.manifest import Clip, Manifest
 from dataset.samples import read_samples
 from evaluations.temporal import motion
 
@@ -98,7 +97,7 @@ def read_generated(folder: Path, samples: dict[str, Any], manifest: Manifest) ->
             raise InputError(f"--sample-path {folder}: its {name} is not that of the real clips")
     if not samples["clips"]:
         raise InputError(f"--sample-path {folder}: holds no clips yet")
-    grids = (np.array(Image.open(folder / clip["grid"])).transpose(2, 0, 1) for clip in samples["clips"])
+    grids = (load_grid(folder, Clip(clip["grid"], 0, "", "", 0.0), manifest) for clip in samples["clips"])
     return Clips.measure(grids, [clip["label"] for clip in samples["clips"]], manifest.rows, manifest.cols)
 
 

@@ -6,6 +6,7 @@ npz file or a video. Shapes: T frames, H x W pixels. Frames are uint8 RGB (T, 3,
 """
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from dataset.samples import FILE_NAME, read_samples
 from dataset.video import VIDEO_SUFFIXES, is_frame_folder, read_frames
 
 ANY_SPLIT = "all"
+NPZ_ERRORS = OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError  # of a damaged npz file
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class ClipSet:
     def state(self, entry: Entry) -> list[tuple[str, int, int]]:
         """Name, bytes and time of change of every file of a clip; nothing of one that is gone."""
         path = self.folder / entry.name
-        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        files = sorted(path.glob("[!.]*")) if path.is_dir() else [path] if path.exists() else []
         return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
     @property
@@ -115,7 +117,7 @@ def _from_manifest(folder: Path, manifest: Manifest) -> ClipSet:
 def _from_class_folders(folder: Path) -> ClipSet:
     """<class>/<clip>, each clip a folder of frames, an npz file or a video, named <recording>_<number>."""
     entries = []
-    for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+    for class_folder in sorted(entry for entry in folder.glob("[!.]*") if entry.is_dir()):
         for path in sorted(class_folder.iterdir()):
             if not path.name.startswith(".") and _is_clip(path):
                 stem = path.name if path.is_dir() else path.stem
@@ -134,7 +136,7 @@ def _read_npz(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = [file[name] for name in file.files]
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
+    except NPZ_ERRORS as error:
         raise InputError(f"{path}: not a readable npz file ({error})") from None
     shape = arrays[0].shape if arrays else ()
     if len(arrays) != 1 or arrays[0].dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from common.command import require_at_least
 from common.distributed import Runtime
 from common.errors import InputError
+from dataset.manifest import RESULTS_FOLDER
 from evaluations.clips import ANY_SPLIT, ClipSet
 from evaluations.extractor import Extractor
 from evaluations.features import Extraction, Features, require_comparable
@@ -50,11 +51,13 @@ class CompareConfig:
         require_at_least(self, groups=0)
         if self.batch_size is not None:
             require_at_least(self, batch_size=1)
+        if self.groups == 1:
+            raise InputError("--groups 1: one of at least two is left out; 0: no standard errors")
 
     @property
     def output_folder(self) -> Path:
         """Where results go."""
-        return self.output or self.sample_path / "evaluation"
+        return self.output or self.sample_path / RESULTS_FOLDER
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Comparison:
     real: ClipSet
     generated: ClipSet
     rebuilt: ClipSet | None
+    not_generated: tuple[str, ...]
+    """Classes of real clips that nothing was generated of, if --classes does not leave them out."""
 
     @classmethod
     def open(cls, config: CompareConfig) -> "Comparison":
@@ -75,6 +80,8 @@ class Comparison:
         generated = ClipSet.read(config.sample_path, "--sample-path")
         protocol = find_protocol(config)
         class_names = _classes(config, real, generated)
+        rest = {entry.class_name for entry in real.entries} - set(class_names)
+        not_generated = () if config.classes else tuple(sorted(rest))
         real, generated = real.select(class_names), generated.select(class_names)
         if protocol.reference != ANY_SPLIT:
             _require_split(config, real, protocol.reference)
@@ -89,7 +96,7 @@ class Comparison:
             if strange:
                 raise InputError(f"--reconstruction-path {config.reconstruction_path}: {strange[0]} is no "
                                  f"clip of --data-path {config.data_path}")
-        return cls(config, protocol, class_names, real, generated, rebuilt)
+        return cls(config, protocol, class_names, real, generated, rebuilt, not_generated)
 
     def features(
         self, extractor: Extractor, runtime: Runtime
@@ -125,6 +132,12 @@ class Comparison:
             "skip_bad": config.skip_bad,
         }
 
+    def state(self) -> str:
+        """Stands for the files as they are now: a folder that was filled anew has other results."""
+        files = [[entry.name, clips.state(entry)] for clips in (self.real, self.generated, self.rebuilt)
+                 if clips for entry in clips.entries]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
     def _reference_recordings(self) -> dict[str, set[str]]:
         """Class -> recordings that its reference is made of."""
         reference = self.real.select(self.class_names, self.protocol.reference)
@@ -139,6 +152,8 @@ class Comparison:
             lines.append("the reference are the clips that the model was trained on: a copy scores best")
         if self.protocol.reference == ANY_SPLIT:
             lines.append("the reference holds training clips: a copy of them scores well")
+        if self.not_generated:
+            lines.append(f"nothing was generated of {', '.join(self.not_generated)}: left out of all scores")
         single = [name for name, own in self._reference_recordings().items() if len(own) == 1]
         if single:
             lines.append(f"the reference of {', '.join(single)} is one recording: its error bars tell "
@@ -157,13 +172,13 @@ def find_protocol(config: CompareConfig) -> Protocol:
 
 def _classes(config: CompareConfig, real: ClipSet, generated: ClipSet) -> tuple[str, ...]:
     there = [{entry.class_name for entry in clips.entries} for clips in (real, generated)]
-    wanted = config.classes or sorted(there[1])
+    wanted = tuple(dict.fromkeys(config.classes or sorted(there[1])))
     for flag, path, names in zip(("--data-path", "--sample-path"), (config.data_path, config.sample_path),
                                  there, strict=True):
         for name in wanted:
             if name not in names:
                 raise InputError(f"{flag} {path}: no clip of class {name}; it has {', '.join(sorted(names))}")
-    return tuple(wanted)
+    return wanted
 
 
 def _require_split(config: CompareConfig, real: ClipSet, split: str) -> None:

@@ -1,5 +1,6 @@
 """STAGE: real and generated clips -> all metrics, one table and one page."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,8 @@ from common.command import run_command
 from common.distributed import Runtime
 from evaluations import fid, fvd, pairs, temporal
 from evaluations.comparison import Comparison
-from evaluations.results import write_results
+from evaluations.failures import attempt
+from evaluations.results import save_sections, write_results
 
 Metric = Literal["fvd", "fid", "lpips", "temporal", "reconstruction"]
 
@@ -25,24 +27,26 @@ class EvaluateConfig(fvd.FVDConfig, fid.FIDConfig):
 
 
 def run(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
-    """Find all weights first, then measure, write and print."""
+    """Find all weights first, then measure, write and print. What fails does not keep others from working."""
     comparison, device = Comparison.open(config), runtime.device(config.device)
     video = fvd.load_extractor(config, runtime) if {"fvd", "lpips"} & set(config.metrics) else None
     frame = fid.load_extractor(config, runtime) if "fid" in config.metrics else None
     lpips = (pairs.LPIPS(config.lpips_weights, config.unverified_weights, device)
              if "lpips" in config.metrics else None)
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "fvd": lambda: fvd.measure(comparison, video, runtime),
+        "fid": lambda: fid.measure(comparison, frame, runtime),
+        "temporal": lambda: temporal.measure(comparison, runtime),
+        "lpips": lambda: pairs.measure_lpips(
+            comparison, lpips, comparison.features(video, runtime)[:2], runtime),
+        "reconstruction": lambda: pairs.measure_reconstruction(comparison, runtime),
+    }
     sections: dict[str, Any] = {}
-    if "fvd" in config.metrics:
-        sections |= fvd.measure(comparison, video, runtime)
-    if frame:
-        sections |= fid.measure(comparison, frame, runtime)
-    if "temporal" in config.metrics:
-        sections |= temporal.measure(comparison, runtime)
-    if lpips:
-        nearest_by = comparison.features(video, runtime)[:2]
-        sections |= pairs.measure_lpips(comparison, lpips, nearest_by, runtime)
-    if "reconstruction" in config.metrics:
-        sections |= pairs.measure_reconstruction(comparison, runtime)
+    for name in (name for name in measures if name in config.metrics):
+        section = fvd.SECTIONS[video.name] if name == "fvd" else name
+        sections |= attempt(section, measures[name], runtime)
+        if runtime.is_main:
+            save_sections(comparison, sections)  # a later metric may be killed
     return write_results(comparison, sections) if runtime.is_main else {}
 
 

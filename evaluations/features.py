@@ -32,6 +32,7 @@ from evaluations.extractor import Extractor
 BLOCK = 32  # clips
 LANES = 4  # batches, at most, that a CPU reads and computes side by side; computing takes far longer there
 READERS = 4  # threads that read for a GPU, which computes one batch after the other
+READING = 2  # raised when clips are read, or features are checked, differently: older caches are stale
 Window = Callable[[Entry, int], slice]  # which frames of a clip of so many are looked at
 
 
@@ -112,7 +113,8 @@ class Extraction:
         """Features of `clips`, from the cache or computed by all processes together; the same on each.
 
         Raises: `InputError` naming a clip that is unreadable, has another geometry than the first one, or is
-        too short; with `skip_bad` such clips are left out and listed.
+        too short; with `skip_bad` such clips are left out and listed. A clip whose features are not finite is
+        an error in any case, as that is not its own fault.
         """
         folder = self.cache / f"{self.extractor.name}-{self._key(clips)}"
         if not runtime.agree(lambda: is_unchanged(folder)):
@@ -138,7 +140,7 @@ class Extraction:
         """Stands for everything that the features depend on."""
         files = [(entry.name, clips.state(entry)) for entry in clips.entries]
         grid = clips.grid and [clips.grid.rows, clips.grid.cols]
-        key = json.dumps([self._facts(), self.batch_size, grid, files])
+        key = json.dumps([READING, self._facts(), self.batch_size, grid, files])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def _facts(self) -> dict[str, Any]:
@@ -219,7 +221,12 @@ class Extraction:
         with turn:
             frames_BT3HW = torch.from_numpy(np.stack(frames)).to(self.device)
             features_BRD = self.extractor.features(self.extractor.preprocess(frames_BT3HW))
-            return good, bad, features_BRD.float().cpu().numpy()
+            values_BRD = features_BRD.float().cpu().numpy()
+        for name, values_RD in zip(good, values_BRD, strict=True):
+            if not np.isfinite(values_RD).all():
+                raise InputError(f"{clips.folder / name}: its {self.extractor.name} features are not finite; "
+                                 "are the weights sound?")
+        return good, bad, values_BRD
 
     def _frames(self, clips: ClipSet, entry: Entry, shape: tuple[int, int, int]) -> np.ndarray:
         """The frames of a clip that the window shows.

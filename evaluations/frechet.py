@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import InputError
+from evaluations.failures import NoValue
 
 Array = np.ndarray
 
@@ -27,10 +28,14 @@ class Moments:
 
     @classmethod
     def of(cls, features_nD: Array) -> "Moments":
-        """Moments of some features. Raises: `InputError` if they are no matrix, empty, or not finite."""
+        """Moments of some features.
+
+        Raises: `NoValue` if there are none, `InputError` if they are no matrix, or not finite.
+        """
         features_nD = np.asarray(features_nD, np.float64)
         if features_nD.ndim != 2 or 0 in features_nD.shape:
-            raise InputError(f"features must be (n, D) and not empty, not {features_nD.shape}")
+            kind = NoValue if len(features_nD) == 0 else InputError
+            raise kind(f"features must be (n, D) and not empty, not {features_nD.shape}")
         if not np.isfinite(features_nD).all():
             raise InputError("features hold values that are not finite")
         mean_D = features_nD.mean(0)
@@ -45,7 +50,7 @@ class Moments:
             part = cls.of(features_nD)
             total = part if total is None else total + part
         if total is None:
-            raise InputError("there are no features")
+            raise NoValue("there are no features")
         return total
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -59,7 +64,7 @@ class Moments:
     def factor(self, ddof: int) -> Array:
         """F (D, rank) with F F^T the covariance; directions that are rounding noise are left out."""
         if self.count <= ddof:
-            raise InputError(f"a covariance needs more than {ddof} features, there is {self.count}")
+            raise NoValue(f"a covariance needs more than {ddof} features, there is {self.count}")
         values_D, vectors_DD = np.linalg.eigh(self.scatter_DD / (self.count - ddof))
         kept = values_D > max(values_D[-1], 0) * len(values_D) * np.finfo(np.float64).eps
         return vectors_DD[:, kept] * np.sqrt(values_D[kept])
@@ -88,7 +93,7 @@ def frechet_distance(features_a_nD: Array, features_b_mD: Array, ddof: int = 1) 
     """Fréchet distance of two sets of features, not negative.
 
     `ddof` 1 divides the scatter by n - 1 (`numpy.cov`, FID, the released EndoGen script), 0 by n
-    (StyleGAN-V). Raises: `InputError` for features that are not two finite matrices of the same width with
-    more than `ddof` rows.
+    (StyleGAN-V). Raises: `NoValue` for `ddof` rows or fewer, `InputError` for features that are not two
+    finite matrices of the same width.
     """
     return moments_distance(Moments.of(features_a_nD), Moments.of(features_b_mD), ddof)

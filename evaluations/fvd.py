@@ -8,6 +8,7 @@ from common.command import run_command
 from common.distributed import Runtime
 from evaluations.comparison import CompareConfig, Comparison
 from evaluations.extractor import Extractor, StyleGANVI3D, VideoGPTI3D
+from evaluations.failures import attempt
 from evaluations.measures import make_views, score_views, video_measures
 from evaluations.memorisation import memorisation
 from evaluations.results import extraction_facts, write_results
@@ -47,9 +48,8 @@ def measure(
         return {}
     views = make_views(comparison.protocol, comparison.class_names, *features)
     scores = score_views(video_measures(comparison.protocol.ddof), views, comparison.config.groups)
-    copies = memorisation(comparison, *features[:2])
-    section = {**extraction_facts(features), "scores": scores}
-    return {SECTIONS[extractor.name]: section, "memorisation": copies}
+    copies = attempt("memorisation", lambda: {"memorisation": memorisation(comparison, *features[:2])})
+    return {SECTIONS[extractor.name]: {**extraction_facts(features), "scores": scores}, **copies}
 
 
 def run(config: FVDConfig, runtime: Runtime) -> dict[str, Any]:

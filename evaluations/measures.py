@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from evaluations.failures import NoValue
 from evaluations.features import Features
 from evaluations.frechet import Moments, gaussian_distance
 from evaluations.protocols import Protocol
@@ -19,7 +20,6 @@ from evaluations.scores import inception_score, kernel_distance, neighbourhood_s
 from evaluations.uncertainty import deal_groups, disjoint_halves, extrapolate, jackknife_error, spread
 
 MOST_FRAMES = 5000  # of a side, evenly spread, where all pairs are looked at
-POOLED, MACRO = "pooled", "macro"
 Function = Callable[[Features, Features], Sequence[float]]
 
 
@@ -109,8 +109,8 @@ class View:
 def make_views(
     protocol: Protocol, class_names: Sequence[str], real: Features, generated: Features,
     rebuilt: Features | None,
-) -> dict[str, View]:
-    """Views of every class and, as "pooled", of all clips.
+) -> tuple[dict[str, View], View]:
+    """Views of every class, and of all clips.
 
     The EndoGen protocol picks clips class by class, and pools what it picked; the others pick from the pool.
     """
@@ -127,40 +127,67 @@ def make_views(
         reference = real.take([i for i, entry in enumerate(real.entries) if entry.name in names])
         names = {entry.name for each in views.values() for entry in each.generated.entries}
         picked = generated.take([i for i, entry in enumerate(generated.entries) if entry.name in names])
-        views[POOLED] = View(reference, picked, real, rebuilt)
-    else:
-        views[POOLED] = view(real, generated, rebuilt)
-    return views
+        return views, View(reference, picked, real, rebuilt)
+    return views, view(real, generated, rebuilt)
 
 
 def score_views(
-    measures: Sequence[Measure], views: dict[str, View], groups: int
+    measures: Sequence[Measure], views: tuple[dict[str, View], View], groups: int
 ) -> dict[str, dict[str, Any]]:
     """Score name -> {"better", "per_class", "macro", "pooled"}; `groups` 0 leaves out standard errors."""
+    of_class, of_all = views
     table: dict[str, dict[str, Any]] = {}
     for measure in measures:
-        for view_name, view in views.items():
-            for name, record in _score(measure, view, groups).items():
-                entry = table.setdefault(name, {"better": measure.better, "per_class": {}})
-                (entry if view_name == POOLED else entry["per_class"])[view_name] = record
-    for entry in table.values():
-        entry[MACRO] = macro_mean(entry["per_class"])
+        records = {class_name: _score(measure, view, groups) for class_name, view in of_class.items()}
+        pooled = _score(measure, of_all, groups)
+        for name in measure.names:
+            per_class = {class_name: own[name] for class_name, own in records.items()}
+            table[name] = {"better": measure.better, "per_class": per_class, "pooled": pooled[name],
+                           "macro": macro_mean(per_class)}
     return table
 
 
+def rows(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(of which clips, record) of one score, for tables: the classes, their mean, and all clips together."""
+    return [*entry["per_class"].items(), ("macro", entry["macro"]), ("pooled", entry["pooled"])]
+
+
+def reason_lines(scores: dict[str, dict[str, Any]], failed: bool) -> list[str]:
+    """Why scores have no value: of those that failed, or of those that these clips do not have."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, entry in scores.items():
+        for view, record in rows(entry):
+            if "reason" in record and record.get("failed", False) == failed:
+                names.setdefault((view, record["reason"]), []).append(name)
+    return [f"{', '.join(own)} of {view}: {reason}" for (view, reason), own in names.items()]
+
+
 def _score(measure: Measure, view: View, groups: int) -> dict[str, dict[str, Any]]:
-    """One record per name of the measure."""
+    """One record per name of the measure; one without a value has a reason, and "failed" if it is a fault."""
     counts = {"n_real": len(view.reference), "n_generated": len(view.generated)}
     try:
-        values = measure.function(view.reference, view.generated)
-    except InputError as error:
+        values = _values(measure, view.reference, view.generated)
+        errors = _errors(measure, view, groups)
+        floor, tokenizer = _floor(measure, view), _tokenizer_floor(measure, view)
+    except NoValue as error:
         return {name: {"value": None, "reason": str(error), **counts} for name in measure.names}
-    errors = _errors(measure, view, groups)
-    floor, tokenizer = _floor(measure, view), _tokenizer_floor(measure, view)
+    except (InputError, np.linalg.LinAlgError) as error:
+        return {name: {"value": None, "failed": True, "reason": str(error), **counts}
+                for name in measure.names}
     return {name: {"value": values[i], "stderr": errors and errors[i], **counts,
                    "floor": floor and {**floor, "value": floor["value"][i], "same_n": floor["same_n"][i]},
                    "tokenizer": tokenizer and {**tokenizer, "value": tokenizer["value"][i]}}
             for i, name in enumerate(measure.names)}
+
+
+def _values(measure: Measure, real: Features, generated: Features) -> Sequence[float]:
+    """The numbers of a measure. Raises: `NoValue` if a side is empty, `InputError` if one is not finite."""
+    if not len(generated) or not (len(real) or measure.one_sided):
+        raise NoValue("there are no clips on one side")
+    values = measure.function(real, generated)
+    if not np.isfinite(values).all():
+        raise InputError(f"the result is {', '.join(map(str, values))}")
+    return values
 
 
 def _errors(measure: Measure, view: View, groups: int) -> list[float] | None:
@@ -169,11 +196,11 @@ def _errors(measure: Measure, view: View, groups: int) -> list[float] | None:
         return None
     sides = [deal_groups(side.recordings, groups) for side in (view.reference, view.generated)]
     if measure.one_sided:
-        sides[0] = [np.concatenate(sides[0])]
+        sides[0] = [np.arange(len(view.reference))]
     try:
-        errors = jackknife_error(lambda a, b: np.array(measure.function(view.reference.take(a),
-                                                                        view.generated.take(b))), *sides)
-    except InputError:  # with a group left out there are too few clips
+        errors = jackknife_error(lambda a, b: np.array(_values(measure, view.reference.take(a),
+                                                               view.generated.take(b))), *sides)
+    except NoValue:  # with a group left out there are too few clips
         return None
     return None if errors is None else [float(error) for error in errors]
 
@@ -185,10 +212,10 @@ def _floor(measure: Measure, view: View) -> dict[str, Any] | None:
     if n < 2:
         return None
     try:
-        value = measure.function(view.real.take(spread(left, n)), view.real.take(spread(right, n)))
-        same_n = measure.function(*(side.take(spread(np.arange(len(side)), n))
+        value = _values(measure, view.real.take(spread(left, n)), view.real.take(spread(right, n)))
+        same_n = _values(measure, *(side.take(spread(np.arange(len(side)), n))
                                     for side in (view.reference, view.generated)))
-    except InputError:
+    except NoValue:
         return None
     return {"value": value, "same_n": same_n, "n": n, "split": split}
 
@@ -200,8 +227,8 @@ def _tokenizer_floor(measure: Measure, view: View) -> dict[str, Any] | None:
     names = {entry.name for entry in view.reference.entries}
     rebuilt = view.rebuilt.take([i for i, entry in enumerate(view.rebuilt.entries) if entry.name in names])
     try:
-        return {"value": measure.function(view.reference, rebuilt), "n": len(rebuilt)}
-    except InputError:
+        return {"value": _values(measure, view.reference, rebuilt), "n": len(rebuilt)}
+    except NoValue:
         return None
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from common.files import atomic_path
 from common.names import inside
+from evaluations.measures import reason_lines, rows
 
 HERE = Path(__file__).parent
 COLUMNS = 3  # charts side by side
@@ -25,7 +27,8 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
                        "picture": _picture(inside(folder, section["sheet"])) if "sheet" in section else None}
                 for name, section in results["sections"].items()}
     html = environment.get_template("page.html").render(
-        results=results, sections=sections, facts=json.dumps(results["comparison"], indent=1))
+        results=results, sections=sections, rows=rows, reason_lines=reason_lines,
+        facts=json.dumps(results["comparison"], indent=1))
     path = folder / "report.html"
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -43,30 +46,33 @@ def _chart(scores: dict[str, Any]) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    rows = -(-len(scores) // COLUMNS)
-    views = 2 + max(len(entry["per_class"]) for entry in scores.values())
-    figure = Figure(figsize=(4.2 * COLUMNS, rows * (1.1 + 0.28 * views)), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for axis, (name, entry) in zip(axes, scores.items(), strict=False):
-        _bars(axis, name, entry)
-    for axis in axes[len(scores):]:
-        axis.set_visible(False)
-    marks = {label: handle for axis in axes
-             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if marks:
-        figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=3, fontsize=8,
-                      frameon=False)
+    lines = -(-len(scores) // COLUMNS)
+    height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))
     file = io.BytesIO()
-    with rc_context({"svg.hashsalt": "endogen"}):  # the same page from the same results
+    # the same page from the same results; class names may have a $, and letters that only the browser knows
+    style = {"svg.hashsalt": "endogen", "svg.fonttype": "none", "text.parse_math": False}
+    with rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure = Figure(figsize=(4.2 * COLUMNS, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+        for axis, (name, entry) in zip(axes, scores.items(), strict=False):
+            _bars(axis, name, entry)
+        for axis in axes[len(scores):]:
+            axis.set_visible(False)
+        marks = {label: handle for axis in axes
+                 for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        if marks:
+            figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=3, fontsize=8,
+                          frameon=False)
         figure.savefig(file, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _bars(axis: Any, name: str, entry: dict[str, Any]) -> None:
     """A bar with its standard error per class, mean and pool; marks where the floors are."""
-    views = {**entry["per_class"], "macro": entry["macro"], "pooled": entry["pooled"]}
-    for place, record in enumerate(views.values()):
+    views = rows(entry)
+    for place, (_, record) in enumerate(views):
         if record["value"] is None:
             axis.text(0, place, " no value", va="center", fontsize=7, color="grey")
             continue
@@ -80,7 +86,7 @@ def _bars(axis: Any, name: str, entry: dict[str, Any]) -> None:
         if record["floor"]:
             axis.plot(record["floor"]["same_n"], place, "D", markersize=4, color="white",
                       markeredgecolor="black", label="score at the floor's n")
-    axis.set_yticks(range(len(views)), list(views), fontsize=7, parse_math=False)
+    axis.set_yticks(range(len(views)), [name for name, _ in views], fontsize=7, parse_math=False)
     axis.tick_params(axis="x", labelsize=7)
     axis.set_ylim(len(views) - 0.4, -0.6)
     axis.set_title(f"{name} ({entry['better']} is better)", fontsize=9)

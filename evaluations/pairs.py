@@ -63,16 +63,40 @@ def nearest_pairs(clips: ClipSet, some: Features, real: ClipSet, train: Features
 
 def over_pairs(
     function: Callable[[np.ndarray, np.ndarray], Any], pairs: dict[str, list[Pair]], runtime: Runtime,
-    title: str,
+    title: str, skip_bad: bool = False,
 ) -> dict[str, list[Any]]:
-    """`function` of the frames of every pair, pair by pair in order; the pairs are shared among processes."""
+    """`function` of the frames of every pair, pair by pair in order; the pairs are shared among processes.
+
+    Raises: `InputError` naming a pair that is unreadable or differs in size, or whose value is not finite.
+    With `skip_bad` an unreadable or differing pair has the reason, a string, as its value.
+    """
     work = [pair for own in pairs.values() for pair in own]
-    mine = runtime.share(work)
-    values = [function(a.frames(entry_a), b.frames(entry_b)) for a, entry_a, b, entry_b
-              in progress(mine, len(mine), title, "pair", runtime.is_main)]
+    mine, values = runtime.share(work), []
+    with runtime.together():
+        for pair in progress(mine, len(mine), title, "pair", runtime.is_main):
+            try:
+                frames = pair_frames(*pair)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                values.append(str(error))
+                continue
+            values.append(function(*frames))
+            if not np.isfinite(values[-1]).all():
+                raise InputError(f"{title} of {pair[1].name} and {pair[3].name} is {values[-1]}")
     parts = [iter(part) for part in runtime.gather(values)]
     in_order = iter([next(parts[i % runtime.world_size]) for i in range(len(work))])
     return {name: list(islice(in_order, len(own))) for name, own in pairs.items()}
+
+
+def pair_frames(a: ClipSet, entry_a: Entry, b: ClipSet, entry_b: Entry) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of two clips, which must be as many and as large."""
+    frames_a, frames_b = a.frames(entry_a), b.frames(entry_b)
+    if frames_a.shape != frames_b.shape:
+        found = " and ".join("{} frames of {} x {} px".format(len(frames), *frames.shape[2:])
+                             for frames in (frames_a, frames_b))
+        raise InputError(f"{a.folder / entry_a.name} and {b.folder / entry_b.name}: {found}")
+    return frames_a, frames_b
 
 
 def mean_record(values: Sequence[float]) -> dict[str, Any]:
@@ -115,18 +139,25 @@ def quality(a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> list[float]:
 
 
 def measure_reconstruction(comparison: Comparison, runtime: Runtime) -> dict[str, Any]:
-    """The section "reconstruction": PSNR and SSIM of the reconstructed clips, per class; {} without any."""
+    """The section "reconstruction": PSNR and SSIM of the reconstructed clips, per class; {} without any.
+
+    With --skip-bad, clips that cannot be compared are left out and listed.
+    """
     if comparison.rebuilt is None:
         return {}
     real = {entry.name: entry for entry in comparison.real.entries}
     pairs = {name: [(comparison.real, real[entry.name], comparison.rebuilt, entry)
                     for entry in comparison.rebuilt.entries if entry.class_name == name]
              for name in comparison.class_names}
-    per_class = {name: {"psnr": mean_record([pair[0] for pair in values]),
-                        "ssim": mean_record([pair[1] for pair in values])}
-                 for name, values in over_pairs(quality, pairs, runtime, "PSNR and SSIM").items()}
+    per_class, bad = {}, []
+    for name, values in over_pairs(quality, pairs, runtime, "PSNR and SSIM",
+                                   comparison.config.skip_bad).items():
+        good = [value for value in values if not isinstance(value, str)]
+        bad += [value for value in values if isinstance(value, str)]
+        per_class[name] = {"psnr": mean_record([pair[0] for pair in good]),
+                           "ssim": mean_record([pair[1] for pair in good])}
     return {"reconstruction": {"per_class": per_class, "macro": macro(per_class),
-                               "lines": pair_lines(per_class)}}
+                               "bad_clips": {"reconstructed": bad}, "lines": pair_lines(per_class)}}
 
 
 def macro(per_class: dict[str, dict[str, Any]]) -> dict[str, float | None]:
@@ -139,8 +170,10 @@ def macro(per_class: dict[str, dict[str, Any]]) -> dict[str, float | None]:
 def pair_lines(per_class: dict[str, dict[str, Any]]) -> list[str]:
     """One line per class."""
     def shown(kind: str, record: dict[str, Any]) -> str:
+        if record["value"] is None:
+            return f"{kind.replace('_', ' ')} without a value, as there are no pairs"
         error = "" if record["stderr"] is None else f" +- {record['stderr']:.2g}"
         return f"{kind.replace('_', ' ')} {record['value']:.4g}{error}"
 
-    return [f"{name}: " + ", ".join(shown(kind, record) for kind, record in own.items()
-                                    if record["value"] is not None) for name, own in per_class.items()]
+    return [f"{name}: " + ", ".join(shown(kind, record) for kind, record in own.items())
+            for name, own in per_class.items()]

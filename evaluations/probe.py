@@ -129,7 +129,7 @@ class ProbeTask(Task):
         torch.manual_seed(config.global_seed)
         self.model: nn.Module = VideoProbe(ProbeConfig(len(manifest.class_names)))
         self.facts: dict[str, Any] = {"config": asdict(self.model.config), "dataset": manifest.facts()}
-        self.blocks = [self.model.convs]
+        self.blocks = [self.model]  # `measure`, whose batches differ in size, does not call its forward
         self.device = runtime.device(config.device)
 
     def loss(self, model: nn.Module, batch: list[Tensor], seeds_B: Tensor

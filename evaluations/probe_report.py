@@ -19,6 +19,7 @@ from common.files import file_hash, write_json
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Manifest
+from evaluations.failures import NoValue
 from evaluations.frechet import frechet_distance
 from evaluations.probe import VideoProbe, load_probe, measure, probe_input
 from evaluations.scores import nearest_neighbours
@@ -94,8 +95,11 @@ def compare(train: Seen, val: Seen, again: Seen, generated: Seen) -> dict[str, A
     """Distances to the training clips, of equally many clips of each set, and how near copies would be."""
     sets = {"real val": val, "reconstructed val": again, "generated": generated}
     count = min(len(one.names) for one in sets.values())
-    frechet = {name: frechet_distance(evenly(one.features_nD, count), train.features_nD)
-               for name, one in sets.items()}
+    try:
+        frechet = {name: frechet_distance(evenly(one.features_nD, count), train.features_nD)
+                   for name, one in sets.items()}
+    except NoValue as error:
+        frechet = {"reason": str(error)}
     places = {name: i for i, name in enumerate(val.names)}
     own_nD = val.features_nD[[places[name] for name in again.names]]
     copy_n = np.sqrt(((again.features_nD - own_nD) ** 2).sum(1))

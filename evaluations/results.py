@@ -1,37 +1,68 @@
 """Results as files: metrics.json for programs, metrics.txt to read, report.html to look at."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from common.distributed import Runtime
+from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
-from common.locks import locked
 from evaluations.comparison import Comparison
 from evaluations.features import Features
+from evaluations.measures import reason_lines, rows
 from evaluations.page import write_page
 
 VERSION = 1  # of the JSON layout
 
 
-def write_results(comparison: Comparison, sections: dict[str, Any]) -> dict[str, Any]:
-    """Add `sections` to the results of the same comparison, write all files, print the table.
+def save_sections(comparison: Comparison, sections: dict[str, Any]) -> dict[str, Any]:
+    """Add `sections` to the results of the same comparison in metrics.json; all results.
 
     Sections of an earlier command stay if they are of the same clips, protocol and settings.
     """
-    folder, facts = comparison.config.output_folder, comparison.facts()
-    path = folder / "metrics.json"
-    with locked(folder, Runtime(), wait=True):  # else sections of two commands at once would be lost
-        there = read_json(path) if path.exists() else {}
-        same = there.get("version") == VERSION and there.get("comparison") == facts
-        results = {"version": VERSION, "comparison": facts, "warnings": comparison.warnings(),
-                   "sections": {**(there["sections"] if same else {}), **sections}}
+    path = comparison.config.output_folder / "metrics.json"
+    head = {"version": VERSION, "comparison": comparison.facts(), "state": comparison.state()}
+    with locked(path.parent, Runtime(), wait=True):  # else sections of two commands at once would be lost
+        results = {**head, "warnings": comparison.warnings(),
+                   "sections": {**_sections_of(path, head), **sections}}
         write_json(path, results)
-        text = results_text(results)
-        with atomic_path(folder / "metrics.txt") as temporary:
-            temporary.write_text(text + "\n")
-        write_page(folder, results)
+    return results
+
+
+def _sections_of(path: Path, head: dict[str, Any]) -> dict[str, Any]:
+    """The sections of an earlier command with the same head; a damaged file is said and has none."""
+    try:
+        there = read_json(path) if path.exists() else {}
+    except InputError as error:
+        print(f"{error}: written anew", flush=True)
+        there = {}
+    return there["sections"] if all(there.get(name) == value for name, value in head.items()) else {}
+
+
+def failures(sections: dict[str, Any]) -> list[str]:
+    """What failed, with the reasons; not what these clips cannot have."""
+    by_reason: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        if section.get("failed"):
+            by_reason.setdefault(section["reason"], []).append(name)
+    lines = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    return lines + [line for section in sections.values()
+                    for line in reason_lines(section.get("scores", {}), failed=True)]
+
+
+def write_results(comparison: Comparison, sections: dict[str, Any]) -> dict[str, Any]:
+    """Add `sections` to the results of the same comparison, write all files, print the table.
+
+    Raises: `InputError` after that if one of `sections`, or a score in it, failed.
+    """
+    folder, results = comparison.config.output_folder, save_sections(comparison, sections)
+    text = results_text(results)
+    with atomic_path(folder / "metrics.txt") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    write_page(folder, results)
     print(text)
     print(f"in {folder}: metrics.json, metrics.txt, report.html")
+    if failed := failures(sections):
+        raise InputError(f"all but this is in {folder}: {'; '.join(failed)}")
     return results
 
 
@@ -55,8 +86,12 @@ def results_text(results: dict[str, Any]) -> str:
              *(f"warning: {line}" for line in results["warnings"])]
     for name, section in results["sections"].items():
         lines += ["", name, *weight_lines(section)]
+        if section.get("failed"):
+            lines.append(f"  failed: {section['reason']}")
         if "scores" in section:
             lines += score_lines(section["scores"])
+            lines += [f"  failed: {line}" for line in reason_lines(section["scores"], failed=True)]
+            lines += [f"  no value: {line}" for line in reason_lines(section["scores"], failed=False)]
         for side, reasons in section.get("bad_clips", {}).items():
             lines += [f"  skipped {len(reasons)} {side} clips, first: {reasons[0]}"] if reasons else []
         lines += [f"  {line}" for line in section.get("lines", [])]
@@ -75,14 +110,13 @@ def weight_lines(section: dict[str, Any]) -> list[str]:
 def score_lines(scores: dict[str, Any]) -> list[str]:
     """One line per score and class."""
     head = ["score", "clips of", "value", "+-", "real", "gen.", "floor", "at n", "score at n", "tokenizer"]
-    rows = [head]
+    table = [head]
     for name, entry in scores.items():
-        views = {**entry["per_class"], "macro": entry["macro"], "pooled": entry["pooled"]}
-        rows += [[name, view, *score_cells(record)] for view, record in views.items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        table += [[name, view, *score_cells(record)] for view, record in rows(entry)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     return ["  ".join(["", *(cell.ljust(width) if i < 2 else cell.rjust(width)
                              for i, (cell, width) in enumerate(zip(row, widths, strict=True)))])
-            for row in rows]
+            for row in table]
 
 
 def score_cells(record: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.errors import InputError
+from evaluations.failures import NoValue
 
 Array = np.ndarray
 CHUNK = 256  # features whose distances are in memory at once
@@ -18,11 +18,11 @@ def kernel_distance(real_nD: Array, generated_mD: Array) -> float:
     """Squared maximum mean discrepancy, kernel (x.y / D + 1)^3, unbiased: KID, and KVD of video features.
 
     Bińkowski et al. 2018. Can be slightly negative; the counts may differ. torch-fidelity's formula, which
-    takes equal counts only. Raises: `InputError` for fewer than two features on a side.
+    takes equal counts only. Raises: `NoValue` for fewer than two features on a side.
     """
     x_nD, y_mD = np.asarray(real_nD, np.float64), np.asarray(generated_mD, np.float64)
     if min(len(x_nD), len(y_mD)) < 2:
-        raise InputError("the kernel distance needs two features on each side")
+        raise NoValue("the kernel distance needs two features on each side")
 
     def kernel(a: Array, b: Array) -> Array:
         return (a @ b.T / x_nD.shape[1] + 1) ** 3
@@ -66,10 +66,10 @@ def neighbourhood_scores(real_nD: Array, generated_mD: Array, k: int = NEIGHBOUR
     A feature's ball reaches to its k-th nearest neighbour of its own set, border included. Precision:
     generated features in some real ball; recall: real ones in some generated ball; density: real balls that
     a generated feature is in, over k; coverage: real balls that hold a generated feature. Raises:
-    `InputError` if a side has no k neighbours.
+    `NoValue` if a side has no k neighbours.
     """
     if min(len(real_nD), len(generated_mD)) <= k:
-        raise InputError(f"neighbourhood scores need more than {k} features on each side")
+        raise NoValue(f"neighbourhood scores need more than {k} features on each side")
     across_nm = squared_distances(real_nD, generated_mD)
 
     def radii(features: Array) -> Array:
@@ -85,8 +85,10 @@ def inception_score(logits_mK: Array) -> float:
     """exp of the mean KL divergence of a frame's classes from those of all frames, by torch-fidelity.
 
     Salimans et al. 2016, over all frames at once instead of in ten splits. 1 to K; grows with the number of
-    frames and knows only ImageNet's classes.
+    frames and knows only ImageNet's classes. Raises: `NoValue` for no frames.
     """
+    if not len(logits_mK):
+        raise NoValue("the inception score needs frames")
     import torch
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 

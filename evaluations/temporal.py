@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.distributed import Runtime
 from evaluations.comparison import Comparison
+from evaluations.failures import NoValue
 from evaluations.features import Features
 from evaluations.measures import Measure, make_views, score_views
 from evaluations.results import extraction_facts
@@ -65,13 +66,19 @@ def _distances(real: Features, generated: Features) -> list[float]:
 
 
 def _ratio(real: Features, generated: Features) -> list[float]:
-    """Mean motion over that of real clips."""
-    return [float(generated.vectors()[:, 0].mean() / max(real.vectors()[:, 0].mean(), 1e-9))]
+    """Mean motion over that of real clips. Raises: `NoValue` if no real clip moves."""
+    usual = real.vectors()[:, 0].mean()
+    if usual == 0:
+        raise NoValue("the real clips are still pictures")
+    return [float(generated.vectors()[:, 0].mean() / usual)]
 
 
 def _frozen(real: Features, generated: Features) -> list[float]:
-    """Share of clips that hardly move."""
-    return [float((generated.vectors()[:, 0] < FROZEN * np.median(real.vectors()[:, 0])).mean())]
+    """Share of clips that hardly move. Raises: `NoValue` if most real clips do not move either."""
+    usual = np.median(real.vectors()[:, 0])
+    if usual == 0:
+        raise NoValue("most real clips are still pictures")
+    return [float((generated.vectors()[:, 0] < FROZEN * usual).mean())]
 
 
 MEASURES = [Measure(tuple(f"{name}_distance" for name in STATISTICS), "lower", _distances),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from common.errors import InputError
+from evaluations.failures import NoValue
 
 Array = np.ndarray
 PARTS = (1.0, 3 / 4, 3 / 5, 1 / 2)  # of all samples: evenly spaced in 1 / n
@@ -66,9 +66,12 @@ def extrapolate(statistic: Callable[[Array, Array], float], real: Array, generat
 
     It is taken on random subsets of n clips of both sides, n from half to all of the smaller side, and a
     straight line over 1 / n is continued to 0. The line holds where n is well above the number of dimensions.
+    Raises: `NoValue` for fewer than three clips on a side.
     """
     random = np.random.RandomState(0)
     largest = min(len(real), len(generated))
+    if largest < 3:
+        raise NoValue("too few clips to extrapolate from")
     inverse, values = [], []
     for part in PARTS:
         n = max(round(part * largest), 2)
@@ -76,8 +79,6 @@ def extrapolate(statistic: Callable[[Array, Array], float], real: Array, generat
             chosen = [np.sort(random.choice(side, n, replace=False)) for side in (real, generated)]
             inverse.append(1 / n)
             values.append(statistic(*chosen))
-    if len(set(inverse)) < 2:
-        raise InputError("too few clips to extrapolate from")
     return float(np.polyfit(inverse, values, 1)[1])
 
 

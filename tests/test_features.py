@@ -14,6 +14,7 @@ from small_data import make_grids
 from tiny_extractor import TinyExtractor
 
 from autoregressive.sample.sample_c2i import run as sample
+from common.errors import InputError
 from dataset.grid import grid_to_frames
 from dataset.video import write_frames
 from evaluations.clips import ClipSet
@@ -192,6 +193,25 @@ def test_bad_clips_are_left_out_and_listed_when_asked(tmp_path, runtime):
         assert len(made) == len(made.vectors()) == 11
     with pytest.raises(ValueError, match="rec1_000000"):
         extraction(tmp_path / "cache").run(clips, runtime, "test")
+
+
+def test_damaged_npz_files_are_input_errors_whatever_is_damaged(tmp_path):
+    random = np.random.RandomState(0)
+    (tmp_path / "red").mkdir()
+    path = tmp_path / "red" / "clip.npz"
+    np.savez_compressed(path, random.randint(0, 40, (4, 8, 8, 3)).astype(np.uint8))
+    whole, clips = path.read_bytes(), ClipSet.read(tmp_path, "x")
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in random.randint(0, len(data), 2):
+            data[place] = random.randint(256)
+        path.write_bytes(data)
+        try:
+            clips.frames(clips.entries[0])
+        except InputError as error:
+            refused += "clip.npz: " in str(error)
+    assert refused > 250
 
 
 def test_clip_of_another_length_is_named(tmp_path, grids, runtime):

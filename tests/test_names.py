@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from preparing import prepare, report, tree
 from small_data import make_grids
 from synthetic import write_class_videos
-from tokenizer.weights import find_tokenizer
 
 from autoregressive.models.checkpoint import load_gpt
 from autoregressive.models.gpt import GPT, GPTConfig
@@ -32,6 +31,7 @@ from evaluations.class_consistency import run as class_consistency
 from evaluations.clips import ClipSet
 from evaluations.page import write_page
 from evaluations.probe import ProbeConfig, VideoProbe, load_probe
+from tokenizer.loading import find_tokenizer
 from tokenizer.reconstruct import ReconstructConfig
 from tokenizer.reconstruct import run as reconstruct
 

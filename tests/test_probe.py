@@ -2,14 +2,19 @@
 
 import dataclasses
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from small_data import make_grids
+from torch._dynamo.testing import CompileCounterWithBackend
+from training_jobs import run_job, run_jobs
 
+from common.checkpoints import checkpoint_file
 from common.files import read_json, read_jsonl
-from common.weights import save_safetensors
+from common.training.wrapping import wrap_blocks
+from common.weights import load_checkpoint, save_safetensors
 from dataset.manifest import Manifest
 from evaluations.probe import (
     FRAMES,
@@ -84,11 +89,67 @@ def test_probe_learns_the_classes(probe_run):
     assert [record["val_accuracy"] for record in records if "val_accuracy" in record][-1] == 1.0
 
 
+def job(grids, folder, **flags):
+    return {"stage": "probe", "data_path": str(grids), "results_dir": str(folder), "max_steps": 4,
+            "global_batch_size": 4, "log_every": 1, "eval_every": 2, "sample_every": 0, "ckpt_every": 2,
+            "device": "cpu", "compile": False, **flags}
+
+
+@pytest.fixture(scope="module")
+def plain_run(grids, tmp_path_factory, runtime):
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    run_job(runtime, **job(grids, folder))
+    return folder
+
+
+def assert_same_run(run, reference):
+    mine, theirs = ([{name: value for name, value in record.items() if name != "steps_per_s"}
+                     for record in read_jsonl(folder / "log.jsonl")] for folder in (run, reference))
+    assert len(theirs) == 6  # losses of four steps, two validations
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=0)
+    mine, theirs = (load_checkpoint(checkpoint_file(folder))["model"] for folder in (run, reference))
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+def test_compiled_probe_is_one_graph_and_learns_the_same(plain_run, grids, tmp_path, runtime, monkeypatch):
+    backend = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    run_job(runtime, **job(grids, tmp_path / "run", compile=True))
+    convolutions = [sum("conv2d" in str(node.target) for node in graph.graph.nodes)
+                    for graph in backend.graphs]
+    assert [count for count in convolutions if count] == [5]  # one more graph tries the compiler
+    assert_same_run(tmp_path / "run", plain_run)
+
+
+def test_list_of_modules_is_no_block():
+    with pytest.raises(AssertionError, match="no block"):
+        wrap_blocks([torch.nn.ModuleList([torch.nn.Linear(2, 2)])], compiled=True, checkpointing=False)
+
+
+def test_sharded_probe_learns_the_same(plain_run, grids, tmp_path, command_env):
+    shared = {"data_parallel": "fsdp"}
+    run_jobs([job(grids, tmp_path / "run", **shared),
+              job(grids, tmp_path / "rest", goes_on_from=str(tmp_path / "run"), **shared)], tmp_path,
+             command_env)
+    for name in ("run", "rest"):
+        assert_same_run(tmp_path / name, plain_run)
+
+
 def test_good_samples_are_in_their_class(config, runtime):
     result = report(config, runtime)
     assert result["generated"]["accuracy"] == 1.0 and result["generated"]["clips"] == 18
     assert result["frechet"]["reconstructed val"] == pytest.approx(result["frechet"]["real val"])
     assert result["distance_of_a_copy"] == 0
+    assert read_json(config.sample_path / "probe_report.json") == result
+
+
+def test_one_held_out_clip_has_no_frechet_distance_but_a_report(config, runtime):
+    folder = config.reconstruction_path
+    manifest = Manifest.read(folder)
+    dataclasses.replace(manifest, clips=manifest.clips[:1]).write(folder)
+    result = report(config, runtime)
+    assert result["frechet"] == {"clips": 1,
+                                 "reason": "a covariance needs more than 1 features, there is 1"}
     assert read_json(config.sample_path / "probe_report.json") == result
 
 

@@ -1,7 +1,7 @@
 """Run training jobs one after the other, in this process or in several: python training_jobs.py JOBS.json
 
-JOBS.json is a list of {"stage": "c2i" or "vq", ...flags}. The environment says which process this is, as
-under torchrun.
+JOBS.json is a list of {"stage": "c2i", "vq" or "probe", ...flags}. The environment says which process this
+is, as under torchrun.
 """
 
 import os
@@ -18,6 +18,7 @@ from autoregressive.train import train_c2i
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_json, remove, write_json
+from evaluations import probe
 from tokenizer import train_vq
 
 TINY_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
@@ -32,6 +33,9 @@ def run_job(runtime, stage, goes_on_from=None, **flags):
     paths = {name: Path(flags[name]) for name in ("results_dir", "code_path") if name in flags}
     if stage == "c2i":
         train_c2i.run(train_c2i.TrainC2IConfig(**{**flags, **paths, "gpt_model": "tiny"}), runtime)
+    elif stage == "probe":
+        grids = Path(flags["data_path"])
+        probe.run(probe.TrainProbeConfig(**{**flags, **paths, "data_path": grids}), runtime)
     else:
         sources = {"data_path": tuple(map(Path, flags["data_path"]))}
         train_vq.run(train_vq.TrainVQConfig(**{**flags, **paths, **sources}), runtime)

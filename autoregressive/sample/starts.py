@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from common.errors import InputError
 from dataset.field_of_view import find_field_of_view
 from dataset.grid import frames_to_grid, grid_to_frames
 from dataset.grid_images import to_pixels
+from dataset.pictures import read_picture
 from dataset.video import IMAGE_SUFFIXES, read_frames
 from tokenizer.vq_model import VQModel
 
@@ -29,15 +29,14 @@ def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
     rows, cols, size = dataset["rows"], dataset["cols"], dataset["frame_size"]
     if not path.exists():
         raise InputError(f"--start-from {path}: no such file or folder")
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        try:
-            with Image.open(path) as image:
-                if image.size == (cols * size, rows * size):
-                    picture_3HW = np.array(image.convert("RGB")).transpose(2, 0, 1)
-                    return np.ascontiguousarray(grid_to_frames(picture_3HW, rows, cols))
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"--start-from {path}: not a readable picture ({error})") from None
-    pixels = [frame.pixels for frame in read_frames(path, None if path.is_dir() else dataset["fps"])]
+    is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    fps = None if path.is_dir() else dataset["fps"]
+    try:
+        pixels = [read_picture(path)] if is_picture else [frame.pixels for frame in read_frames(path, fps)]
+    except InputError as error:
+        raise InputError(f"--start-from {error}") from None
+    if is_picture and pixels[0].shape[:2] == (rows * size, cols * size):
+        return np.ascontiguousarray(grid_to_frames(pixels[0].transpose(2, 0, 1), rows, cols))
     if pixels[0].shape[:2] != (size, size):
         crop = find_field_of_view(pixels)
         pixels = [crop.apply(frame, size) for frame in pixels]

@@ -16,6 +16,7 @@ def wrap_blocks(blocks: Sequence[nn.Module], compiled: bool, checkpointing: bool
     et al. 2016).
     """
     for block in blocks:
+        assert type(block).forward is not nn.Module.forward, "a list of modules is no block"
         forward = torch.compile(block.forward, dynamic=False) if compiled else block.forward
         if checkpointing:  # no command sets attn_dropout_p, which alone draws from torch's generator
             forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
