@@ -87,6 +87,7 @@ class Runtime:
             raise InputError("--device cuda: this machine has no usable CUDA device")
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # what is called float32 is; products of matrices are anyway
         return device
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:

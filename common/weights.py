@@ -1,12 +1,12 @@
 """Weight files: loaded without ever running code from them, and strictly."""
 
-import argparse
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,12 +15,11 @@ from torch import nn
 
 from common.errors import InputError
 from common.files import atomic_path
+from common.layouts import safe_names, what_it_is
 
 # What torch and safetensors raise for one damaged file or another.
 BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
           AssertionError)
-# Where the weights are in the layouts in use: averaged weights first, then DDP, DeepSpeed and Lightning.
-STATE_KEYS = ("ema", "model", "module", "state_dict")
 SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
 FACTS = "facts.pt"  # in such a folder: all but the tensors, see common.sharded
 STORED = "tensor in the safetensors files"  # marks a tensor there: {STORED: its key, "shape": shape}
@@ -28,10 +27,10 @@ PART = "part along dimension 0"  # the same in the older layout, <rank>-of-<n>.p
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a `.safetensors` or a torch checkpoint onto the CPU.
+    """Map a `.safetensors` or a torch checkpoint into memory: what is not used is not read.
 
-    A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain Python values
-    and `argparse.Namespace` (in which the released checkpoints keep their arguments) are accepted.
+    A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain values and
+    what `common.layouts.safe_names` lists are accepted, such as the arguments in released checkpoints.
 
     Raises: `InputError` naming the file if it is missing, broken, or would run code.
     """
@@ -49,18 +48,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             with safe_open(path, "pt") as file:
                 facts = json.loads((file.metadata() or {}).get("facts", "{}"))
                 return {**facts, "model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(safe_names()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except UnpicklingError as error:
         if code := re.search(r"(?:GLOBAL|class|type) (\S+)", str(error)):
             raise InputError(f"{path}: refused, loading it would run code ({code[1]})") from None
-        raise InputError(f"{path}: not a readable checkpoint") from None
+        raise unreadable(path, "") from None
     except BROKEN as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+        raise unreadable(path, str(error).partition("\n")[0] or type(error).__name__) from None
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: not a checkpoint (holds a {type(checkpoint).__name__})")
     return checkpoint
+
+
+def unreadable(path: Path, reason: str) -> InputError:
+    """The error of a file that cannot be read, which says what it seems to be, or else why."""
+    if what := what_it_is(path):
+        return InputError(f"{path}: no checkpoint but {what}")
+    return InputError(f"{path}: not a readable checkpoint" + f" ({reason[:120]})" * bool(reason))
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -79,12 +84,6 @@ def join_parts(parts: list[Any]) -> Any:
             return torch.cat([part[PART] for part in parts])
         return {key: join_parts([part[key] for part in parts]) for key in first}
     return first
-
-
-def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint of any known layout, without the prefixes of DDP and torch.compile."""
-    state = next((checkpoint[key] for key in STATE_KEYS if isinstance(checkpoint.get(key), dict)), checkpoint)
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
 
 
 def load_strict(
@@ -106,6 +105,9 @@ def load_strict(
         shapes = [tuple(side[key].shape) if key in side else "absent" for side in (state, own)]
         raise InputError(f"{name}: {len(wrong)} tensors do not fit the model, first {key}: "
                          f"{shapes[0]} in the file, {shapes[1]} in the model")
+    for key, value in fits.items():
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
+            raise InputError(f"{name}: {key} holds values that are not finite (NaN or infinite)")
     model.load_state_dict(fits, strict=not fresh)
     return fresh
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.weights import load_checkpoint, load_strict, model_state
+from common.layouts import model_state
+from common.weights import load_checkpoint, load_strict
 from evaluations.i3d import I3D, MIN_FRAMES, SIDE
 from evaluations.weight_files import INCEPTION, STYLEGANV_I3D, VIDEOGPT_I3D
 

@@ -22,11 +22,12 @@ from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
+from common.layouts import model_state
 from common.names import check_classes
 from common.training.config import TrainingConfig
 from common.training.loop import train
 from common.training.task import Task
-from common.weights import load_checkpoint, load_strict, model_state
+from common.weights import load_checkpoint, load_strict
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Manifest

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.weights import load_checkpoint, load_strict, model_state
+from common.layouts import model_state
+from common.weights import load_checkpoint, load_strict
 from evaluations.weight_files import VIDEOMAE
 
 SIDE, FRAMES = 224, 16

@@ -18,7 +18,7 @@ from common.command import run_command
 from common.errors import InputError
 from common.files import read_json
 from dataset.video import write_frames
-from evaluations import evaluate, fvd, perceptual, temporal
+from evaluations import evaluate, fvd, pairs, temporal
 from evaluations.clips import ClipSet
 from evaluations.comparison import CompareConfig, Comparison
 from evaluations.failures import NoValue, attempt
@@ -125,7 +125,7 @@ class NoLPIPS:
 def test_metric_that_fails_ends_the_command_with_status_2_after_the_others(
     real, generated, tmp_path, weights, monkeypatch, capsys
 ):
-    monkeypatch.setattr(perceptual, "LPIPS", NoLPIPS)
+    monkeypatch.setattr(pairs, "LPIPS", NoLPIPS)
     flags = ["--data-path", real, "--sample-path", generated, "--i3d-weights", weights, "--output", tmp_path,
              "--unverified-weights", "--device", "cpu", "--groups", 0, "--metrics", "lpips", "temporal"]
     monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, flags)])
@@ -144,7 +144,7 @@ def test_metric_that_fails_ends_the_command_with_status_2_after_the_others(
 def test_fault_of_the_program_keeps_what_was_measured_before_it(
     real, generated, tmp_path, weights, runtime, monkeypatch
 ):
-    monkeypatch.setattr(perceptual, "measure_reconstruction", lambda *_: [][0])
+    monkeypatch.setattr(pairs, "measure_reconstruction", lambda *_: [][0])
     flags = vars(config_for(real, generated, tmp_path, weights, groups=0))
     with pytest.raises(IndexError):
         evaluate.run(evaluate.EvaluateConfig(**flags, metrics=("temporal", "reconstruction")), runtime)

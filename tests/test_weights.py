@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.weights import load_checkpoint, load_strict, model_state, save_safetensors
+from common.layouts import model_state
+from common.weights import load_checkpoint, load_strict, save_safetensors
 
 
 class Attack:

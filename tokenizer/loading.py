@@ -8,9 +8,10 @@ import torch
 
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
+from common.layouts import model_state
 from common.names import check_names
 from common.registry import MODELS_FOLDER
-from common.weights import load_checkpoint, load_strict, model_state
+from common.weights import load_checkpoint, load_strict
 from tokenizer.vq_model import VQConfig, VQModel
 
 USAGE_BUFFER = "quantize.codebook_used"  # changes with use, not with training; some released files lack it

@@ -8,10 +8,11 @@ from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.errors import InputError
+from common.layouts import model_state
 from common.names import check_classes
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
-from common.weights import load_checkpoint, load_strict, model_state
+from common.weights import load_checkpoint, load_strict
 
 CLASS_EMBEDDING = "cls_embedding"
 

@@ -38,6 +38,7 @@ class Rule:
         if self.top_p == 1 and (kernels := kernels_for(KERNELS, logits_RV)):
             return kernels.choose(
                 logits_RV, key_B2, position_B, guided, self.cfg_scale, self.temperature, self.top_k)
+        logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))  # before guidance
         logits_BV = logits_RV[: len(key_B2)]
         if len(logits_RV) > len(key_B2):
             unconditional_BV = logits_RV[len(key_B2) :]
@@ -108,10 +109,10 @@ class Passes:
     replayed from then on, for later batches too.
     """
 
-    def __init__(self, model: GPT, batch: int, guided: int, rule: Rule, window: int):
+    def __init__(self, model: GPT, batch: int, guided: int, rule: Rule, window: int, back: int = 1):
         config, device = model.config, model.output.weight.device
         self.model, self.guided, self.rule, self.device = model, guided, rule, device
-        self.batch, self.count, self.window = batch, config.block_size, window
+        self.batch, self.count, self.window, self.back = batch, config.block_size, window, back
         rows, reach = 2 * batch if guided else batch, self.count + 2 * window  # windows reach beyond the end
         self.cache = model.new_cache(rows, compute_dtype(model), spare=window)
         self.class_RD = model.cls_embedding.embedding_table.weight.new_empty(rows, config.dim)
@@ -154,8 +155,7 @@ class Passes:
         guesses_BM.scatter_(1, places_BW, sampled_BW)
         fresh_BW = places_BW[:, -1:] + 1 + self.ahead_W
         known_BW = self.given_BM.gather(1, fresh_BW)
-        back = self.model.config.token_dropout_segment  # the same cell of the previous frame
-        guess_BW = guesses_BM.gather(1, (fresh_BW - back).clamp(min=0))
+        guess_BW = guesses_BM.gather(1, (fresh_BW - self.back).clamp(min=0))
         guesses_BM.scatter_(1, fresh_BW, torch.where(known_BW < 0, guess_BW, known_BW))
         self.done_B1.add_(1 + right_BW.sum(1, keepdim=True)).clamp_(max=self.count)
 

@@ -21,7 +21,7 @@ from common.errors import InputError
 def generate(
     model: GPT, labels_B: Tensor, seeds: Sequence[int], cfg_scale: float = 1.0, cfg_interval: int = -1,
     temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, given_BN: Tensor | None = None,
-    towards: tuple[int, float] | None = None, decode_window: int = 1,
+    towards: tuple[int, float] | None = None, decode_window: int = 1, frame_width: int = 1,
     kept: dict[tuple, Passes] | None = None,
 ) -> Tensor:
     """Sample one clip per label and seed -> tokens_BN int64 on the model's device.
@@ -34,6 +34,7 @@ def generate(
     given_BN       tokens that are known beforehand, -1 where they are to be sampled
     towards        (label, w): the class token's embedding moves by the part w, 0 to 1, to that class
     decode_window  tokens worked on at once; the clip is the same, see `decode_in_windows`
+    frame_width    tokens of a row of a frame: a window's first guess of a token is the one so far back
     kept           where caches, and what a GPU has recorded, are kept for the next batch; not under a GPU's
                    autocast, which frees what a recording reads
 
@@ -56,7 +57,7 @@ def generate(
     keys_BN2 = noise_keys(seeds, count, device)
     if device.type == "cpu" and decode_window == 1:
         return decode_in_steps(model, class_RD, keys_BN2, given_BN, guided, rule)
-    kept, what = {} if kept is None else kept, (model, batch, guided, rule, decode_window)
+    kept, what = {} if kept is None else kept, (model, batch, guided, rule, decode_window, frame_width)
     key = (*what, compute_dtype(model))
     if key not in kept:
         kept.clear()  # two caches may not fit

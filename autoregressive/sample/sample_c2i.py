@@ -148,8 +148,10 @@ def make_clips(
 ) -> list[list[Tensor]]:
     """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W); `kept` as in `generate`."""
     labels_B = torch.tensor([job.label for job in jobs])
-    window = config.decode_window or (16 if gpt.output.weight.is_cuda else 8)
+    default = 16 if gpt.output.weight.is_cuda else 8
+    window = config.decode_window or min(default, gpt.config.block_size)
     height = dataset["rows"] * dataset["frame_size"] // tokenizer.config.downsample
+    frame_width = gpt.config.block_size // height // dataset["cols"]
     given_BN = None if start_N is None else start_N.expand(len(jobs), -1)
     towards = (dataset["class_names"].index(config.blend_with), config.blend) if config.blend_with else None
     links = []
@@ -157,7 +159,7 @@ def make_clips(
         seeds = [job.seed + link * LINK_SEED for job in jobs]
         with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
             tokens_BN = generate(gpt, labels_B, seeds, **config.settings(), given_BN=given_BN,
-                                 towards=towards, decode_window=window, kept=kept)
+                                 towards=towards, decode_window=window, frame_width=frame_width, kept=kept)
         links.append(pictures_of(tokens_BN.unflatten(1, (height, -1)), tokenizer, config.decode_precision))
         given_BN = continued(tokens_BN, dataset["rows"])
     return [list(pictures) for pictures in zip(*links, strict=True)]
@@ -222,7 +224,8 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     tokenizer, vq_path = find_tokenizer(wanted, given, path)
     jobs = make_jobs(config, dataset["class_names"])
     start_N = read_given(config, tokenizer, dataset)
-    facts = {"version": 1, "checkpoint": {"name": path.name, "hash": file_hash(path)[:16]},
+    digest = runtime.agree(lambda: file_hash(path))[:16]
+    facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
              "dataset": dataset, "sampling": sampling_facts(config, start_N),
              **{name: value for name, value in entry.items() if name == "notice"}}

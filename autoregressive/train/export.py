@@ -19,9 +19,10 @@ from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, write_json
+from common.layouts import STATE_KEYS, model_state
 from common.names import check_classes
 from common.training.config import without_path
-from common.weights import STATE_KEYS, load_checkpoint, model_state, save_safetensors
+from common.weights import load_checkpoint, save_safetensors
 from tokenizer.loading import load_tokenizer
 
 OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash"}

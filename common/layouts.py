@@ -1,0 +1,90 @@
+"""How other programs save weights: names with wrappers in them, averages beside them, harmless arguments."""
+
+import argparse
+import datetime
+import json
+import pathlib
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import InputError
+
+# Where the weights are: averaged ones first (also timm's and BasicSR's names), then those of DDP, DeepSpeed
+# and Lightning, which may lie in each other.
+STATE_KEYS = ("ema", "state_dict_ema", "model_ema", "params_ema", "shadow", "model", "module", "state_dict",
+              "params")
+# What wrappers put before or into names: FSDP1, torch.compile and activation checkpointing anywhere, DDP,
+# Lightning and averages in front.
+INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+BEFORE = ("module.", "model.")
+AVERAGED = "ema_model."  # ema_pytorch keeps the averaged and the other weights in one dictionary
+COUNTERS = {"n_averaged", "initted", "step"}  # of torch.optim.swa_utils and ema_pytorch, beside the weights
+
+
+def safe_names() -> list[Callable | tuple[Callable, str]]:
+    """What torch's restricted unpickler may make beside tensors and plain values: values that run nothing."""
+    names: list[Any] = [argparse.Namespace, defaultdict, np.dtype, np.ndarray, datetime.datetime,
+                        datetime.date, datetime.timedelta, pathlib.PurePosixPath, pathlib.PureWindowsPath]
+    names += [int, float, str, bool, list, dict, set, tuple, complex, bytes]  # that a defaultdict makes
+    names += {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSUmM"}
+    for module in ("pathlib", "pathlib._local"):  # a path of another system is but a name here
+        for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
+            names += [(kind, f"{module}.{name}") for name in (kind.__name__, kind.__name__[4:])]
+    arrays = np._core.multiarray
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since numpy 2
+        names += [(arrays.scalar, f"{module}.scalar"), (arrays._reconstruct, f"{module}._reconstruct")]
+    return names
+
+
+def what_it_is(path: Path) -> str:
+    """What a file that holds no weights seems to be, in words; empty if that cannot be told."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    text = start.lstrip().lower()
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself: fetch that with git lfs pull"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page: the download was not of the file itself"
+    if start.startswith(b"\x1f\x8b"):
+        return "a gzip archive: unpack it first"
+    if start.startswith((b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")) or start[257:262] == b"ustar":
+        return "an archive: unpack it first"
+    if text.startswith((b"{", b"[")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+            return "a JSON file"
+        except ValueError:
+            pass
+    return ""
+
+
+def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of any known layout, by the names that the model itself has.
+
+    Raises: `InputError` if there are averaged weights without names.
+    """
+    state = checkpoint
+    while inner := next((state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)), None):
+        state = inner
+    if "shadow_params" in state:  # torch_ema, diffusers
+        raise InputError("its averaged weights are a list without names (shadow_params); save the state dict of "
+                         "the model that holds them")
+    if any(AVERAGED in key for key in state):
+        state = {key: value for key, value in state.items() if AVERAGED in key}
+    return {bare(key): value for key, value in state.items() if bare(key) not in COUNTERS}
+
+
+def bare(name: str) -> str:
+    """A parameter's name without what wrappers have put into it."""
+    for wrapper in (*INSIDE, AVERAGED):
+        name = name.replace(wrapper, "")
+    while name.startswith(BEFORE):
+        name = name.partition(".")[2]
+    return name
