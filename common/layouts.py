@@ -74,8 +74,8 @@ def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     while inner := next((state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)), None):
         state = inner
     if "shadow_params" in state:  # torch_ema, diffusers
-        raise InputError("its averaged weights are a list without names (shadow_params); save the state dict of "
-                         "the model that holds them")
+        raise InputError("its averaged weights are a list without names (shadow_params); save the state dict "
+                         "of the model that holds them")
     if any(AVERAGED in key for key in state):
         state = {key: value for key, value in state.items() if AVERAGED in key}
     return {bare(key): value for key, value in state.items() if bare(key) not in COUNTERS}

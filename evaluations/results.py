@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
+from common.locks import locked
 from evaluations.comparison import Comparison
 from evaluations.features import Features
 from evaluations.measures import reason_lines, rows
