@@ -17,7 +17,9 @@ def avoid_broken_amx() -> None:
     as it is.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    if "ONEDNN_MAX_CPU_ISA" in os.environ or not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
+    if "ONEDNN_MAX_CPU_ISA" in os.environ or not cpuinfo.exists():
+        return
+    if "amx_tile" not in cpuinfo.read_text(encoding="ascii"):
         return
     child = os.fork()
     if child == 0:
@@ -34,7 +36,7 @@ def has(feature: str) -> bool:
     """True if the processor has `feature`, as Linux names it (amx_tile, avx512f), and oneDNN may use it."""
     avoid_broken_amx()
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and feature in cpuinfo.read_text().split() and not (
+    return cpuinfo.exists() and feature in cpuinfo.read_text(encoding="ascii").split() and not (
         feature.startswith("amx") and "ONEDNN_MAX_CPU_ISA" in os.environ)
 
 
@@ -48,5 +50,5 @@ def free_memory() -> int:
     """Bytes that programs can still take; half of the memory where the system does not say."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        return 1024 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
+        return 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -25,7 +25,7 @@ def write_results(comparison: Comparison, sections: dict[str, Any]) -> dict[str,
     write_json(path, results)
     text = results_text(results)
     with atomic_path(folder / "metrics.txt") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
     write_page(folder, results)
     print(text)
     print(f"in {folder}: metrics.json, metrics.txt, report.html")
