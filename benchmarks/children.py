@@ -32,9 +32,10 @@ def resident() -> int:
 
 def forget_peak() -> int:
     """From now on `resident` counts; the bytes of memory held now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return _status("VmRSS")
 
 
 def _status(name: str) -> int:
-    return 1024 * int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(status.partition(f"{name}:")[2].split()[0])

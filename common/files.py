@@ -13,6 +13,15 @@ from typing import Any
 
 from common.errors import InputError
 
+# What file managers, network shares and archives leave behind, in lower case.
+JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "__macosx",
+        "lost+found", "$recycle.bin", "system volume information")
+
+
+def is_junk(name: str) -> bool:
+    """True for names of hidden files and folders, and of those that systems make and no user looks at."""
+    return name.startswith(".") or name.lower() in JUNK
+
 
 @contextmanager
 def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
@@ -78,13 +87,13 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; a missing or broken one is an `InputError` that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -93,14 +102,14 @@ def read_json(path: Path) -> Any:
 
 def append_jsonl(path: Path, record: dict) -> None:
     """Append one record as one line."""
-    with open(path, "a") as file:
+    with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def write_jsonl(path: Path, records: list[dict]) -> None:
     """Write `records`, one a line, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[dict]:

@@ -37,7 +37,7 @@ def avoid_broken_amx() -> None:
     cpuinfo = Path("/proc/cpuinfo")
     if {"ONEDNN_MAX_CPU_ISA", SOUND_AMX} & os.environ.keys() or not cpuinfo.exists():
         return
-    if "amx_tile" not in cpuinfo.read_text():
+    if "amx_tile" not in cpuinfo.read_text(encoding="ascii"):
         return
     if trial_ends_well():
         os.environ[SOUND_AMX] = "1"
@@ -64,7 +64,7 @@ def free_memory() -> int:
     """Bytes that programs can still take; half of the memory where the system does not say."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        return 1024 * int(meminfo.read_text().partition("MemAvailable:")[2].split()[0])
+        return 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

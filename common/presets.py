@@ -28,6 +28,8 @@ class Preset:
     clip_stride: int = 16
     """Sampled frames from the start of one clip to the start of the next."""
     clips_per_recording: int = 100
+    within: str | None = None
+    """A folder above the class folders, by which the data set's archive tells them from others so named."""
 
     def facts(self) -> dict[str, Any]:
         """What a data set of this experiment would pass on to later stages, JSON-able."""
@@ -42,8 +44,8 @@ PHANTOM = ("bleeding", "clear_lumen", "diverticulum", "instrument", "pedunculate
 SURGVISDOM = ("Dissection", "Knot_Tying", "Needle_Driving")
 
 PRESETS = {
-    "hyperkvasir16": Preset(HYPERKVASIR),
-    "hyperkvasir64": Preset(HYPERKVASIR, rows=8, cols=8),
+    "hyperkvasir16": Preset(HYPERKVASIR, within="upper-gi-tract"),
+    "hyperkvasir64": Preset(HYPERKVASIR, rows=8, cols=8, within="upper-gi-tract"),
     "phantom": Preset(PHANTOM, fps=12.0, frame_stride=None),
     "surgvisdom16": Preset(SURGVISDOM),
 }

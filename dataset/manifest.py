@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import InputError
-from common.files import read_json, write_json
+from common.files import is_junk, read_json, write_json
 from common.names import check_classes, check_paths
 from dataset.split import Piece, split_class
 
@@ -121,8 +121,8 @@ def grid_pictures(folder: Path) -> dict[str, list[str]]:
     """
     found = {}
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith("."):
-            files = sorted(file for file in entry.iterdir() if not file.name.startswith("."))
+        if entry.is_dir() and not is_junk(entry.name):
+            files = sorted(file for file in entry.iterdir() if not is_junk(file.name))
             if not files or any(file.is_dir() or file.suffix.lower() != ".png" for file in files):
                 if entry.name == RESULTS_FOLDER:
                     continue

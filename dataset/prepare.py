@@ -5,9 +5,9 @@ split into train and val, then the grid pictures are written, dataset.json last.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,10 +21,11 @@ from common.names import check_paths, inside
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
 from dataset import report as reports
+from dataset.class_folders import find_class_folders, note_deep_classes
 from dataset.cutting import Plan, Recording, Settings, cut, plan
 from dataset.manifest import Clip, Manifest
 from dataset.parallel import map_everywhere
-from dataset.recordings import Source, find_sources
+from dataset.recordings import Found, find_sources
 from dataset.screening import Thresholds
 from dataset.split import Piece, split_class
 
@@ -106,17 +107,21 @@ def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
 def cut_all(config: PrepareConfig, preset: Preset | None, runtime: Runtime) -> Manifest:
     """Plan, split and write; `InputError` if nothing usable comes out."""
     class_names = preset.class_names if preset else None
-    sources, others = find_sources(config.video_path, class_names, config.recording_pattern, config.stills)
-    jobs = list_jobs(config, preset, sources)
+    with runtime.together():
+        mine = find_recordings(config, preset) if runtime.is_main else None
+    folder, found = runtime.gather(mine)[0]
+    settings = choose_settings(config, preset)
+    jobs = list_jobs(replace(config, video_path=folder), settings, found)
     made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
     plans = [Plan(problem="reading it kills the process") if isinstance(one, BrokenProcessPool) else one
              for one in made]
-    manifest = merge(jobs, plans, class_names, config.val_fraction)
-    report = reports.make_report(manifest, jobs, plans, others)
+    manifest = merge(jobs, plans, settings, class_names, config.val_fraction, found.shared)
+    report = reports.make_report(manifest, jobs, plans, found)
     if not manifest.clips:
         if runtime.is_main:
             reports.write_report(report, config.data_path)
-        first = next((f", such as {entry['file']}: {entry['reason']}" for entry in report["unusable"]), "")
+        files_first = sorted(report["unusable"], key=lambda entry: "/" not in entry["file"])
+        first = next((f", such as {entry['file']}: {entry['reason']}" for entry in files_first), "")
         raise InputError(f"--video-path {config.video_path}: no usable clip in {len(jobs)} recordings{first} "
                          f"(all in {config.data_path / reports.FILE_NAME})")
     if runtime.is_main:
@@ -144,36 +149,55 @@ def check_data_path(config: PrepareConfig) -> None:
         raise InputError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
 
 
-def list_jobs(config: PrepareConfig, preset: Preset | None, sources: Sequence[Source]) -> list[Recording]:
-    """One job per recording: its crop, and the flags, where not given the preset's values or the defaults."""
+def find_recordings(config: PrepareConfig, preset: Preset | None) -> tuple[Path, Found]:
+    """The folder of the class folders, and what is in it."""
+    folder, notes = config.video_path, []
+    if not folder.is_dir():
+        raise InputError(f"--video-path {folder}: no such folder")
+    if preset:
+        below, notes = find_class_folders(folder, preset)
+        folder = folder / below
+    class_names = preset.class_names if preset else None
+    found = find_sources(folder, class_names, config.recording_pattern, config.stills)
+    found.notes += notes if preset else note_deep_classes([source.path for source in found.sources])
+    return folder, found
+
+
+def choose_settings(config: PrepareConfig, preset: Preset | None) -> Settings:
+    """The flags, where not given the preset's values or the defaults."""
     def choose(name: str, default: Any) -> Any:
         given = getattr(config, name)
         return given if given is not None else getattr(preset, name) if preset else default
 
     rows, cols, stride = choose("rows", 4), choose("cols", 4), choose("frame_stride", 1)
     resampled = config.fps is not None or stride is None
-    settings = Settings(rows, cols, choose("frame_size", 128), choose("fps", None) if resampled else None,
-                        None if resampled else stride, choose("clip_stride", rows * cols),
-                        choose("clips_per_recording", 100), config.thresholds)
-    crops = read_crops(config, sources)
+    return Settings(rows, cols, choose("frame_size", 128), choose("fps", None) if resampled else None,
+                    None if resampled else stride, choose("clip_stride", rows * cols),
+                    choose("clips_per_recording", 100), config.thresholds)
+
+
+def list_jobs(config: PrepareConfig, settings: Settings, found: Found) -> list[Recording]:
+    """One job per recording, with its crop."""
+    crops = read_crops(config, {source.path for source in found.sources} | {path for path, _ in found.copies})
     return [Recording(source, config.video_path, config.data_path, settings,
-                      crops.get(source.path, config.crop)) for source in sources]
+                      crops.get(source.path, config.crop)) for source in found.sources]
 
 
-def read_crops(config: PrepareConfig, sources: Sequence[Source]) -> dict[str, str]:
+def read_crops(config: PrepareConfig, recordings: Collection[str]) -> dict[str, str]:
     """The crops that --crop-file gives: recording's path -> crop."""
     crops = read_json(config.crop_file) if config.crop_file else {}
     if not isinstance(crops, dict):
         raise InputError(f"--crop-file {config.crop_file}: must hold one object")
     for path, crop in crops.items():
         check_crop(crop, f"--crop-file {config.crop_file}: {path}:")
-        if path not in {source.path for source in sources}:
+        if path not in recordings:
             raise InputError(f"--crop-file {config.crop_file}: {path} is none of the recordings")
     return crops
 
 
 def merge(
-    jobs: Sequence[Recording], plans: Sequence[Plan], class_names: Sequence[str] | None, val_fraction: float
+    jobs: Sequence[Recording], plans: Sequence[Plan], settings: Settings, class_names: Sequence[str] | None,
+    val_fraction: float, only_train: Collection[str],
 ) -> Manifest:
     """The manifest of all planned clips. If no class names are given, classes without a clip are left out."""
     planned = [(job, made) for job, made in zip(jobs, plans, strict=True) if made.starts]
@@ -187,13 +211,12 @@ def merge(
                                  start + job.settings.clip_length)
                            for name, start in zip(made.names, made.starts, strict=True)]
                 times += made.times
-        splits, split_by[class_name] = split_class(pieces, val_fraction)
+        splits, split_by[class_name] = split_class(pieces, val_fraction, only_train)
         clips += [Clip(piece.name, label, piece.recording, split, time)
                   for piece, split, time in zip(pieces, splits, times, strict=True) if split]
     fps = median([made.fps for _, made in planned] or [0.0]) or manifests.DEFAULT_FPS
-    first = jobs[0].settings
-    return Manifest(class_names, first.rows, first.cols, first.frame_size, fps, first.frame_stride, split_by,
-                    tuple(clips))
+    return Manifest(class_names, settings.rows, settings.cols, settings.frame_size, fps,
+                    settings.frame_stride, split_by, tuple(clips))
 
 
 def remove_stale(data_path: Path, current: set[Path], manifest: Manifest) -> None:
@@ -240,7 +263,7 @@ def accept_released(config: PrepareConfig, preset: Preset | None, runtime: Runti
         raise InputError(f"--preset {config.preset}: its classes are {', '.join(preset.class_names)}; "
                          f"{config.video_path} has {', '.join(manifest.class_names)}")
     if runtime.is_main:
-        finish(manifest, reports.make_report(manifest, [], [], []), config.data_path)
+        finish(manifest, reports.make_report(manifest, [], [], Found()), config.data_path)
     return manifest
 
 

@@ -1,19 +1,23 @@
-"""The recordings in a folder of class folders, and the files in it that are none."""
+"""The recordings in a folder of class folders, each once, and what else is there."""
 
 import hashlib
-import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from common.errors import InputError
 from common.names import RULE, as_name, is_name
-from dataset.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
+from dataset.copies import same_content
+from dataset.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, can_open, is_frame_folder
+from dataset.walk import LINK_UP, join, walk
 
 NO_VIDEO = "not a video, nor in a folder of numbered pictures alone"
 LONGEST_STEM = 120  # bytes; file systems allow 255 for a name
+
+Note = tuple[str, str]  # path below the folder of class folders, and what to know of it
 
 
 class Source(NamedTuple):
@@ -28,68 +32,145 @@ class Source(NamedTuple):
     """<class>/<recording>: the same for all pieces of a recording."""
 
 
+@dataclass
+class Found:
+    """What there is in a folder of class folders."""
+
+    sources: list[Source] = field(default_factory=list)
+    shared: set[str] = field(default_factory=set)
+    """Recordings (as `Source.recording`) with a file whose content another class has too."""
+    unusable: list[Note] = field(default_factory=list)
+    copies: list[Note] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
 def find_sources(
     folder: Path, class_names: Sequence[str] | None, pattern: str | None, stills: bool = False
-) -> tuple[list[Source], list[tuple[str, str]]]:
-    """All recordings below `folder`/<class>, and (path, reason) of what else is there.
+) -> Found:
+    """All recordings below `folder`/<class>, each file once, and what else is there.
 
     `class_names` limits the classes, all of which must be there. `pattern` is a regular expression searched
     in the path below the class folder without its suffix; its first group names the recording that a file is
-    a piece of. With `stills` every picture is a recording of its own. Hidden files are passed over.
+    a piece of. With `stills` every picture is a recording of its own. Hidden files and junk are passed over.
+
+    A file that several links lead to belongs to the class whose folder really holds it, else to the first
+    one. Of copies in one class the first is taken; copies in several classes are `shared`.
 
     Raises: `InputError` if a folder is missing, there is no class folder, or the pattern is wrong.
     """
-    if not folder.is_dir():
-        raise InputError(f"--video-path {folder}: no such folder")
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    missing = [name for name in class_names or () if name not in found]
-    if missing:
-        raise InputError(f"--video-path {folder}: has no class folder {missing[0]}, which --preset asks for")
-    if not found:
-        raise InputError(f"--video-path {folder}: holds no class folders")
-    sources, others = [], []
-    for class_name in class_names or found:
-        shown = class_name.encode(errors="replace").decode()
-        if not is_name(class_name):
-            others.append((shown, f"not taken for a class: {RULE}"))
-            continue
-        paths, strangers = _walk(folder / class_name, stills)
-        for path, stem in _distinct_stems(paths).items():
+    found = Found()
+    classes = class_names or _class_folders(folder, found)
+    paths = [path for class_name in classes for path in _recordings_of(folder, class_name, stills, found)]
+    paths, shared = _each_content_once(folder, _each_file_once(folder, paths, found), found)
+    own: dict[str, list[str]] = {class_name: [] for class_name in classes}
+    for path in paths:
+        own[_class_of(path)].append(path.partition("/")[2])
+    for class_name, below in own.items():
+        for path, stem in _distinct_stems(below).items():
             recording = f"{class_name}/{_recording(path, stem, pattern)}"
-            sources.append(Source(class_name, f"{class_name}/{path}", stem, recording))
-        others += [(f"{shown}/{path}", reason) for path, reason in strangers]
-        others += [] if paths else [(shown, "a class folder without recordings")]
-    return sources, others
+            found.sources.append(Source(class_name, f"{class_name}/{path}", stem, recording))
+        found.unusable += [] if below else [(class_name, "a class folder without recordings")]
+    found.shared = {source.recording for source in found.sources if source.path in shared}
+    return found
 
 
-def _walk(class_folder: Path, stills: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """Relative paths of the recordings in a class folder, and (path, reason) of the other files, sorted."""
-    recordings, others = [], []
-    for parent, folders, files in os.walk(class_folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(parent).relative_to(class_folder)
-        if relative.parts and not stills and is_frame_folder(Path(parent)):
-            recordings.append(relative.as_posix())
+def _class_folders(folder: Path, found: Found) -> list[str]:
+    """The names of the class folders in `folder`."""
+    top = next(walk(folder))
+    unsafe = [(name, f"not taken for a class: {RULE}") for name in top.folders if not is_name(name)]
+    _report([*top.others, *unsafe], "", found)
+    names = [name for name in top.folders if is_name(name)]
+    if not names:
+        reason = "; ".join(f"{name}: {reason}" for name, reason in unsafe[:1])
+        raise InputError(f"--video-path {folder}: holds no class folders{reason and f' ({reason})'}")
+    return names
+
+
+def _report(others: Iterable[Note], path: str, found: Found) -> None:
+    """Put what a walk met in the folder `path` beside folders and files into `found`."""
+    for name, reason in others:
+        shown = join(path, name).encode(errors="replace").decode()
+        (found.notes if reason == LINK_UP else found.unusable).append((shown, reason))
+
+
+def _recordings_of(folder: Path, class_name: str, stills: bool, found: Found) -> list[str]:
+    """The paths of the recordings in a class folder, sorted."""
+    paths = []
+    for place in walk(folder / class_name):
+        path = join(class_name, place.path)
+        if place.path and not stills and is_frame_folder(folder / path):
+            paths.append(path)
+            place.folders.clear()
             continue
-        for name in (name for name in files if not name.startswith(".")):
-            path, reason = (relative / name).as_posix(), _reason_against(Path(parent, name), stills)
+        _report(place.others, path, found)
+        for name in place.files:
+            reason = _reason_against(folder / path / name, stills)
             if reason:
-                others.append((path.encode(errors="replace").decode(), reason))
+                found.unusable.append((join(path, name), reason))
             else:
-                recordings.append(path)
-    return sorted(recordings), sorted(others)
+                paths.append(join(path, name))
+    return sorted(paths)
 
 
 def _reason_against(file: Path, stills: bool) -> str | None:
-    """Why a file cannot be a recording, as far as its name tells."""
+    """Why a file cannot be a recording, as far as its name or, if that says nothing, its beginning tells."""
+    suffix = file.suffix.lower()
     try:
-        str(file).encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
-    known = VIDEO_SUFFIXES + IMAGE_SUFFIXES if stills else VIDEO_SUFFIXES
-    if file.suffix.lower() not in known:
-        return "neither a video nor a picture" if stills else NO_VIDEO
-    return None if file.exists() else "a link that leads nowhere"
+        with open(file, "rb") as opened:
+            if opened.read(132)[128:] == b"DICM":
+                return "DICOM: convert it to a video first"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if suffix in VIDEO_SUFFIXES or (stills and suffix in IMAGE_SUFFIXES):
+        return None
+    if suffix not in IMAGE_SUFFIXES and can_open(file):
+        return None
+    return "neither a video nor a picture" if stills else NO_VIDEO
+
+
+def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
+    """`paths` without those that lead to the file, or the folder of pictures, of another one."""
+    same = defaultdict(list)
+    for path in paths:
+        state = (folder / path).stat()
+        same[(state.st_dev, state.st_ino, state.st_size)].append(path)
+    kept = set()
+    for group in same.values():
+        owner = min(group, key=lambda path: _links_to(folder, path)) if len(group) > 1 else group[0]
+        kept.add(owner)
+        for path in group:
+            alone = "" if _class_of(path) == _class_of(owner) else ", which keeps it: a file has one class"
+            found.copies += [(path, f"the same file as {owner}{alone}")] if path != owner else []
+    return [path for path in paths if path in kept]
+
+
+def _links_to(folder: Path, path: str) -> int:
+    """0 if no link leads from `folder` to the file, 1 if the class folder alone is one, else 2."""
+    real, (class_name, _, below) = (folder / path).resolve(), path.partition("/")
+    if real == folder.resolve() / path:
+        return 0
+    return 1 if real == (folder / class_name).resolve() / below else 2
+
+
+def _each_content_once(folder: Path, paths: list[str], found: Found) -> tuple[list[str], set[str]]:
+    """`paths` without copies in the same class, and those among them that another class has a copy of."""
+    dropped, shared = set(), set()
+    for group in same_content([folder / path for path in paths]):
+        firsts: dict[str, str] = {}  # class -> its first one
+        for path in (place.relative_to(folder).as_posix() for place in group):
+            first = firsts.setdefault(_class_of(path), path)
+            if path != first:
+                dropped.add(path)
+                found.copies.append((path, f"a copy of {first}, left out"))
+        original, *others = firsts.values()
+        shared.update(firsts.values() if others else ())
+        found.copies += [(path, f"a copy of {original}, in another class: used for both, in train alone; "
+                                "delete the one whose class is wrong") for path in others]
+    return [path for path in paths if path not in dropped], shared
+
+
+def _class_of(path: str) -> str:
+    return path.partition("/")[0]
 
 
 def _without_suffix(path: str) -> str:
@@ -98,7 +179,7 @@ def _without_suffix(path: str) -> str:
 
 
 def _distinct_stems(paths: list[str]) -> dict[str, str]:
-    """Path -> name: the path without suffix, "-" for "/", with a hash where two agree or it is very long."""
+    """Path -> name: the path without suffix, "-" for unsafe characters, with a hash if equal or long."""
     stems = {path: as_name(_without_suffix(path)) for path in paths}
     counts = Counter(stem.casefold() for stem in stems.values())
     for path, stem in stems.items():

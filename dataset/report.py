@@ -9,15 +9,16 @@ from typing import Any
 from common.files import write_json
 from dataset.cutting import Plan, Recording
 from dataset.manifest import Manifest
+from dataset.recordings import Found
 
 FILE_NAME = "report.json"
 SHOWN = 10  # files listed under one heading of the text; the JSON lists all
 
 
 def make_report(
-    manifest: Manifest, jobs: Sequence[Recording], plans: Sequence[Plan], others: Sequence[tuple[str, str]]
+    manifest: Manifest, jobs: Sequence[Recording], plans: Sequence[Plan], found: Found
 ) -> dict[str, Any]:
-    """The report, JSON-able; `others` are (path, reason) of what is no recording."""
+    """The report, JSON-able."""
     recordings = [(job.source.path, plan) for job, plan in zip(jobs, plans, strict=True)]
     classes = {}
     for label, name in enumerate(manifest.class_names):
@@ -27,7 +28,8 @@ def make_report(
                          "recordings": len({clip.recording for clip in clips})}
     rejected = sum((Counter(plan.rejected) for plan in plans), Counter())
     planned = sum(len(plan.starts) for plan in plans)
-    unusable = sorted([*others, *((path, plan.problem) for path, plan in recordings if plan.problem)])
+    unusable = [*found.unusable, *((path, plan.problem) for path, plan in recordings if plan.problem)]
+    notes = [(path, note) for path, plan in recordings if not plan.problem for note in plan.notes]
     return {
         "clips": len(manifest.clips),
         "classes": classes,
@@ -35,13 +37,17 @@ def make_report(
         "thresholds": asdict(jobs[0].settings.thresholds) if jobs else {},
         "clips_over_maximum": sum(plan.surplus for plan in plans),
         "clips_between_train_and_val": planned - len(manifest.clips) if jobs else 0,
-        "unusable": [{"file": path, "reason": reason} for path, reason in unusable],
-        "notes": [{"file": path, "reason": note} for path, plan in recordings if not plan.problem
-                  for note in plan.notes],
+        "unusable": _entries(sorted(unusable)),
+        "copies": _entries(found.copies),
+        "notes": _entries([*found.notes, *notes]),
         "recordings": {path: {"clips": len(plan.starts), "frames": plan.frames, "fps": plan.fps,
                               "crop": plan.crop, "rejected_clips": plan.rejected}
                        for path, plan in recordings},
     }
+
+
+def _entries(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"file": path, "reason": reason} for path, reason in pairs]
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
@@ -64,9 +70,14 @@ def report_text(report: dict[str, Any], folder: Path) -> str:
     rates = sorted({row["fps"] for row in report["recordings"].values() if row["clips"]})
     if len(rates) > 1:
         lines.append(f"frame rates of the clips: {rates[0]:g} to {rates[-1]:g} fps; --fps makes them equal")
-    for key in ("unusable", "notes"):
+    for key in ("unusable", "copies", "notes"):
         if report[key]:
             lines.append(f"{key}: {len(report[key])}")
             lines += [f"  {entry['file']}: {entry['reason']}" for entry in report[key][:SHOWN]]
             lines += [f"  ... all in {folder / FILE_NAME}"] if len(report[key]) > SHOWN else []
-    return "\n".join(lines)
+    return "\n".join(map(_printable, lines))
+
+
+def _printable(line: str) -> str:
+    """`line` with escapes for what would disturb a terminal, such as a line end in the name of a file."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

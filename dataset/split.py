@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 
@@ -19,33 +19,37 @@ class Piece(NamedTuple):
     """One past the last."""
 
 
-def split_class(pieces: Sequence[Piece], val_fraction: float) -> tuple[list[str | None], str]:
+def split_class(
+    pieces: Sequence[Piece], val_fraction: float, only_train: Collection[str] = ()
+) -> tuple[list[str | None], str]:
     """Split one class; returns "train", "val" or None (left out) per clip, and "recording" or "time".
 
     With several recordings whole ones go to "val": the one whose number of clips is nearest to `val_fraction`
     of all, then, in the order of a hash of their names, every one that brings the sum nearer to it; one at
     least stays in "train". A single recording is cut in time: its last clips are "val", and clips that share
-    a frame with those are left out. No "val" comes of `val_fraction` 0 or of a single clip.
+    a frame with those are left out. No "val" comes of `val_fraction` 0, of a single clip, or of recordings
+    that are `only_train`: what another class shows too.
     """
     owners = [piece.recording for piece in pieces]
-    if len(set(owners)) == 1:
+    if len(set(owners)) == 1 and owners[0] not in only_train:
         return _split_by_time(pieces, val_fraction), "time"
-    held_out = _held_out(owners, val_fraction)
+    held_out = _held_out(owners, val_fraction, only_train)
     return ["val" if owner in held_out else "train" for owner in owners], "recording"
 
 
-def _held_out(owners: list[str], val_fraction: float) -> set[str]:
+def _held_out(owners: list[str], val_fraction: float, only_train: Collection[str]) -> set[str]:
     """The recordings for validation, given the recording of every clip."""
     target = val_fraction * len(owners)
     sizes = Counter(owners)
-    order = sorted(sizes, key=lambda recording: hashlib.sha256(recording.encode()).digest())
-    if target == 0:
+    order = sorted(sizes.keys() - set(only_train),
+                   key=lambda recording: hashlib.sha256(recording.encode()).digest())
+    if target == 0 or not order:
         return set()
     chosen = {min(order, key=lambda recording: abs(sizes[recording] - target))}
     for recording in order:
         total = sum(sizes[name] for name in chosen)
         nearer = abs(total + sizes[recording] - target) < abs(total - target)
-        if nearer and recording not in chosen and len(chosen) < len(order) - 1:
+        if nearer and recording not in chosen and len(chosen) < len(sizes) - 1:
             chosen.add(recording)
     return chosen
 

@@ -3,6 +3,7 @@
 Shapes: T frames, H x W pixels, C = 3 channels. Frames are uint8 RGB, 0 to 255. Times are seconds.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.files import atomic_path
+from common.files import atomic_path, is_junk
 from dataset.pictures import on_black, read_picture
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
@@ -65,9 +66,19 @@ def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterat
         raise InputError(f"{path}: holds no frames")
 
 
+def can_open(path: Path) -> bool:
+    """True if a file holds moving pictures that can be read, whatever its name; reads its beginning only."""
+    try:
+        with open(os.open(path, os.O_RDONLY), "rb") as file, av.open(file) as container:
+            still = container.format.name.endswith("_pipe") or container.format.name in ("image2", "tty")
+            return not still and any(stream.codec_context.width for stream in container.streams.video)
+    except (av.error.FFmpegError, OSError):
+        return False
+
+
 def is_frame_folder(folder: Path) -> bool:
     """True if a folder is one recording: it holds numbered pictures, and no folders or videos."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
     other = any(entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES for entry in entries)
     return not other and bool(_numbered_pictures(folder))
 

@@ -13,7 +13,7 @@ from synthetic import write_class_videos
 
 from autoregressive.models.checkpoint import load_gpt
 from autoregressive.models.gpt import GPT, GPTConfig
-from autoregressive.sample.clip_files import Job, write_clip
+from autoregressive.sample.clip_files import ClipJob, write_clip
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.sample_c2i import clips_there
 from autoregressive.sample.sample_c2i import run as sample
@@ -94,7 +94,7 @@ def test_any_class_name_in_a_checkpoint_is_refused_or_stays_below(room, name):
         assert "gpt.safetensors" in str(error) and repr(name)[:80] in str(error)
         assert not is_name(name)
         return
-    job = Job(dataset["class_names"][0], 0, 7)
+    job = ClipJob(dataset["class_names"][0], 0, 7)
     assert all(stays(room, job.path(kind, "")) for kind in ("grids", "frames", "videos", "gifs"))
     write_clip(room, job, [torch.zeros(3, 16, 16, dtype=torch.uint8)], dataset)
     elsewhere = {path.name for path in room.parents[1].rglob("*") if room not in (path, *path.parents)}
@@ -180,7 +180,7 @@ def test_reconstruction_stays_in_its_folder(grids, tokenizer_run, runtime, tmp_p
 
 
 def test_clip_is_not_written_through_a_link_nor_over_other_files(tmp_path, victim):
-    clip, job = [torch.zeros(3, 16, 16, dtype=torch.uint8)], Job("polyps", 0, 0)
+    clip, job = [torch.zeros(3, 16, 16, dtype=torch.uint8)], ClipJob("polyps", 0, 0)
     (tmp_path / "save" / "frames").mkdir(parents=True)
     (tmp_path / "save" / "frames" / "polyps").symlink_to(victim.parent)
     with pytest.raises(InputError, match="a link leads out of"):

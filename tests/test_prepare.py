@@ -79,8 +79,8 @@ def test_only_recording_of_a_class_is_split_by_time_without_shared_frames(tmp_pa
 
 
 def test_pieces_of_a_recording_stay_together(tmp_path, data):
-    for name in ("op1_000", "op1_013", "op1_026", "op2_000", "op2_100"):
-        write_mp4(tmp_path / "videos" / "a" / f"{name}.mp4", moving_texture(len(name), 8, 32, 32), 25)
+    for seed, name in enumerate(("op1_000", "op1_013", "op1_026", "op2_000", "op2_100")):
+        write_mp4(tmp_path / "videos" / "a" / f"{name}.mp4", moving_texture(seed, 8, 32, 32), 25)
     manifest = prepare(tmp_path / "videos", data, recording_pattern=r"^(.*)_[^_]+$", val_fraction=0.4)
     assert {clip.recording: clip.split for clip in manifest.clips} == {"a/op1": "train", "a/op2": "val"}
     assert len(manifest.clips) == 10
@@ -89,13 +89,13 @@ def test_pieces_of_a_recording_stay_together(tmp_path, data):
 
 
 def test_equal_names_do_not_collide(tmp_path, data):
-    folder, texture = tmp_path / "videos", moving_texture(0, 4, 32, 32)
-    for name in ("x/a.mp4", "x/a.mov", "x/A.MP4", "x/deep/er/a.mp4", "x/deep-er/a.mp4", "y/a.mp4"):
+    folder, names = tmp_path / "videos", ("a.mp4", "a.mov", "A.MP4", "deep/er/a.mp4", "deep-er/a.mp4")
+    for seed, name in enumerate([*(f"x/{name}" for name in names), "y/a.mp4"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_mp4(folder / "plain.mp4", texture, 25)
+        write_mp4(folder / "plain.mp4", moving_texture(seed, 4, 32, 32), 25)
         (folder / "plain.mp4").rename(folder / name)
-    write_frames(folder / "y" / "patient" / "a", texture)
-    write_mp4(folder / "y" / f"{'long' * 60}.mp4", texture, 25)
+    write_frames(folder / "y" / "patient" / "a", moving_texture(8, 4, 32, 32))
+    write_mp4(folder / "y" / f"{'long' * 60}.mp4", moving_texture(9, 4, 32, 32), 25)
     manifest = prepare(folder, data)
     assert len({clip.name.casefold() for clip in manifest.clips}) == 8
     assert len({clip.recording for clip in manifest.clips}) == 8
@@ -157,8 +157,8 @@ def test_rejected_clips_are_counted_by_reason(tmp_path, data):
 
 def test_border_is_cropped_alike_in_all_frames_unless_told_otherwise(tmp_path, data):
     frames = np.zeros((8, 48, 96, 3), np.uint8)
-    frames[:, 8:40, 50:82] = moving_texture(0, 8, 32, 32)
-    for name in ("auto", "given", "middle"):
+    for seed, name in enumerate(("auto", "given", "middle")):
+        frames[:, 8:40, 50:82] = moving_texture(seed, 8, 32, 32)
         write_mp4(tmp_path / "videos" / "a" / f"{name}.mp4", frames, 25)
     crops = tmp_path / "crops.json"
     crops.write_text(json.dumps({"a/given.mp4": "50,8,32", "a/middle.mp4": "none"}))

@@ -76,13 +76,13 @@ def claim_folder(config: PhantomConfig, runtime: Runtime) -> None:
     """Write PHANTOM.txt; a folder whose recordings were made with other settings is refused."""
     notice = NOTICE.format(frames=config.frames, size=config.size, fps=config.fps, view=config.view)
     path = config.video_path / "PHANTOM.txt"
-    if path.exists() and path.read_text() != notice:
+    if path.exists() and path.read_text(encoding="utf-8") != notice:
         raise InputError(f"--video-path {config.video_path}: has phantoms of other --frames, --size, --fps "
                          "or --view")
     runtime.gather(None)  # nobody writes before all have read
     if runtime.is_main:
         with atomic_path(path) as temporary:
-            temporary.write_text(notice)
+            temporary.write_text(notice, encoding="utf-8")
 
 
 def write_recording(config: PhantomConfig, label: int, seed: int) -> bool:
