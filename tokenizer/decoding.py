@@ -1,4 +1,4 @@
-"""The decoder on a CPU, without gradients: the function of `vq_model.Decoder`, some rows at a time.
+"""The decoder on a CPU, without gradients: the function of `vq_model.Decoder.pixels`, some rows at a time.
 
 A band of rows is normalised, activated and convolved while the processor's cache holds it, each thread has
 bands of its own, and only two whole feature maps exist. 3x3 convolutions in float32 are NNPACK's, where

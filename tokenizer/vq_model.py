@@ -164,7 +164,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (B, z_channels, h, w) -> pixels (B, 3, H, W)."""
+    """Latent (B, z_channels, h, w) -> what the last layer makes pixels of, (B, ch, H, W).
+
+    The last layer, `conv_out`, stands outside `forward`, and so outside what training compiles: adversarial
+    training asks for gradients of this layer alone.
+    """
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -183,7 +187,11 @@ class Decoder(nn.Module):
         x_BCHW = self.mid(self.conv_in(latent_BCHW))
         for level in self.conv_blocks:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(norm_silu(self.norm_out, x_BCHW))
+        return norm_silu(self.norm_out, x_BCHW)
+
+    def pixels(self, latent_BCHW: Tensor) -> Tensor:
+        """Latent (B, z_channels, h, w) -> pixels (B, 3, H, W)."""
+        return self.conv_out(self(latent_BCHW))
 
 
 class Codebook(nn.Module):
@@ -281,12 +289,12 @@ class VQModel(nn.Module):
         """
         latent_BCHW = self.post_quant_conv(self.quantize.lookup(codes_Bhw))
         if latent_BCHW.device.type != "cpu" or torch.is_grad_enabled():
-            return self.decoder(latent_BCHW)
+            return self.decoder.pixels(latent_BCHW)
         if not bands_pay(latent_BCHW.dtype):
-            return torch.cat([self.decoder(one_1CHW) for one_1CHW in latent_BCHW.split(1)])
+            return torch.cat([self.decoder.pixels(one_1CHW) for one_1CHW in latent_BCHW.split(1)])
         dtype, latent_BCHW = latent_BCHW.dtype, latent_BCHW.to(self.quantize.embedding.weight.dtype)
         return torch.cat([decode_in_bands(self.decoder, one, dtype) for one in latent_BCHW.split(1)])
 
     def pixels(self, quantised_BDhw: Tensor) -> Tensor:
         """Quantised latent (B, D, h, w) -> pixels (B, 3, H, W)."""
-        return self.decoder(self.post_quant_conv(quantised_BDhw))
+        return self.decoder.pixels(self.post_quant_conv(quantised_BDhw))
