@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.distributed import Runtime
+from common.training.whole_batch import Mean, alone
 
 
 class PatchDiscriminator(nn.Module):
@@ -40,34 +41,38 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, betas=(0.5, 0.9))
         self.runtime = runtime
 
-    def generator_loss(self, output_B3HW: Tensor, others: Tensor, last_layer: nn.Parameter) -> Tensor:
+    def generator_loss(self, output_B3HW: Tensor, others: Tensor, last_layer: nn.Parameter,
+                       mean: Mean = alone) -> Tensor:
         """Hinge loss of the tokenizer, scaled so that its gradient at the decoder's last layer is as large as
-        that of the `others` (Esser et al. 2021, eq. 7; at most 10,000)."""
+        that of the `others` (Esser et al. 2021, eq. 7; at most 10,000), both of the whole batch by `mean`."""
         self.model.requires_grad_(False)
         loss = -self.model(output_B3HW).float().mean()
         self.model.requires_grad_(True)
         if not (torch.is_grad_enabled() and last_layer.requires_grad):
             return loss
-        wanted, own = (torch.autograd.grad(part, last_layer, retain_graph=True)[0].norm()
-                       for part in (others, loss))
-        return (wanted / (own + 1e-4)).clamp(0, 1e4).detach() * loss
+        wanted, own = mean("last layer", lambda: torch.stack([
+            torch.autograd.grad(part, last_layer, retain_graph=True)[0] for part in (others, loss)]))
+        return (wanted.norm() / (own.norm() + 1e-4)).clamp(0, 1e4) * loss
 
-    def step(self, real_B3HW: Tensor, fake_B3HW: Tensor) -> Tensor:
-        """One optimiser step of the discriminator on a batch of all processes -> its hinge loss.
+    def step(self, real_B3HW: Tensor, fake_B3HW: Tensor, parts: int = 1) -> Tensor:
+        """One optimiser step of the discriminator on a batch of all processes, in `parts` -> its hinge loss.
 
         Gradients that are not finite are passed over.
         """
-        with torch.enable_grad():
-            loss = sum(F.relu(1 - sign * self.model(pixels).float()).mean()
-                       for sign, pixels in ((1, real_B3HW), (-1, fake_B3HW))) / 2
-            loss.backward()
+        total = torch.zeros((), device=real_B3HW.device)
+        for real, fake in zip(real_B3HW.chunk(parts), fake_B3HW.chunk(parts), strict=True):
+            with torch.enable_grad():
+                loss = sum(F.relu(1 - sign * self.model(pixels).float()).mean()
+                           for sign, pixels in ((1, real), (-1, fake))) / (2 * parts)
+                loss.backward()
+            total += loss.detach()
         gradients = [self.runtime.mean(parameter.grad) for parameter in self.model.parameters()]
         if all(gradient.isfinite().all() for gradient in gradients):
             for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.training.whole_batch import Mean, alone
 from tokenizer.vq_model import Quantised
 
 
@@ -28,13 +29,16 @@ def codebook_losses(quantised: Quantised) -> tuple[Tensor, Tensor]:
     return codebook, commitment
 
 
-def entropy_loss(latent_BDhw: Tensor, vectors_VD: Tensor, temperature: float = 0.01) -> Tensor:
+def entropy_loss(latent_BDhw: Tensor, vectors_VD: Tensor, temperature: float = 0.01,
+                 mean: Mean = alone) -> Tensor:
     """Entropy of a latent's soft choice of code, minus that of the choice on average (Yu et al. 2023).
 
     It is low when every latent is sure of its code and all codes are chosen alike. Both are unit vectors.
+    The average is over the whole batch by `mean`.
     """
     latent_ND = latent_BDhw.movedim(1, -1).flatten(0, -2)
     log_NV = (latent_ND @ vectors_VD.mT / temperature).log_softmax(-1)
     sure = -(log_NV.exp() * log_NV).sum(-1).mean()
-    mean_V = log_NV.exp().mean(0)
+    own_V = log_NV.exp().mean(0)
+    mean_V = own_V + (mean("choices", own_V.detach) - own_V).detach()  # its value, the part's gradient
     return sure + (mean_V * (mean_V + 1e-5).log()).sum()

@@ -22,9 +22,10 @@ from common.errors import InputError
 from common.files import atomic_path
 from common.perceptual import Perceptual
 from common.training.config import LOST, TrainingConfig
-from common.training.data_order import Mixture, balanced
+from common.training.data_order import Mixture, balanced, in_order, mix
 from common.training.loop import train
 from common.training.task import Task
+from common.training.whole_batch import WholeBatch
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary
 from tokenizer.loading import load_tokenizer
@@ -128,7 +129,23 @@ class TokenizerTask(Task):
                            if config.lpips_vgg else None)
         self.adversary = (Adversary(config.lr, config.disc_width, runtime, self.device)
                           if config.disc_weight else None)
+        self.whole_batch = WholeBatch(runtime)
+        self.seen: list[tuple[Tensor, Quantised]] = []  # each part of a batch, and what became of it
         self.step = 0
+
+    @property
+    def judged(self) -> bool:
+        """True in steps that the adversary takes part in."""
+        return bool(self.adversary) and self.step >= self.config.disc_start
+
+    def before_step(self, parts: list[list[Any]]) -> None:
+        """Find out what losses need to know of a whole batch in parts; costs a forward pass of each."""
+        self.whole_batch.forget()
+        if len(parts) > 1 and (self.judged or self.config.entropy_weight):
+            with self.whole_batch.first_pass(len(parts)):
+                for batch, seeds_B in parts:
+                    self.loss(self.model, batch, seeds_B)
+        self.seen = []
 
     def loss(self, model: nn.Module, batch: Tensor, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction + codebook + commitment loss of uint8 crops (B, 3, H, W)."""
@@ -141,30 +158,35 @@ class TokenizerTask(Task):
         if self.config.colour_weight:
             parts["colour"] = (self.config.colour_weight, colour_loss(quantised.pixels_B3HW, pixels_B3HW))
         if self.config.entropy_weight:
-            entropy = entropy_loss(quantised.latent_BDhw, model.quantize.vectors_VD())
+            entropy = entropy_loss(quantised.latent_BDhw, model.quantize.vectors_VD(), mean=self.whole_batch)
             parts["entropy"] = (self.config.entropy_weight, entropy)
         if self.perceptual:
             parts["lpips"] = (self.config.lpips_weight, self.perceptual(quantised.pixels_B3HW, pixels_B3HW))
-        if self.adversary and self.step >= self.config.disc_start:
+        if self.judged:
             look = sum(parts[name][0] * parts[name][1] for name in ("pixel", "lpips") if name in parts)
             last = model.decoder.conv_out.weight
-            against = self.adversary.generator_loss(quantised.pixels_B3HW, look, last)
+            against = self.adversary.generator_loss(quantised.pixels_B3HW, look, last, self.whole_batch)
             parts["adversarial"] = (self.config.disc_weight, against)
         if model.training:
-            self.seen, self.real_B3HW = quantised, pixels_B3HW
+            self.seen.append((pixels_B3HW, Quantised(*(x.detach() for x in vars(quantised).values()))))
         total = sum(weight * part for weight, part in parts.values())
         return total, {name: part for name, (_, part) in parts.items()}
 
     def after_step(self, step: int, averages: dict[str, Tensor]) -> None:
-        """Keep the codebook alive, by the latents of all processes, and let the discriminator learn."""
+        """Keep the codebook alive, by the latents of the whole batch, and let the discriminator learn."""
+        reals, seen = zip(*self.seen, strict=True)
+        self.seen = []
         if self.config.trained_part == "all":
-            seen = replace(self.seen, latent_BDhw=self.runtime.gather_batch(self.seen.latent_BDhw),
-                           codes_Bhw=self.runtime.gather_batch(self.seen.codes_Bhw))
-            moved_n = revive_dead_codes(self.model, seen, step, step == 0 and not self.config.vq_ckpt)
+            latent_BDhw, codes_Bhw = (in_order([getattr(part, name) for part in seen], self.runtime)
+                                      for name in ("latent_BDhw", "codes_Bhw"))
+            whole = replace(seen[0], latent_BDhw=latent_BDhw, codes_Bhw=codes_Bhw)
+            moved_n = revive_dead_codes(self.model, whole, step, step == 0 and not self.config.vq_ckpt,
+                                        self.config.global_seed)
             if CODEBOOK in averages:  # a code that moves does so on average too
                 averages[CODEBOOK][moved_n] = self.model.quantize.embedding.weight[moved_n]
-        if self.adversary and step >= self.config.disc_start:
-            self.adversary.step(self.real_B3HW, self.seen.pixels_B3HW.detach().float())
+        if self.judged:
+            fakes = [part.pixels_B3HW.float() for part in seen]
+            self.adversary.step(torch.cat(reals), torch.cat(fakes), len(seen))
         self.step = step + 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,8 +235,9 @@ def start_model(config: TrainVQConfig, runtime: Runtime = Runtime()) -> VQModel:
 
 
 @torch.no_grad()
-def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool) -> Tensor:
-    """Record which codes the batch used; move codes that nothing has used for long onto latents of it.
+def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool, seed: int = 0) -> Tensor:
+    """Record which codes the batch used; move codes that nothing has used for long onto latents of it, drawn
+    by (seed, step).
 
     Those are the codes absent from the last 65,536 latents, looked at each time as many have come by; of a
     `fresh` codebook all, so that training starts with codes where the data is. Without this most codes of a
@@ -233,9 +256,10 @@ def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool) -
         dead_n = (counts_V == 0).nonzero().flatten()
     else:
         return torch.empty(0, dtype=torch.long, device=used.device)
-    pick_n = torch.randint(len(latents_ND), (len(dead_n),), device=used.device)
-    noise_nD = 0.02 * torch.randn(len(dead_n), weight_VD.shape[1], device=used.device)
-    moved_nD = (latents_ND[pick_n] + noise_nD).to(weight_VD)
+    random = torch.Generator(used.device).manual_seed(mix(seed, step))
+    pick_n = torch.randint(len(latents_ND), (len(dead_n),), device=used.device, generator=random)
+    noise_nD = torch.randn(len(dead_n), weight_VD.shape[1], device=used.device, generator=random)
+    moved_nD = (latents_ND[pick_n] + 0.02 * noise_nD).to(weight_VD)
     weight_VD[dead_n] = torch.where(moved_nD.isfinite(), moved_nD, weight_VD[dead_n])  # of a skipped step
     return dead_n
 

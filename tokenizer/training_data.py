@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from common.errors import InputError
+from common.spread import evenly
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages
 from dataset.manifest import Manifest
@@ -50,14 +51,14 @@ class GridSet:
         if not train_clips:
             raise InputError(f"--data-path {folder}: its train split is empty")
         self.crops = Crops(GridImages(folder, self.manifest, train_clips), window)
-        every = max(1, len(val_clips) // val_pictures)
-        self.held_out = GridImages(folder, self.manifest, val_clips[::every][: val_pictures])
+        shown = [val_clips[i] for i in evenly(len(val_clips), val_pictures)]
+        self.held_out = GridImages(folder, self.manifest, shown)
 
     def strips(self, model: nn.Module, device: torch.device) -> list[Tensor]:
         """A row of pictures, (3, H, W), and a row of their reconstructions."""
         images = self.held_out if len(self.held_out) else self.crops.images
         count = max(4, 16 // self.manifest.cols)
-        pictures = [images[i] for i in range(0, len(images), max(1, len(images) // count))][:count]
+        pictures = [images[i] for i in evenly(len(images), count)]
         again = [reconstruct(model, picture_3HW, device)[0] for picture_3HW in pictures]
         return [torch.cat(pictures, -1), torch.cat(again, -1)]
 

@@ -157,7 +157,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (B, z_channels, h, w) -> pixels (B, 3, H, W)."""
+    """Latent (B, z_channels, h, w) -> what the last layer makes pixels of, (B, ch, H, W).
+
+    The last layer, `conv_out`, stands outside `forward`, and so outside what training compiles: adversarial
+    training asks for gradients of this layer alone.
+    """
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -176,7 +180,11 @@ class Decoder(nn.Module):
         x_BCHW = self.mid(self.conv_in(latent_BCHW))
         for level in self.conv_blocks:
             x_BCHW = level(x_BCHW)
-        return self.conv_out(F.silu(self.norm_out(x_BCHW)))
+        return F.silu(self.norm_out(x_BCHW))
+
+    def pixels(self, latent_BCHW: Tensor) -> Tensor:
+        """Latent (B, z_channels, h, w) -> pixels (B, 3, H, W)."""
+        return self.conv_out(self(latent_BCHW))
 
 
 class Codebook(nn.Module):
@@ -273,9 +281,9 @@ class VQModel(nn.Module):
         """
         latent_BCHW = self.post_quant_conv(self.quantize.lookup(codes_Bhw))
         if latent_BCHW.device.type != "cpu" or torch.is_grad_enabled():
-            return self.decoder(latent_BCHW)
-        return torch.cat([self.decoder(latent_1CHW) for latent_1CHW in latent_BCHW.split(1)])
+            return self.decoder.pixels(latent_BCHW)
+        return torch.cat([self.decoder.pixels(latent_1CHW) for latent_1CHW in latent_BCHW.split(1)])
 
     def pixels(self, quantised_BDhw: Tensor) -> Tensor:
         """Quantised latent (B, D, h, w) -> pixels (B, 3, H, W)."""
-        return self.decoder(self.post_quant_conv(quantised_BDhw))
+        return self.decoder.pixels(self.post_quant_conv(quantised_BDhw))

@@ -20,6 +20,7 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path
+from common.spread import evenly
 from common.training.config import LOST, TrainingConfig
 from common.training.data_order import balanced
 from common.training.loop import to_device, train
@@ -86,6 +87,8 @@ class GPTTask(Task):
         if config.class_balance:
             self.train_set = balanced(train_set, train_set.labels_S)
         self.val_set = CodesDataset(codes, "val", variants=1, count=count)
+        self.val_places = evenly(len(self.val_set), config.val_clips)
+        self.at_once = config.samples_at_once(runtime.world_size)
         torch.manual_seed(config.global_seed)
         model = GPT(gpt_config(config, codes))
         self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": codes.dataset,
@@ -102,7 +105,8 @@ class GPTTask(Task):
             given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
             tokenizer, _ = find_tokenizer(codes.tokenizer, given, config.code_path)
             self.tokenizer = tokenizer.to(self.device)
-        self.unigram = unigram_entropy(train_set, self.val_set, model.config.vocab_size)
+        self.unigram = unigram_entropy(
+            train_set.tokens_SN, self.val_set.tokens_SN[self.val_places], model.config.vocab_size)
 
     def first_tokens(self) -> int | None:
         """How many tokens of each clip are trained on; None: all."""
@@ -118,24 +122,23 @@ class GPTTask(Task):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Loss on held-out clips, without token masking, beside what the mere frequency of codes gives."""
-        if not len(self.val_set):
+        if not self.val_places:
             return {}
-        every = max(1, len(self.val_set) // self.config.val_clips)
-        clips = range(0, len(self.val_set), every)[: self.config.val_clips]
-        batches = DataLoader(self.val_set, self.config.global_batch_size, sampler=self.runtime.share(clips))
+        mine = self.runtime.share(self.val_places)
+        batches = DataLoader(self.val_set, self.at_once, sampler=mine)
         total = sum(float(model.loss(*to_device(batch, self.device))) * len(batch[1]) for batch in batches)
-        return {"loss": sum(self.runtime.gather(total)) / len(clips), "unigram": self.unigram}
+        return {"loss": sum(self.runtime.gather(total)) / len(self.val_places), "unigram": self.unigram}
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
-        """One clip of each class (at most 8), always from the same seed."""
-        names, dataset = self.codes.dataset["class_names"][:8], self.codes.dataset
-        labels_B = torch.arange(len(names))
-        tokens_BN = generate(model, labels_B, [0] * len(names), top_k=2000)
-        rows = []
-        for name, tokens_N in zip(names, tokens_BN, strict=True):
-            picture_3HW = to_uint8(self.tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
-            frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
-            rows.append((name, frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
+        """One clip of each class (of 8, if there are more), always from the same seed."""
+        dataset, rows = self.codes.dataset, []
+        names = dataset["class_names"]
+        for labels_B in torch.tensor(evenly(len(names), 8)).split(self.at_once):
+            tokens_BN = generate(model, labels_B, [0] * len(labels_B), top_k=2000)
+            for label, tokens_N in zip(labels_B, tokens_BN, strict=True):
+                picture_3HW = to_uint8(self.tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
+                frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
+                rows.append((names[label], frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
         with atomic_path(path) as temporary:
             contact_sheet(rows).save(temporary)
 
@@ -156,14 +159,13 @@ def segment_length(codes: Codes) -> int:
     return max(2, codes.token_grid[1] // codes.dataset["cols"])
 
 
-def unigram_entropy(train_set: CodesDataset, val_set: CodesDataset, vocab_size: int) -> float:
+def unigram_entropy(train_SN: np.ndarray, val_SN: np.ndarray, vocab_size: int) -> float:
     """Cross-entropy in nats of held-out tokens under the frequencies of training tokens (add-one smoothed).
 
     A model whose validation loss is not below this has learnt nothing but which codes are common.
     """
-    counts_V = np.bincount(train_set.tokens_SN.reshape(-1), minlength=vocab_size) + 1.0
-    tokens = val_set.tokens_SN.reshape(-1)
-    return float(-np.log(counts_V / counts_V.sum())[tokens].mean()) if len(tokens) else float("nan")
+    counts_V = np.bincount(train_SN.reshape(-1), minlength=vocab_size) + 1.0
+    return float(-np.log(counts_V / counts_V.sum())[val_SN].mean()) if len(val_SN) else float("nan")
 
 
 def run(config: TrainC2IConfig, runtime: Runtime) -> int:

@@ -98,6 +98,10 @@ class TrainingConfig:
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
 
+    def samples_at_once(self, processes: int) -> int:
+        """Samples of the part of a batch that a process computes at once: what its memory has to hold."""
+        return max(1, self.global_batch_size // (self.gradient_accumulation_steps * processes))
+
     def settings(self) -> dict[str, Any]:
         """The command line as JSON."""
         return json.loads(json.dumps(asdict(self), default=str))
@@ -115,6 +119,12 @@ def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: di
         if without_path(checkpoint[name]) != without_path(value):
             raise InputError(f"--results-dir {folder}: holds a run with another {name}; "
                              "choose another folder, or the settings of that run")
+    planned, steps = checkpoint["training"]["max_steps"], config.max_steps
+    if config.lr_schedule == "cosine" and steps != planned and steps > checkpoint["step"]:
+        raise InputError(
+            f"--max-steps {steps}: the run in {folder} has {planned}, where its cosine ends; another end would "
+            "make the learning rate jump. To train longer start a new run, in another folder, from its weights "
+            "(--gpt-ckpt or --vq-ckpt)")
 
 
 def holds_path(value: Any) -> bool:

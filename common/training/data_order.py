@@ -41,6 +41,11 @@ def places(batch: int, part: int, parts: int, runtime: Runtime) -> range:
     return runtime.share(range(batch)[part::parts])
 
 
+def in_order(parts: Sequence[Tensor], runtime: Runtime) -> Tensor:
+    """What this process has of each part of a batch (b, ...) -> the whole batch (B, ...); undoes `places`."""
+    return torch.stack([runtime.gather_batch(part) for part in parts], dim=1).flatten(0, 1)
+
+
 def sample_seeds(batch: int, seed: int, step: int, part: int, parts: int, runtime: Runtime) -> Tensor:
     """One int64 seed for each sample of `places`, a function of (seed, step, place)."""
     mine = places(batch, part, parts, runtime)

@@ -223,6 +223,8 @@ class TrainingState:
             seeds_B = sample_seeds(config.global_batch_size, config.global_seed, step, part, parts,
                                    self.runtime)
             inputs.append(to_device([next(batches), seeds_B], self.device))
+        with self.autocast():
+            self.task.before_step(inputs)
         means, finite = self.recorder(self.update, inputs) if self.recorder else self.update(inputs)
         if self.ema:
             self.ema.update()

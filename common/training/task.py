@@ -22,6 +22,9 @@ class Task:
         """Scalar loss of a batch, and scalars to log beside it; `seeds_B` (int64) decide what is random."""
         raise NotImplementedError
 
+    def before_step(self, parts: list[list[Any]]) -> None:
+        """Look at all parts of a batch, (batch, seeds_B) each, before their losses are asked for."""
+
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Scalars on the validation split; called on every process."""
         raise NotImplementedError
