@@ -22,12 +22,13 @@ BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, Type
           AssertionError)
 SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
 FACTS = "facts.pt"  # in such a folder: all but the tensors, see common.sharded
+MAPPED = 1 << 28  # bytes from which on; a smaller file may be written anew while its tensors are in use
 STORED = "tensor in the safetensors files"  # marks a tensor there: {STORED: its key, "shape": shape}
 PART = "part along dimension 0"  # the same in the older layout, <rank>-of-<n>.pt by process: {PART: tensor}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Map a `.safetensors` or a torch checkpoint into memory: what is not used is not read.
+    """Read a `.safetensors` or a torch checkpoint; a large one is mapped: what is not used is not read.
 
     A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain values and
     what `common.layouts.safe_names` lists are accepted, such as the arguments in released checkpoints.
@@ -49,7 +50,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 facts = json.loads((file.metadata() or {}).get("facts", "{}"))
                 return {**facts, "model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
         with torch.serialization.safe_globals(safe_names()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+            mapped = path.stat().st_size >= MAPPED and is_zipfile(path)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
         if code := re.search(r"(?:GLOBAL|class|type) (\S+)", str(error)):
             raise InputError(f"{path}: refused, loading it would run code ({code[1]})") from None
