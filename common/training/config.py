@@ -123,7 +123,7 @@ def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: di
     if config.lr_schedule == "cosine" and steps != planned and steps > checkpoint["step"]:
         raise InputError(
             f"--max-steps {steps}: the run in {folder} has {planned}, where its cosine ends; another end "
-            "makes the learning rate jump. To train longer start a new run in another folder from its weights "
+            "makes the learning rate jump. To train longer start a new run elsewhere from its weights "
             "(--gpt-ckpt or --vq-ckpt)")
 
 
