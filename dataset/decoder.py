@@ -19,8 +19,7 @@ from dataset.display import display_matrix
 
 REORDERED = 16  # no codec shows a frame more than so many packets late
 KEPT = 4 * REORDERED  # latest packets of which something is known
-# Frames are matched with packets by their time stamps, which are replaced by numbers from this one on while they
-# are in the decoder.
+# Frames are matched with packets by their time stamps, which are numbers from this one on in the decoder.
 FIRST = 1 << 40
 # Inside its units H.264 and H.265 escape three zeros in a row, so a longer row is a part that was wiped out.
 # Their decoders take it for the end of a unit, and say nothing.
@@ -158,7 +157,9 @@ class GoodFrames:
                      if key.number <= packet.number and not packet.before(key)), -1)
 
     def _is_good(self, packet: _Packet) -> bool:
-        """True if no packet from its key frame to its own is damaged, but for those shown before the key frame.
+        """True if nothing that it was predicted from is damaged: no packet from its key frame to its own.
+
+        Packets after a key frame that are shown before it do not count, nothing shown later depends on them.
         """
         key = self._key_of(packet)
         first, last = bisect_left(self._damaged, (key,)), bisect_left(self._damaged, (packet.number + 1,))
