@@ -9,6 +9,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -23,9 +24,10 @@ from dataset.grid import frames_to_grid
 from dataset.manifest import WORK_FOLDER
 from dataset.recordings import Source
 from dataset.screening import Thresholds, frame_stats, luminance, reason_to_reject
-from dataset.video import Frame, read_frames
+from dataset.timing import LONGEST_STEP
+from dataset.video import DamagedRecording, Frame, read_frames
 
-PLAN_VERSION = 1  # raise it when the same settings lead to other clips
+PLAN_VERSION = 2  # raise it when the same settings lead to other clips
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Plan:
     """A `Crop`."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Reason -> number of clips."""
+    lost: int = 0
+    """Frames that could not be read."""
     surplus: int = 0
     """Good clips beyond the maximum."""
     problem: str | None = None
@@ -150,7 +154,7 @@ def _write_grid(path: Path, frames_THWC: np.ndarray, settings: Settings) -> None
         Image.fromarray(np.ascontiguousarray(grid_CHW.transpose(1, 2, 0))).save(temporary, compress_level=3)
 
 
-def _frames(job: Recording, damage: list[str]) -> Iterator[Frame]:
+def _frames(job: Recording, damage: list[InputError]) -> Iterator[Frame]:
     """The sampled frames; the error that ends a recording after good frames is added to `damage` instead."""
     count = 0
     try:
@@ -160,7 +164,7 @@ def _frames(job: Recording, damage: list[str]) -> Iterator[Frame]:
     except InputError as error:
         if count == 0:
             raise
-        damage.append(_without_folders(error, job))
+        damage.append(error)
 
 
 def _without_folders(error: InputError, job: Recording) -> str:
@@ -175,20 +179,27 @@ def _choose_clips(job: Recording, made: Plan) -> None:
     """
     settings, damage = job.settings, []
     crop = _find_crop(job)
-    times, stats, previous_HW = [], [], None
+    times, stats, segments, previous_HW = [], [], [], None
     for frame in _frames(job, damage):
         luma_HW = luminance(crop.apply(frame.pixels, settings.frame_size))
         stats.append(frame_stats(luma_HW, previous_HW))
         times.append(frame.time)
+        segments.append(frame.segment)
         previous_HW = luma_HW
+    pieces = _pieces(segments)
     made.crop, made.frames = crop, len(times)
-    made.fps = settings.fps or (round((len(times) - 1) / times[-1], 3) if times[-1] else 0.0)
-    made.notes = damage + _notes(crop, times, settings)
+    made.lost = sum(error.lost for error in damage if isinstance(error, DamagedRecording))
+    made.fps = settings.fps or _mean_rate(times, pieces)
+    made.notes = [_without_folders(error, job) for error in damage] + _notes(crop, times, pieces, settings)
     length, stats_N3 = settings.clip_length, np.array(stats)
-    if len(times) < length:
-        raise InputError("; ".join([f"only {len(times)} frames at this rate, a clip has {length}", *damage]))
+    longest = max(map(len, pieces))
+    if longest < length:
+        where = " in a row" if len(pieces) > 1 else ""
+        raise InputError("; ".join([f"only {longest} frames{where} at this rate, a clip has {length}",
+                                    *(_without_folders(error, job) for error in damage)]))
     reasons = {start: reason_to_reject(stats_N3[start : start + length], settings.thresholds)
-               for start in range(0, len(times) - length + 1, settings.clip_stride)}
+               for piece in pieces
+               for start in range(piece.start, piece.stop - length + 1, settings.clip_stride)}
     good = [start for start, reason in reasons.items() if reason is None]
     made.rejected = dict(sorted(Counter(filter(None, reasons.values())).items()))
     if not good:
@@ -201,6 +212,19 @@ def _choose_clips(job: Recording, made: Plan) -> None:
     made.names = [job.clip_name(start) for start in made.starts]
 
 
+def _pieces(segments: Sequence[int]) -> list[range]:
+    """The indices of the frames of every segment: no clip reaches from one to another."""
+    borders = [0, *(np.flatnonzero(np.diff(segments)) + 1).tolist(), len(segments)]
+    return [range(first, last) for first, last in pairwise(borders)]
+
+
+def _mean_rate(times: Sequence[float], pieces: Sequence[range]) -> float:
+    """Frames per second, with nothing missing in between; 0 if that is not known."""
+    steps = sum(len(piece) - 1 for piece in pieces)
+    seconds = sum(times[piece[-1]] - times[piece[0]] for piece in pieces)
+    return round(steps / seconds, 3) if seconds else 0.0
+
+
 def _find_crop(job: Recording) -> Crop:
     """The crop that the user gives for the recording, or its field of view."""
     if job.crop == "auto":
@@ -211,8 +235,12 @@ def _find_crop(job: Recording) -> Crop:
     return Crop(*map(int, job.crop.split(",")), "given")
 
 
-def _notes(crop: Crop, times: Sequence[float], settings: Settings) -> list[str]:
+def _notes(crop: Crop, times: Sequence[float], pieces: Sequence[range], settings: Settings) -> list[str]:
     notes = []
+    breaks = (times[after[0]] - times[before[-1]] for before, after in pairwise(pieces))
+    gaps = [seconds for seconds in breaks if seconds > LONGEST_STEP]
+    if gaps:
+        notes.append(f"gaps in its time stamps: {len(gaps)}, up to {max(gaps):.0f} s; no clip spans them")
     if crop.found == "centre":
         notes.append("no field of view found, cropped to the middle square")
     if crop.side < settings.frame_size:

@@ -35,13 +35,15 @@ def make_report(
         "classes": classes,
         "rejected_clips": dict(sorted(rejected.items())),
         "thresholds": asdict(jobs[0].settings.thresholds) if jobs else {},
+        "lost_frames": sum(plan.lost for plan in plans),
         "clips_over_maximum": sum(plan.surplus for plan in plans),
         "clips_between_train_and_val": planned - len(manifest.clips) if jobs else 0,
         "unusable": _entries(sorted(unusable)),
         "copies": _entries(found.copies),
         "notes": _entries([*found.notes, *notes]),
         "recordings": {path: {"clips": len(plan.starts), "frames": plan.frames, "fps": plan.fps,
-                              "crop": plan.crop, "rejected_clips": plan.rejected}
+                              "lost_frames": plan.lost, "crop": plan.crop,
+                              "rejected_clips": plan.rejected}
                        for path, plan in recordings},
     }
 
@@ -67,6 +69,9 @@ def report_text(report: dict[str, Any], folder: Path) -> str:
         lines.append(f"rejected clips: {rejected or 'none'}")
         lines.append(f"left out: {report['clips_over_maximum']} over the maximum per recording, "
                      f"{report['clips_between_train_and_val']} that overlap both splits")
+    if report["lost_frames"]:
+        damaged = sum(row["lost_frames"] > 0 for row in report["recordings"].values())
+        lines.append(f"damaged: {report['lost_frames']} frames of {damaged} recordings; no clip spans them")
     rates = sorted({row["fps"] for row in report["recordings"].values() if row["clips"]})
     if len(rates) > 1:
         lines.append(f"frame rates of the clips: {rates[0]:g} to {rates[-1]:g} fps; --fps makes them equal")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic import moving_texture
+from video_files import corners, encode, quadrants
 
 from dataset.video import is_frame_folder, read_frames, write_frames, write_gif, write_mp4
 
@@ -20,39 +21,6 @@ def pixels_of(path, **options) -> np.ndarray:
 
 def times_of(path, **options) -> list[float]:
     return [round(frame.time, 3) for frame in read_frames(path, **options)]
-
-
-def encode(path, codec, pixel_format, pictures, source_format, stamps=None, aspect=None):
-    """Write pictures with any codec; `stamps` are milliseconds."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], pixel_format
-        if stamps:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if aspect:
-            stream.codec_context.sample_aspect_ratio = aspect
-        for index, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=source_format)
-            if stamps:
-                frame.pts, frame.time_base = stamps[index], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def quadrants(height=64, width=96) -> np.ndarray:
-    """A picture whose corners are red, green, blue and white, clockwise from the upper left."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[: height // 2, : width // 2] = (250, 0, 0)
-    picture[: height // 2, width // 2 :] = (0, 250, 0)
-    picture[height // 2 :, width // 2 :] = (0, 0, 250)
-    picture[height // 2 :, : width // 2] = (250, 250, 250)
-    return picture
-
-
-def corners(pixels) -> list[str]:
-    names = {(1, 0, 0): "red", (0, 1, 0): "green", (0, 0, 1): "blue", (1, 1, 1): "white", (0, 0, 0): "black"}
-    places = [(4, 4), (4, -5), (-5, -5), (-5, 4)]
-    return [names[tuple(int(value > 128) for value in pixels[place])] for place in places]
 
 
 @pytest.fixture(scope="module")

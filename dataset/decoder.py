@@ -1,0 +1,201 @@
+"""The frames of a video that no damage reaches, in the order in which they are shown.
+
+Decoders differ in what they say of damage: some fail, some mark the frame that they made up, some leave it
+out. None marks the frames that were predicted from it. So damage is kept by packets here: a frame is good if
+no packet from its key frame to its own is damaged. Packets are numbered in the order of the file, in which a
+frame comes after those it is predicted from, but not always after those shown before it.
+"""
+
+import re
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+
+from dataset.display import display_matrix
+
+REORDERED = 16  # no codec shows a frame more than so many packets late
+KEPT = 4 * REORDERED  # latest packets of which something is known
+# Frames are matched with packets by their time stamps, which are numbers from this one on in the decoder.
+FIRST = 1 << 40
+# Inside its units H.264 and H.265 escape three zeros in a row, so a longer row is a part that was wiped out.
+# Their decoders take it for the end of a unit, and say nothing.
+WIPED = re.compile(rb"\0{16,}[^\0\1]")
+
+
+class _Packet(NamedTuple):
+    number: int
+    pts: int | None
+
+    def before(self, other: "_Packet") -> bool:
+        """True if it is shown before another one, as far as is known."""
+        known = self.pts is not None and other.pts is not None
+        return self.pts < other.pts if known else self.number < other.number
+
+
+class GoodFrames:
+    """Iterates over the good frames of a stream, and counts them and the others up to the current one."""
+
+    def __init__(self, container: InputContainer, stream: av.VideoStream) -> None:
+        self.count, self.lost = 0, 0
+        self.intact = 0
+        """Good frames before the first damage."""
+        self._container, self._stream = container, stream
+        self._codec = stream.codec_context.name
+        self._keys: deque[_Packet] = deque(maxlen=KEPT)
+        self._damaged: list[tuple[int, int]] = []  # sorted numbers, and those of their key frames
+        self._absent: list[_Packet] = []  # damaged ones that gave no frame and are not counted yet
+        self._awaited: list[_Packet] = []  # sent, and neither their frame nor a failure has come back
+        self._sent: deque[_Packet] = deque(maxlen=KEPT)
+        self._given = 0  # frames that the decoder has given
+        self._started = False
+        self._cut_off = False
+        self._matrix: tuple[int, int, int, int] | None = None
+
+    def matrix_of(self, frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+        """How a frame is turned and mirrored for display (see `display_matrix`)."""
+        return display_matrix(frame) or self._matrix
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        waiting: deque[tuple[_Packet, av.VideoFrame]] = deque()
+        for own, frame in self._decoded():
+            self._settle(own)
+            if frame.is_corrupt and self._is_good(own):
+                if not self._started and own.number not in (key.number for key in self._keys):
+                    continue  # the beginning was cut off, and its references with it
+                self._damage(own)
+            self._started = True
+            waiting.append((own, frame))
+            while waiting and all(packet.number > waiting[0][0].number for packet in self._awaited):
+                yield from self._judged(*waiting.popleft())
+        for own, frame in waiting:
+            yield from self._judged(own, frame)
+        self.lost += len(self._absent) + self._missing_at_the_end()
+
+    def _decoded(self) -> Iterator[tuple[_Packet, av.VideoFrame]]:
+        """The frames that the decoder gives, each with its packet."""
+        decoder = _decoder(self._stream)
+        for number, packet in enumerate(self._packets()):
+            sent = _Packet(number, packet.pts)
+            if packet.is_keyframe:
+                self._keys.append(sent)
+            if packet.is_corrupt or (self._codec in ("h264", "hevc") and _is_wiped(bytes(packet))):
+                if not self._keys:
+                    continue  # nothing that can be used depends on it
+                self._damage(sent)
+            if number == 0 and decoder is not self._stream.codec_context:
+                self._matrix = self._matrix_in_container(packet)
+            if not packet.is_discard:
+                self._awaited.append(sent)
+            self._sent.append(sent)
+            packet.pts = packet.dts = FIRST + number
+            try:
+                frames = decoder.decode(packet)
+            except av.error.FFmpegError:
+                self._awaited = [packet for packet in self._awaited if packet is not sent]
+                self._fail(sent)
+                continue
+            yield from self._matched(frames)
+        try:
+            yield from self._matched(decoder.decode(None))
+        except av.error.FFmpegError:
+            self._cut_off = True
+
+    def _matrix_in_container(self, packet: av.Packet) -> tuple[int, int, int, int] | None:
+        """The display matrix, which the library tells the container's own decoder only."""
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            return None
+        return display_matrix(frames[0]) if frames else None
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The stream's packets as far as the file can be read."""
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    yield packet
+        except (av.error.FFmpegError, OSError):
+            self._cut_off = True
+
+    def _matched(self, frames: list[av.VideoFrame]) -> Iterator[tuple[_Packet, av.VideoFrame]]:
+        """Packets and frames, which get their time stamps back."""
+        for frame in frames:
+            self._given += 1
+            number = frame.pts - FIRST
+            own = next((packet for packet in reversed(self._sent) if packet.number == number), self._sent[-1])
+            frame.pts = self._given if own.pts is None else own.pts  # frames without stamps follow evenly
+            frame.time_base = frame.time_base or self._stream.time_base
+            yield own, frame
+
+    def _settle(self, shown: _Packet) -> None:
+        """Wait no longer for the packets that should have been shown up to now.
+
+        Those without a frame are pictures that are never shown, or halves of one, but in H.265 damaged ones.
+        """
+        late = [packet for packet in self._awaited if packet.number <= shown.number - REORDERED
+                or packet.number == shown.number or (packet.before(shown) and packet.pts is not None)]
+        for packet in late:
+            self._awaited.remove(packet)
+            if self._codec == "hevc" and packet.number != shown.number and self._key_of(packet) >= 0:
+                self._fail(packet)
+
+    def _fail(self, packet: _Packet) -> None:
+        if self._keys:  # what comes before the first key frame is not damaged, its references were cut off
+            self._damage(packet)
+            self._absent.append(packet)
+
+    def _damage(self, packet: _Packet) -> None:
+        insort(self._damaged, (packet.number, self._key_of(packet)))
+
+    def _key_of(self, packet: _Packet) -> int:
+        """Number of the key frame that a packet was predicted from; -1 if that is not known."""
+        return next((key.number for key in reversed(self._keys)
+                     if key.number <= packet.number and not packet.before(key)), -1)
+
+    def _is_good(self, packet: _Packet) -> bool:
+        """True if nothing that it was predicted from is damaged: no packet from its key frame to its own.
+
+        Packets after a key frame that are shown before it do not count, nothing shown later depends on them.
+        """
+        key = self._key_of(packet)
+        first, last = bisect_left(self._damaged, (key,)), bisect_left(self._damaged, (packet.number + 1,))
+        return all(key_of_damaged < key for _, key_of_damaged in self._damaged[first:last])
+
+    def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        """The frame if it is good; counts the lost ones before it."""
+        if not self._is_good(own):
+            self.lost += 1
+            return
+        left = [packet for packet in self._absent if not packet.before(own)]
+        self.lost += len(self._absent) - len(left)
+        self._absent = left
+        self.count += 1
+        self.intact += self.lost == 0
+        yield frame
+
+    def _missing_at_the_end(self) -> int:
+        """Frames of a file that was cut off; where its kind does not tell how many, one."""
+        sent = self._sent[-1].number + 1 if self._sent else 0
+        if not self._cut_off and (not self._damaged or self._damaged[-1][0] != sent - 1):
+            return 0
+        counted = self._stream.frames if self._container.format.name.startswith("mov") else 0
+        return max(counted - sent, int(self._cut_off))
+
+
+def _decoder(stream: av.VideoStream) -> av.CodecContext:
+    """The decoder of a stream that tells most of damage, and knows of transparency in VP8 and VP9."""
+    decoder = stream.codec_context
+    if decoder.name == "vp9" or (decoder.name == "vp8" and stream.metadata.get("alpha_mode") == "1"):
+        decoder = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[decoder.name], "r")
+    if decoder.name == "mjpeg":
+        decoder.options = {**decoder.options, "err_detect": "explode"}  # it shows half pictures otherwise
+    decoder.thread_count = 1  # recordings are worked on side by side
+    return decoder
+
+
+def _is_wiped(data: bytes) -> bool:
+    return bytes(16) in data and WIPED.search(data) is not None

@@ -1,0 +1,100 @@
+"""A decoded frame as it is meant to be seen: whole pictures, square pixels, no transparency, upright."""
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from dataset.pictures import on_black
+
+# libswscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without them YUV <-> RGB rounds down
+# (colours sink by one or two levels) and depends on the processor
+EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
+DISPLAY_MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """(a, b, c, d) of the frame's display matrix, None if it has none.
+
+    The pixel at (x, y), y downwards, is shown at (a x + c y, b x + d y), moved into the picture.
+    """
+    for data in frame.side_data:
+        if data.type == DISPLAY_MATRIX:
+            a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
+            return a, b, c, d
+    return None
+
+
+def upright(pixels_HWC: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+    """Pixels turned and mirrored by a display matrix; other angles count as the nearest right one."""
+    if matrix:
+        a, b, c, d = matrix
+        if abs(a) + abs(d) < abs(b) + abs(c):  # x and y change places
+            pixels_HWC, a, d = pixels_HWC.transpose(1, 0, 2), c, b
+        pixels_HWC = pixels_HWC[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(pixels_HWC)
+
+
+def shown_pixels(
+    frame: av.VideoFrame, aspect: Fraction | None, matrix: tuple[int, int, int, int] | None
+) -> np.ndarray:
+    """The pixels (H, W, 3) of a frame whose pixels are `aspect` times as wide as high."""
+    width = round(frame.width * aspect) if aspect and 0.25 <= aspect <= 4 else frame.width
+    transparent = any(component.is_alpha for component in frame.format.components)
+    pixels = frame.to_ndarray(format="rgba" if transparent else "rgb24", width=width, height=frame.height,
+                              interpolation=EXACT)
+    return upright(on_black(pixels) if transparent else pixels, matrix)
+
+
+def whole_pictures(
+    stamped: Iterator[tuple[int, float, av.VideoFrame]],
+) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    """The same (segment, time, frame)s; frames of two fields become pictures of the first field's moment.
+
+    What is filled in comes from neighbours in the same segment. Progressive frames stay what they are.
+    """
+    graph, kind, stamps = None, None, deque()
+    for segment, time, frame in stamped:
+        own = (segment, frame.width, frame.height, frame.format.name)
+        if graph and own != kind:
+            yield from _rest(graph, stamps)
+            graph = None
+        if graph is None and frame.interlaced_frame:
+            graph, kind = _deinterlacer(frame), own
+        if graph is None:
+            yield segment, time, frame
+            continue
+        stamps.append((segment, time))
+        graph.push(frame)
+        for whole in _pulled(graph):
+            yield *stamps.popleft(), whole
+    if graph:
+        yield from _rest(graph, stamps)
+
+
+def _rest(graph: av.filter.Graph, stamps: deque) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    graph.push(None)
+    for whole in _pulled(graph):
+        yield *stamps.popleft(), whole
+
+
+def _deinterlacer(frame: av.VideoFrame) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name,
+                         time_base=frame.time_base),
+        graph.add("bwdif", "mode=send_frame:deint=interlaced"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
+
+
+def _pulled(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    """What a graph has ready."""
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
