@@ -4,7 +4,6 @@ import argparse
 import datetime
 import json
 import pathlib
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ COUNTERS = {"n_averaged", "initted", "step"}  # of torch.optim.swa_utils and ema
 
 def safe_names() -> list[Callable | tuple[Callable, str]]:
     """What torch's restricted unpickler may make beside tensors and plain values: values that run nothing."""
-    names: list[Any] = [argparse.Namespace, defaultdict, np.dtype, np.ndarray, datetime.datetime,
-                        datetime.date, datetime.timedelta, pathlib.PurePosixPath, pathlib.PureWindowsPath]
-    names += [int, float, str, bool, list, dict, set, tuple, complex, bytes]  # that a defaultdict makes
+    names: list[Any] = [argparse.Namespace, (no_default, "collections.defaultdict"), np.dtype, np.ndarray,
+                        datetime.datetime, datetime.date, datetime.timedelta, int, float, str, bool, list,
+                        dict, set, tuple, complex, bytes]
     names += {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSUmM"}
     for module in ("pathlib", "pathlib._local"):  # a path of another system is but a name here
         for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
@@ -39,6 +38,11 @@ def safe_names() -> list[Callable | tuple[Callable, str]]:
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since numpy 2
         names += [(arrays.scalar, f"{module}.scalar"), (arrays._reconstruct, f"{module}._reconstruct")]
     return names
+
+
+def no_default(*_: object) -> dict[Any, Any]:
+    """In place of a defaultdict, which the restricted unpickler does not fill."""
+    return {}
 
 
 def what_it_is(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,7 @@ from common.layouts import safe_names, what_it_is
 
 # What torch and safetensors raise for one damaged file or another.
 BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-          AssertionError)
+          AssertionError, BadZipFile)
 SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
 FACTS = "facts.pt"  # in such a folder: all but the tensors, see common.sharded
 MAPPED = 1 << 28  # bytes from which on; a smaller file may be written anew while its tensors are in use
@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def unreadable(path: Path, reason: str) -> InputError:
     """The error of a file that cannot be read, which says what it seems to be, or else why."""
     if what := what_it_is(path):
-        return InputError(f"{path}: no checkpoint but {what}")
+        return InputError(f"{path}: not a readable checkpoint but {what}")
     return InputError(f"{path}: not a readable checkpoint" + f" ({reason[:120]})" * bool(reason))
 
 

@@ -255,3 +255,18 @@ def test_good_guesses_save_passes(small_gpt):
             small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
             torch.full((2, 256), -1))
     assert (tokens == 0).all() and passes == 1 + 16  # 255 tokens after the first, 16 at a time
+
+
+def test_guidance_is_summed_in_float32_whatever_the_weights():
+    logits_RV = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)).bfloat16()
+    rule, keys, first = Rule(4.0, 0.0, 0, 1.0), torch.zeros(2, 2, dtype=torch.int32), torch.zeros(1).long()
+    conditional, unconditional = logits_RV.float().chunk(2)
+    wanted = (unconditional + 4 * (conditional - unconditional)).argmax(-1)
+    assert torch.equal(rule.choose(logits_RV, keys, first, guided=1), wanted)
+
+
+@pytest.mark.parametrize("frame_width", [1, 2, 4])
+def test_first_guesses_change_no_clip(small_gpt, frame_width):
+    labels, seeds = torch.tensor([0, 1]), [3, 4]
+    plain = generate(small_gpt, labels, seeds)
+    assert torch.equal(generate(small_gpt, labels, seeds, decode_window=4, frame_width=frame_width), plain)

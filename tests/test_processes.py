@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.checkpoints import save_checkpoint
+from common.distributed import Runtime
 from common.locks import locked
 
 PROGRAM = """
@@ -93,3 +94,10 @@ def test_all_processes_take_the_checkpoint_that_the_main_one_finds(tmp_path, com
     assert (status, out) == ([0, 0], "0000001 1 1\n0000001 1 1\n") and error.count("\n") == 1
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["0000001.pt", "0000002.pt.damaged"]
+
+
+def test_float32_on_a_gpu_is_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert Runtime().device("cuda").type == "cuda" and not torch.backends.cudnn.allow_tf32
