@@ -173,9 +173,10 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
     checkpoint = load_checkpoint(path)
     try:
         model, dataset = VideoProbe(ProbeConfig(**checkpoint["config"])), checkpoint["dataset"]
+        class_names = dataset["class_names"]
     except (KeyError, TypeError):
         raise InputError(f"{path}: holds no probe") from None
-    check_classes(dataset["class_names"], path)
+    check_classes(class_names, path)
     load_strict(model, model_state(checkpoint), str(path))
     return model.requires_grad_(False).eval().float(), dataset
 

@@ -129,7 +129,8 @@ def damaged(tokenizer_run, gpt_file, tmp_path):
         folder.mkdir(parents=True)
         if kind == "probe":
             probe = VideoProbe(ProbeConfig(num_classes=2))
-            torch.save({"model": probe.state_dict(), "config": asdict(probe.config), "dataset": {}},
+            facts = {"config": asdict(probe.config), "dataset": {"class_names": ["a", "b"]}}
+            torch.save({"model": probe.state_dict(), **facts},
                        folder / "0000001.pt")
         else:
             file = gpt_file if kind == "gpt" else checkpoint_file(tokenizer_run)

@@ -47,7 +47,8 @@ def test_harmless_arguments_are_read(tmp_path):
     counts = defaultdict(int)
     counts["a"] += 1
     arguments = {"lr": np.float64(0.5), "steps": np.int64(3), "folder": pathlib.Path("runs/a"),
-                 "counts": counts, "names": OrderedDict(a=1), "when": datetime.date(2026, 1, 2), "table": np.arange(3),
+                 "counts": counts, "names": OrderedDict(a=1), "when": datetime.date(2026, 1, 2),
+                 "table": np.arange(3),
                  "shape": torch.Size([2]), "dtype": torch.float32}
     torch.save({"model": {"w": WEIGHT}, "args": arguments}, tmp_path / "c.pt")
     found = load_checkpoint(tmp_path / "c.pt")["args"]
