@@ -161,7 +161,7 @@ def test_every_process_learns_of_a_failure_on_one(real, generated, tmp_path, com
                tmp_path / "out", "--metrics", "temporal", "reconstruction"]
     done = subprocess.run([sys.executable, *map(str, command)], env=command_env, capture_output=True,
                           text=True)
-    assert done.returncode != 0 and "error: all but this is in" in done.stderr
+    assert done.returncode != 0 and "all but this is in" in done.stderr
     sections = read_json(tmp_path / "out" / "metrics.json")["sections"]
     assert set(sections) == {"temporal", "reconstruction"}
     assert all(section["failed"] and bad.name in section["reason"] for section in sections.values())
