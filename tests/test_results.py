@@ -32,7 +32,7 @@ def generated(tmp_path_factory):
 
 
 def test_classes_may_have_any_name_on_page_and_table(tmp_path, weights, runtime, monkeypatch):
-    names = ("macro", r"pooled $\x$ <b>& 息肉")
+    names = ("macro", r"pooled $x$ <b>& 息肉")
     monkeypatch.setattr("eval_data.CLASSES", names)
     real = make_clips(tmp_path / "real", (8, 8))
     generated = make_clips(tmp_path / "generated", (5, 6), seed=500, recordings=6, val=0)
@@ -42,9 +42,9 @@ def test_classes_may_have_any_name_on_page_and_table(tmp_path, weights, runtime,
         assert (entry["per_class"]["macro"]["n_generated"], entry["pooled"]["n_generated"]) == (5, 11)
     _, text, page = written(tmp_path / "out")
     assert text.count("fvd_inf    macro ") == 2 and text.count(names[1]) >= 7
-    assert "<b>&" not in page.replace("<b>held-out</b>", "") and r"pooled $\x$ &lt;b&gt;&amp; 息肉" in page
+    assert "<b>&" not in page.replace("<b>held-out</b>", "") and r"pooled $x$ &lt;b&gt;&amp; 息肉" in page
     chart = base64.b64decode(page.partition("svg+xml;base64,")[2].partition('"')[0]).decode()
-    assert chart.count(r">pooled $\x$ &lt;b&gt;&amp; 息肉</text>") == 7
+    assert chart.count(r">pooled $x$ &lt;b&gt;&amp; 息肉</text>") == 7
 
 
 def test_class_that_is_called_pooled_is_not_taken_for_all(tmp_path, weights, runtime, monkeypatch):
