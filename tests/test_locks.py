@@ -69,7 +69,7 @@ def test_processes_that_read_data_do_not_keep_the_lock(tmp_path, runtime, comman
         holder.stdout.readline()
         holder.kill()
         holder.wait()
-        with locked(tmp_path, runtime):
+        with locked(tmp_path, runtime, wait=True):  # the child lets go when it begins to run
             os.kill(child, 0)  # it lives
     finally:
         os.kill(child, signal.SIGKILL)
