@@ -1,8 +1,11 @@
+from io import BytesIO
+
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from synthetic import moving_texture
-from video_files import corners, encode, quadrants
+from video_files import change_packets, corners, encode, quadrants
 
 from dataset.display import EXACT, upright
 from dataset.video import read_frames
@@ -45,6 +48,15 @@ def test_other_angles_count_as_the_nearest_right_one(degrees, turns):
     cosine, sine = (round(ONE * function(np.radians(degrees))) for function in (np.cos, np.sin))
     clockwise = upright(quadrants(), (cosine, sine, -sine, cosine))
     assert np.array_equal(clockwise, np.rot90(quadrants(), -turns))
+
+
+def test_jpegs_of_a_video_are_turned_by_their_exif_data(tmp_path):
+    exif, jpeg = Image.Exif(), BytesIO()
+    exif[274] = 6  # to be turned clockwise
+    Image.fromarray(quadrants()).save(jpeg, "JPEG", exif=exif)
+    encode(tmp_path / "plain.avi", "mjpeg", "yuvj420p", [quadrants()] * 2)
+    change_packets(tmp_path / "plain.avi", tmp_path / "x.avi", lambda number, data: jpeg.getvalue())
+    assert corners(pixels_of(tmp_path / "x.avi")[1]) == ["white", "red", "green", "blue"]
 
 
 def moving_edge(moment: int) -> np.ndarray:
