@@ -22,7 +22,7 @@ from dataset.manifest import Manifest
 from tokenizer.loading import find_tokenizer, load_tokenizer, tokenizer_facts
 from tokenizer.train_vq import TokenizerTask, TrainVQConfig, revive_dead_codes, start_model
 from tokenizer.train_vq import run as train_vq
-from tokenizer.training_data import Crops
+from tokenizer.training_data import Crops, GridSet
 from tokenizer.vq_model import VQConfig, VQModel
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -111,6 +111,15 @@ def test_crops_are_whole_frames(grids):
     assert torch.equal(torch.stack([crops[i] for i in range(4)]), grid_to_frames(images[0], 2, 2))
     with pytest.raises(ValueError, match="--window 3"):
         Crops(images, 3)
+
+
+def test_held_out_pictures_and_sheet_are_spread_over_all(tmp_path):
+    folder = make_grids(tmp_path / "grids", clips_per_class=15)  # of which 5 are held out
+    val = [clip.name for clip in Manifest.read(folder).select("val")]
+    part = GridSet(folder, 1, 7)
+    assert [clip.name for clip in part.held_out.clips] == [val[i] for i in (0, 2, 3, 4, 6, 8, 9)]
+    everything = GridSet(folder, 1, 99).held_out
+    assert [clip.name for clip in everything.clips] == val
 
 
 def test_a_still_fills_a_window_as_a_clip_that_stands_still(tmp_path):

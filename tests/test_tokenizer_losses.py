@@ -11,6 +11,7 @@ from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_jsonl
 from common.perceptual import Perceptual
+from common.training.whole_batch import WholeBatch
 from common.weights import load_checkpoint
 from tokenizer.adversary import Adversary, PatchDiscriminator
 from tokenizer.losses import colour_loss, entropy_loss
@@ -54,6 +55,40 @@ def test_adversarial_gradient_is_as_large_as_that_of_the_other_losses():
                    for part in (others, loss))
     assert got == pytest.approx(wanted.item(), rel=0.05)
     assert all(p.grad is None and p.requires_grad for p in adversary.model.parameters())
+
+
+def test_losses_of_the_whole_batch_do_not_depend_on_its_parts():
+    torch.manual_seed(0)
+    adversary = Adversary(1e-4, 8, Runtime(), torch.device("cpu"))
+    adversary.model.double()
+    last = torch.nn.Conv2d(3, 3, 1).double()
+    pictures, latents = torch.rand(4, 3, 32, 32).double(), torch.randn(4, 8, 2, 2).double()
+    vectors = torch.nn.Parameter(F.normalize(torch.randn(16, 8).double(), dim=-1))
+    whole = WholeBatch(Runtime())
+
+    def loss(k, mean):
+        output = last(pictures[k])
+        others = output.square().mean()
+        return (others + adversary.generator_loss(output, others, last.weight, mean)
+                + entropy_loss(F.normalize(latents[k], dim=1), vectors, mean=mean))
+
+    at_once = loss(slice(None), whole)
+    wanted = torch.autograd.grad(at_once, [last.weight, vectors])
+    parts = [slice(0, None, 2), slice(1, None, 2)]
+    with whole.first_pass(2):
+        for k in parts:
+            loss(k, whole)
+    in_parts = sum(loss(k, whole) for k in parts) / 2
+    close = {"rtol": 1e-5, "atol": 1e-7}  # the hinge losses are float32
+    torch.testing.assert_close(in_parts, at_once, **close)
+    torch.testing.assert_close(torch.autograd.grad(in_parts, [last.weight, vectors]), wanted, **close)
+    before = {key: value.clone() for key, value in adversary.model.state_dict().items()}
+    one = adversary.step(pictures, 1 - pictures)
+    found = [p.clone() for p in adversary.model.parameters()]
+    adversary.model.load_state_dict(before)
+    adversary.optimizer = torch.optim.AdamW(adversary.model.parameters(), lr=1e-4, betas=(0.5, 0.9))
+    torch.testing.assert_close(adversary.step(pictures, 1 - pictures, parts=2), one, **close)
+    torch.testing.assert_close(list(adversary.model.parameters()), found, **close)
 
 
 def test_discriminator_learns_to_tell_two_kinds_of_pictures():

@@ -5,13 +5,16 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from autoregressive.models.checkpoint import load_gpt, released_facts, start_from
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.train import train_c2i
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run, segment_length
 from common.checkpoints import checkpoint_file
+from common.errors import InputError
 from common.files import read_jsonl
 from common.registry import registry
 from common.weights import load_checkpoint
@@ -149,6 +152,44 @@ def test_changed_setting_or_data_of_a_run_is_refused(config, codes, runtime, tmp
     with pytest.raises(ValueError, match="another data_hash"):
         run(dataclasses.replace(config, code_path=tmp_path / "more"), runtime)
     run(dataclasses.replace(config, max_steps=3, log_every=1), runtime)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_more_steps_are_for_a_constant_learning_rate(schedule, config, runtime):
+    config = dataclasses.replace(config, lr_schedule=schedule, max_steps=3)
+    run(config, runtime)
+    longer = dataclasses.replace(config, max_steps=4)
+    if schedule == "cosine":
+        with pytest.raises(InputError, match=r"--max-steps 4: the run in .* has 3, where its cosine ends"):
+            run(longer, runtime)
+        assert run(dataclasses.replace(config, max_steps=2), runtime) == 3  # nothing is left to do
+    else:
+        assert run(longer, runtime) == 4
+
+
+def test_validation_and_sheet_are_spread_out_and_take_the_memory_of_one_part(config, codes, runtime, tmp_path,
+                                                                            monkeypatch):
+    config = dataclasses.replace(config, val_clips=3, gradient_accumulation_steps=2, sample_every=1)
+    read = Codes.read(codes)
+    own = [torch.from_numpy(read.codes_CAhw[i, 0].astype(int)).flatten()
+           for i, split in enumerate(read.splits) if split == "val"]
+    task, seen, made = GPTTask(config, runtime), [], []
+    monkeypatch.setattr(task.model, "loss", lambda tokens_BN, _: seen.append(tokens_BN) or torch.tensor(1.0))
+    found = task.validate(task.model)
+    assert len(own) == 4 and [len(tokens_BN) for tokens_BN in seen] == [2, 1]
+    assert torch.equal(torch.cat(seen), torch.stack([own[i] for i in (0, 2, 3)]))
+    counts_V = np.bincount(task.train_set.tokens_SN.ravel(), minlength=64) + 1
+    chances = (counts_V / counts_V.sum())[torch.cat(seen).numpy()]
+    assert found == {"loss": 1.0, "unigram": pytest.approx(-np.log(chances).mean())}
+
+    def generate(model, labels_B, seeds, **_):
+        made.append(labels_B.tolist())
+        return torch.zeros(len(seeds), 256, dtype=torch.long)
+
+    monkeypatch.setattr(train_c2i, "generate", generate)
+    task.codes.dataset["class_names"] = [f"class {i}" for i in range(15)]
+    task.draw_sheet(task.model, tmp_path / "sheet.png")
+    assert made == [[0, 2], [4, 6], [8, 10], [12, 14]]
 
 
 def test_missing_tokenizer_for_sheets_is_said_at_the_door(config, codes, runtime, tmp_path):
