@@ -21,6 +21,8 @@ REORDERED = 16  # no codec shows a frame more than so many packets late
 KEPT = 4 * REORDERED  # latest packets of which something is known
 # Frames are matched with packets by their time stamps, which are numbers from this one on in the decoder.
 FIRST = 1 << 40
+# Formats that can begin anywhere: what fails before the first key frame there has lost its references only.
+STREAMS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
 # Inside its units H.264 and H.265 escape three zeros in a row, so a longer row is a part that was wiped out.
 # Their decoders take it for the end of a unit, and say nothing.
 WIPED = re.compile(rb"\0{16,}[^\0\1]")
@@ -47,7 +49,7 @@ class GoodFrames:
         self._codec = stream.codec_context.name
         self._keys: deque[_Packet] = deque(maxlen=KEPT)
         self._damaged: list[tuple[int, int]] = []  # sorted numbers, and those of their key frames
-        self._absent: list[_Packet] = []  # damaged ones that gave no frame and are not counted yet
+        self._absent: list[_Packet] = []  # those of frames that are lost and not counted yet
         self._awaited: list[_Packet] = []  # sent, and neither their frame nor a failure has come back
         self._sent: deque[_Packet] = deque(maxlen=KEPT)
         self._given = 0  # frames that the decoder has given
@@ -73,7 +75,8 @@ class GoodFrames:
                 yield from self._judged(*waiting.popleft())
         for own, frame in waiting:
             yield from self._judged(own, frame)
-        self.lost += len(self._absent) + self._missing_at_the_end()
+        never = [packet for packet in self._awaited if not self._is_good(packet)]
+        self.lost += len(self._absent) + len(never) + self._missing_at_the_end()
 
     def _decoded(self) -> Iterator[tuple[_Packet, av.VideoFrame]]:
         """The frames that the decoder gives, each with its packet."""
@@ -140,12 +143,20 @@ class GoodFrames:
                 or packet.number == shown.number or (packet.before(shown) and packet.pts is not None)]
         for packet in late:
             self._awaited.remove(packet)
-            if self._codec == "hevc" and packet.number != shown.number and self._key_of(packet) >= 0:
-                self._fail(packet)
+            if packet.number == shown.number:
+                continue
+            if self._codec == "hevc" and self._key_of(packet) >= 0:
+                self._damage(packet)
+            if not self._is_good(packet):
+                self._lose(packet)
 
     def _fail(self, packet: _Packet) -> None:
-        if self._keys:  # what comes before the first key frame is not damaged, its references were cut off
+        if self._keys or self._container.format.name not in STREAMS:
             self._damage(packet)
+            self._lose(packet)
+
+    def _lose(self, packet: _Packet) -> None:
+        if packet not in self._absent:  # a decoder may fail and give the frame all the same
             self._absent.append(packet)
 
     def _damage(self, packet: _Packet) -> None:
@@ -168,7 +179,7 @@ class GoodFrames:
     def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """The frame if it is good; counts the lost ones before it."""
         if not self._is_good(own):
-            self.lost += 1
+            self._lose(own)
             return
         left = [packet for packet in self._absent if not packet.before(own)]
         self.lost += len(self._absent) - len(left)
