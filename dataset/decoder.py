@@ -15,7 +15,7 @@ from typing import NamedTuple
 import av
 from av.container import InputContainer
 
-from dataset.display import display_matrix
+from dataset.display import Matrix, display_matrix
 
 REORDERED = 16  # no codec shows a frame more than so many packets late
 KEPT = 4 * REORDERED  # latest packets of which something is known
@@ -52,12 +52,11 @@ class GoodFrames:
         self._absent: list[_Packet] = []  # those of frames that are lost and not counted yet
         self._awaited: list[_Packet] = []  # sent, and neither their frame nor a failure has come back
         self._sent: deque[_Packet] = deque(maxlen=KEPT)
-        self._given = 0  # frames that the decoder has given
         self._started = False
         self._cut_off = False
-        self._matrix: tuple[int, int, int, int] | None = None
+        self._matrix: Matrix | None = None
 
-    def matrix_of(self, frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    def matrix_of(self, frame: av.VideoFrame) -> Matrix | None:
         """How a frame is turned and mirrored for display (see `display_matrix`)."""
         return display_matrix(frame) or self._matrix
 
@@ -107,7 +106,7 @@ class GoodFrames:
         except av.error.FFmpegError:
             self._cut_off = True
 
-    def _matrix_in_container(self, packet: av.Packet) -> tuple[int, int, int, int] | None:
+    def _matrix_in_container(self, packet: av.Packet) -> Matrix | None:
         """The display matrix, which the library tells the container's own decoder only."""
         try:
             frames = self._stream.codec_context.decode(packet)
@@ -127,10 +126,9 @@ class GoodFrames:
     def _matched(self, frames: list[av.VideoFrame]) -> Iterator[tuple[_Packet, av.VideoFrame]]:
         """Packets and frames, which get their time stamps back."""
         for frame in frames:
-            self._given += 1
             number = frame.pts - FIRST
             own = next((packet for packet in reversed(self._sent) if packet.number == number), self._sent[-1])
-            frame.pts = self._given if own.pts is None else own.pts  # frames without stamps follow evenly
+            frame.pts = own.pts
             frame.time_base = frame.time_base or self._stream.time_base
             yield own, frame
 

@@ -12,22 +12,27 @@ from dataset.pictures import on_black
 # libswscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without them YUV <-> RGB rounds down
 # (colours sink by one or two levels) and depends on the processor
 EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
+Matrix = tuple[float, float, float, float]
 DISPLAY_MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 
 
-def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+def display_matrix(frame: av.VideoFrame) -> Matrix | None:
     """(a, b, c, d) of the frame's display matrix, None if it has none.
 
     The pixel at (x, y), y downwards, is shown at (a x + c y, b x + d y), moved into the picture.
     """
-    for data in frame.side_data:
-        if data.type == DISPLAY_MATRIX:
-            a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
-            return a, b, c, d
+    try:
+        for data in frame.side_data:
+            if data.type == DISPLAY_MATRIX:
+                a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
+                return a, b, c, d
+    except ValueError:  # PyAV does not know the kind of some other data; it tells the angle all the same
+        turn = np.exp(1j * np.radians(frame.rotation))
+        return turn.real, -turn.imag, turn.imag, turn.real
     return None
 
 
-def upright(pixels_HWC: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+def upright(pixels_HWC: np.ndarray, matrix: Matrix | None) -> np.ndarray:
     """Pixels turned and mirrored by a display matrix; other angles count as the nearest right one."""
     if matrix:
         a, b, c, d = matrix
@@ -38,7 +43,7 @@ def upright(pixels_HWC: np.ndarray, matrix: tuple[int, int, int, int] | None) ->
 
 
 def shown_pixels(
-    frame: av.VideoFrame, aspect: Fraction | None, matrix: tuple[int, int, int, int] | None
+    frame: av.VideoFrame, aspect: Fraction | None, matrix: Matrix | None
 ) -> np.ndarray:
     """The pixels (H, W, 3) of a frame whose pixels are `aspect` times as wide as high."""
     width = round(frame.width * aspect) if aspect and 0.25 <= aspect <= 4 else frame.width
@@ -51,7 +56,7 @@ def shown_pixels(
 def whole_pictures(
     stamped: Iterator[tuple[int, float, av.VideoFrame]],
 ) -> Iterator[tuple[int, float, av.VideoFrame]]:
-    """The same (segment, time, frame)s; frames of two fields become pictures of the first field's moment.
+    """The same (segment, time, frame)s; frames of two fields become pictures of one field's moment.
 
     What is filled in comes from neighbours in the same segment. Progressive frames stay what they are.
     """

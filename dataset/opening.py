@@ -43,6 +43,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
             streams = [stream for stream in container.streams.video if not _is_cover(stream)]
             if not streams:
                 raise InputError(f"{path}: has no video stream")
+            if streams[0].codec_context is None:
+                raise InputError(f"{path}: its video stream is of an unknown codec")
             yield container, streams[0]
 
 

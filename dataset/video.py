@@ -24,7 +24,7 @@ from dataset.pictures import IMAGE_SUFFIXES, read_picture
 from dataset.timing import Clock, sampled
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "DamagedRecording", "Frame", "can_open", "is_frame_folder",
-           "read_frames", "write_frames", "write_gif", "write_mp4"]
+           "may_be_video", "read_frames", "write_frames", "write_gif", "write_mp4"]
 
 FOLDER_FPS = 25.0  # a folder of pictures has no clock; this one is assumed
 BT709, LIMITED_RANGE = 1, 1  # codes of ITU-T H.273 and libavutil

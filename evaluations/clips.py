@@ -20,7 +20,7 @@ from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Clip, Manifest, grid_pictures
 from dataset.samples import FILE_NAME, read_samples
-from dataset.video import VIDEO_SUFFIXES, is_frame_folder, read_frames
+from dataset.video import VIDEO_SUFFIXES, is_frame_folder, may_be_video, read_frames
 
 ANY_SPLIT = "all"
 NPZ_ERRORS = OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError  # of a damaged npz file
@@ -128,7 +128,7 @@ def _from_class_folders(folder: Path) -> ClipSet:
 
 
 def _is_clip(path: Path) -> bool:
-    return is_frame_folder(path) if path.is_dir() else path.suffix.lower() in (".npz", *VIDEO_SUFFIXES)
+    return is_frame_folder(path) if path.is_dir() else path.suffix.lower() == ".npz" or may_be_video(path)
 
 
 def _read_npz(path: Path) -> np.ndarray:

@@ -63,6 +63,12 @@ def test_sampling_begins_anew_in_every_segment():
     assert [item for _, _, item in sampled(iter(source), None, 2)] == list("acdf")
 
 
+def test_stream_without_time_stamps_has_the_rate_that_it_states(tmp_path):
+    encode(tmp_path / "x.h264", "libx264", "yuv420p", moving_texture(0, 8, 32, 48))
+    times = [frame.time for frame in read_frames(tmp_path / "x.h264")]
+    assert times == pytest.approx([k / 25 for k in range(8)], abs=1e-4)  # it states none: 25
+
+
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
 def test_recording_with_a_gap_gives_no_frozen_clips_and_none_across(tmp_path, name):
     (tmp_path / "videos" / "a").mkdir(parents=True)
