@@ -25,7 +25,7 @@ from common.hardware import (
 @pytest.fixture
 def amx(monkeypatch):
     """A processor that says it has AMX, and nothing known of it yet."""
-    monkeypatch.setattr(Path, "read_text", lambda path: "flags: avx2 amx_tile")
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: "flags: avx2 amx_tile")
     for name in ("ONEDNN_MAX_CPU_ISA", SOUND_AMX):
         monkeypatch.setenv(name, "")  # put back at the end, whatever it was
         monkeypatch.delenv(name)

@@ -10,7 +10,6 @@ from torch import nn
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import checkpoint_file
 from common.files import read_jsonl
-from common.hardware import compiler_works
 from common.recorded import Recorder, mapped, tensors
 from common.training.dry_run import duration
 from common.training.loop import TrainingState
@@ -51,7 +50,6 @@ def test_wrapping_changes_nothing_but_rounding(config, runtime, tmp_path, monkey
 
 
 def test_machine_without_a_compiler_trains_without(config, runtime, monkeypatch, capsys):
-    compiler_works.cache_clear()
     def broken(function, **options):
         raise RuntimeError("no compiler")
 
