@@ -71,7 +71,7 @@ def token_work(
     class_RD = model.cls_embedding.embedding_table.weight[labels_R]
     keys_BN2 = noise_keys(range(batch), config.block_size, device)
     given_BN = torch.full(keys_BN2.shape[:2], -1, device=device)
-    rule = Rule(cfg_scale, 1.0, TOP_K, 1.0)
+    rule = Rule(cfg_scale, 1.0, TOP_K, guided=config.block_size)
     if variant == "steps" and device.type == "cpu" and steps:
         cache = model.new_cache(2 * batch)
         for stored in (*cache.keys, *cache.values):
@@ -79,8 +79,8 @@ def token_work(
         return cast(lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places))
     clips = class_RD, keys_BN2, given_BN
     if variant == "steps" and device.type == "cpu":
-        return cast(lambda: len(decode_in_steps(model, *clips, config.block_size, rule)[0]))
-    passes = Passes(model, batch, config.block_size, rule, 1 if variant == "steps" else int(variant))
+        return cast(lambda: len(decode_in_steps(model, *clips, rule)[0]))
+    passes = Passes(model, batch, rule, 1 if variant == "steps" else int(variant))
     if steps:
         return cast(lambda: some_passes(passes, places))
     return cast(lambda: decode_in_windows(passes, *clips)[1])
@@ -95,7 +95,7 @@ def some_steps(
     for i in places:
         view = cache.first(2 * len(tokens_B), (i // BUCKET + 1) * BUCKET)
         logits_RV = model.step(tokens_B.repeat(2), position_N[i : i + 1], view)
-        tokens_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1], places.stop)
+        tokens_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1])
     return len(places)
 
 

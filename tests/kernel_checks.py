@@ -50,10 +50,10 @@ def check_choice(device, top_k, temperature, guided):
     """The token that the plain way chooses, of guided logits and of others."""
     keys = noise_keys(range(64), 3, device)[:, 1]
     logits, position = torch.randn(128, 1000, device=device), torch.arange(64, device=device)
-    rule = decoding.Rule(2.5, temperature, top_k, 1.0)
-    found = rule.choose(logits, keys, position, guided)
+    rule = decoding.Rule(2.5, temperature, top_k, guided=guided)
+    found = rule.choose(logits, keys, position)
     use_kernels(False)
-    expected = rule.choose(logits, keys, position, guided)
+    expected = rule.choose(logits, keys, position)
     use_kernels(True)
     assert torch.equal(found, expected), (top_k, temperature, guided)
 
@@ -79,9 +79,9 @@ def check_generation(device):
         expected = [generate(model.cpu(), *batch, **settings) for batch in batches]
         use_kernels(True)
         for window in (2, 5) if device == "cpu" else (1, 5):
-            kept = {}
+            caches = {}
             for batch, tokens in zip(batches, expected, strict=True):
-                found = generate(model.to(device), *batch, **settings, decode_window=window, kept=kept)
+                found = generate(model.to(device), *batch, **settings, decode_window=window, caches=caches)
                 assert torch.equal(found.cpu(), tokens), (settings, window)
 
 

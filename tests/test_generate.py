@@ -221,15 +221,15 @@ def test_without_the_private_operators_weights_stay_as_they_are(small_gpt, monke
 
 
 def test_caches_are_kept_for_the_next_batch_of_the_same_model(small_gpt):
-    labels, kept, other = torch.tensor([0, 1]), {}, copy.deepcopy(small_gpt)
+    labels, caches, other = torch.tensor([0, 1]), {}, copy.deepcopy(small_gpt)
     torch.nn.init.normal_(other.output.weight, std=0.5)
     settings = dict(decode_window=5, cfg_scale=2.0)
     passes = []
     for model, seeds in ((small_gpt, [1, 2]), (small_gpt, [3, 4]), (other, [3, 4])):
         expected = generate(model, labels, seeds, **settings)
-        assert torch.equal(generate(model, labels, seeds, **settings, kept=kept), expected)
-        passes += kept.values()
-    assert passes[0] is passes[1] is not passes[2] and len(kept) == 1
+        assert torch.equal(generate(model, labels, seeds, **settings, caches=caches), expected)
+        passes += caches.values()
+    assert passes[0] is passes[1] is not passes[2] and len(caches) == 1
 
 
 def test_a_pass_on_a_gpu_is_worth_more_tokens_the_fewer_rows_it_has():
@@ -240,7 +240,7 @@ def test_windows_are_left_where_they_gain_little(small_gpt):
     assert pays(2.7, 16, 8) and not pays(2.6, 16, 8) and pays(1, 1, 8)
     with torch.no_grad():
         _, passes = decode_in_windows(  # guesses among 64 codes are hardly ever right
-            Passes(small_gpt, 2, guided=0, rule=Rule(1.0, 1.0, 0, 1.0), window=16),
+            Passes(small_gpt, 2, rule=Rule(), window=16),
             small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
             torch.full((2, 256), -1))
     assert 230 < passes <= 256
@@ -251,7 +251,7 @@ def test_good_guesses_save_passes(small_gpt):
     torch.nn.init.zeros_(small_gpt.output.weight)
     with torch.no_grad():
         tokens, passes = decode_in_windows(
-            Passes(small_gpt, 2, guided=0, rule=Rule(1.0, 0.0, 0, 1.0), window=16),
+            Passes(small_gpt, 2, rule=Rule(temperature=0.0), window=16),
             small_gpt.cls_embedding.embedding_table.weight[:2], noise_keys([1, 2], 256),
             torch.full((2, 256), -1))
     assert (tokens == 0).all() and passes == 1 + 16  # 255 tokens after the first, 16 at a time
@@ -259,10 +259,10 @@ def test_good_guesses_save_passes(small_gpt):
 
 def test_guidance_is_summed_in_float32_whatever_the_weights():
     logits_RV = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)).bfloat16()
-    rule, keys, first = Rule(4.0, 0.0, 0, 1.0), torch.zeros(2, 2, dtype=torch.int32), torch.zeros(1).long()
+    rule, keys, first = Rule(4.0, 0.0, guided=1), torch.zeros(2, 2, dtype=torch.int32), torch.zeros(1).long()
     conditional, unconditional = logits_RV.float().chunk(2)
     wanted = (unconditional + 4 * (conditional - unconditional)).argmax(-1)
-    assert torch.equal(rule.choose(logits_RV, keys, first, guided=1), wanted)
+    assert torch.equal(rule.choose(logits_RV, keys, first), wanted)
 
 
 @pytest.mark.parametrize("frame_width", [1, 2, 4])

@@ -13,7 +13,8 @@ from PIL import Image
 
 from autoregressive.models.checkpoint import find_gpt
 from autoregressive.sample.clip_files import write_clip
-from autoregressive.sample.sample_c2i import fitting_batch, make_jobs, run
+from autoregressive.sample.sample_c2i import make_jobs, run
+from autoregressive.sample.sampler import fitting_batch
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_json
@@ -103,7 +104,7 @@ def test_batch_fits_memory(small_gpt, runtime, monkeypatch):
     cpu, config = torch.device("cpu"), small_gpt.config
     assert fitting_batch(small_gpt, cpu, runtime) == 32
     clip = 2 * 2 * config.n_layer * config.dim * config.block_size * 4  # keys and values, guided
-    monkeypatch.setattr("autoregressive.sample.sample_c2i.free_memory", lambda: 11 * clip)
+    monkeypatch.setattr("autoregressive.sample.sampler.free_memory", lambda: 11 * clip)
     assert fitting_batch(small_gpt, cpu, runtime) == 5
     assert fitting_batch(small_gpt, cpu, Runtime(0, 2)) == 2
     assert fitting_batch(small_gpt, cpu, Runtime(0, 50)) == 1
@@ -159,7 +160,7 @@ def test_rerun_makes_only_what_is_missing(config, runtime):
 
 def test_folder_with_clips_of_other_settings_is_refused(config, runtime):
     run(config, runtime)
-    with pytest.raises(ValueError, match=r"--save-folder .*clips: has clips of another sampling"):
+    with pytest.raises(ValueError, match=r"clips: was sampled with temperature 1.0, now 0.5: use another"):
         run(dataclasses.replace(config, temperature=0.5), runtime)
 
 
@@ -243,8 +244,8 @@ def test_wrong_value_is_named(config, runtime, wrong, message, tmp_path):
         run(dataclasses.replace(config, **wrong), runtime)
 
 
-def test_queue_holds_every_class_for_every_seed(config):
-    jobs = make_jobs(dataclasses.replace(config, seed=3, clips_per_class=2), CLASSES)
+def test_queue_holds_every_class_for_every_seed():
+    jobs = make_jobs(CLASSES, CLASSES, range(3, 5))
     assert [(job.label, job.seed) for job in jobs] == [(0, 3), (1, 3), (0, 4), (1, 4)]
 
 

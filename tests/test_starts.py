@@ -100,7 +100,7 @@ def test_chain_makes_longer_clips_and_its_first_link_is_the_plain_clip(config, r
     with av.open(str(tmp_path / "chain" / clip["video"])) as video:
         assert sum(1 for _ in video.decode(video=0)) == 8
     assert len(Manifest.read(tmp_path / "chain" / "grids").clips) == 2 * 3
-    with pytest.raises(ValueError, match="another sampling"):
+    with pytest.raises(ValueError, match="was sampled with chain 3, now 2"):
         run(dataclasses.replace(chained, chain=2), runtime)
 
 

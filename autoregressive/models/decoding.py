@@ -4,6 +4,7 @@ Shapes: B clips, N tokens of a clip, M = N + 2 windows, V vocabulary, W tokens o
 model runs: B, or 2 B under guidance.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from autoregressive.models.gpt import GPT
 from autoregressive.models.layers import KERNELS, WIDEST
 from autoregressive.models.noise import gumbel_noise
+from common.errors import InputError
 from common.hardware import kernels_for
 from common.recorded import Recorder
 
@@ -23,27 +25,39 @@ BUCKET = 128  # attention covers the used part of the cache, rounded up to this 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a token is chosen from logits; the names are those of `generate`."""
+    """How a token is chosen from logits; the names are those of `generate`.
 
-    cfg_scale: float
-    temperature: float
-    top_k: int
-    top_p: float
+    Raises: `InputError` that names the flag.
+    """
 
-    def choose(self, logits_RV: Tensor, key_B2: Tensor, position_B: Tensor, guided: int) -> Tensor:
-        """One token per key -> (B,) int64, under guidance where its position is below `guided`.
+    cfg_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guided: int = 0
+    """Tokens of a clip that are sampled under guidance, from the first one on."""
 
-        With twice as many rows as keys the second half is unconditional.
-        """
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.cfg_scale):
+            raise InputError(f"--cfg-scale {self.cfg_scale}: must be finite")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"--temperature {self.temperature}: must be 0 or more")
+        if self.top_k < 0:
+            raise InputError(f"--top-k {self.top_k}: must be 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"--top-p {self.top_p}: must be above 0 and at most 1")
+
+    def choose(self, logits_RV: Tensor, key_B2: Tensor, position_B: Tensor) -> Tensor:
+        """One token per key -> (B,) int64; of twice as many rows the second half is unconditional."""
         if self.top_p == 1 and (kernels := kernels_for(KERNELS, logits_RV)):
             return kernels.choose(
-                logits_RV, key_B2, position_B, guided, self.cfg_scale, self.temperature, self.top_k)
+                logits_RV, key_B2, position_B, self.guided, self.cfg_scale, self.temperature, self.top_k)
         logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))  # before guidance
         logits_BV = logits_RV[: len(key_B2)]
         if len(logits_RV) > len(key_B2):
             unconditional_BV = logits_RV[len(key_B2) :]
             guided_BV = unconditional_BV + self.cfg_scale * (logits_BV - unconditional_BV)
-            logits_BV = torch.where((position_B < guided)[:, None], guided_BV, logits_BV)
+            logits_BV = torch.where((position_B < self.guided)[:, None], guided_BV, logits_BV)
         return sample(logits_BV, key_B2, self.temperature, self.top_k, self.top_p)
 
 
@@ -77,17 +91,17 @@ def _nucleus(values_BM: Tensor, temperature: float, top_p: float) -> Tensor:
 
 
 def decode_in_steps(
-    model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, guided: int, rule: Rule
+    model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, rule: Rule
 ) -> Tensor:
-    """Token by token, the first `guided` of them under guidance -> tokens_BN."""
+    """Sample token by token -> tokens_BN."""
     batch, count = given_BN.shape
     known_N = (given_BN >= 0).all(0).tolist()
     cache = model.new_cache(len(class_RD), compute_dtype(model))
     position_N = torch.arange(count, device=given_BN.device)
     tokens_BN = torch.empty_like(given_BN)
     for i in range(count):
-        if i % BUCKET == 0 or i == guided:
-            rows = 2 * batch if i < guided else batch
+        if i % BUCKET == 0 or i == rule.guided:
+            rows = 2 * batch if i < rule.guided else batch
             view = cache.first(rows, (i // BUCKET + 1) * BUCKET)
         if i == 0:
             logits_RV = model.start(class_RD[:rows], view)
@@ -97,7 +111,7 @@ def decode_in_steps(
         if known_N[i]:
             tokens_BN[:, i] = given_BN[:, i]
             continue
-        sampled_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1], guided)
+        sampled_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1])
         tokens_BN[:, i] = torch.where(given_BN[:, i] < 0, sampled_B, given_BN[:, i])
     return tokens_BN
 
@@ -109,11 +123,12 @@ class Passes:
     replayed from then on, for later batches too.
     """
 
-    def __init__(self, model: GPT, batch: int, guided: int, rule: Rule, window: int, back: int = 1):
+    def __init__(self, model: GPT, batch: int, rule: Rule, window: int, frame_width: int = 1):
         config, device = model.config, model.output.weight.device
-        self.model, self.guided, self.rule, self.device = model, guided, rule, device
-        self.batch, self.count, self.window, self.back = batch, config.block_size, window, back
-        rows, reach = 2 * batch if guided else batch, self.count + 2 * window  # windows reach beyond the end
+        self.model, self.rule, self.device = model, rule, device
+        self.batch, self.count, self.window, self.frame_width = batch, config.block_size, window, frame_width
+        rows = 2 * batch if rule.guided else batch
+        reach = self.count + 2 * window  # windows reach beyond the end
         self.cache = model.new_cache(rows, compute_dtype(model), spare=window)
         self.class_RD = model.cls_embedding.embedding_table.weight.new_empty(rows, config.dim)
         self.given_BM = torch.full((batch, reach), -1, device=device)
@@ -137,7 +152,7 @@ class Passes:
     def _begin(self) -> None:
         logits_RV = self.model.start(self.class_RD, self.cache.first(len(self.class_RD), BUCKET))
         position_B = torch.zeros_like(self.done_B1[:, 0])
-        first_B = self.rule.choose(logits_RV, self.keys_BM2[:, 0], position_B, self.guided)
+        first_B = self.rule.choose(logits_RV, self.keys_BM2[:, 0], position_B)
         self.guesses_BM.copy_(torch.where(self.given_BM < 0, first_B[:, None], self.given_BM))
         self.done_B1.fill_(1)
 
@@ -148,14 +163,14 @@ class Passes:
         logits_RWV = self.model.window(inputs_RW, places_BW.repeat(copies, 1), self.cache.first(rows, slots))
         keys_BW2 = self.keys_BM2.gather(1, places_BW[..., None].expand(-1, -1, 2))
         sampled_BW = self.rule.choose(
-            logits_RWV.flatten(0, 1), keys_BW2.flatten(0, 1), places_BW.flatten(), self.guided).view(-1, size)
+            logits_RWV.flatten(0, 1), keys_BW2.flatten(0, 1), places_BW.flatten()).view(-1, size)
         known_BW = self.given_BM.gather(1, places_BW)
         sampled_BW = torch.where(known_BW < 0, sampled_BW, known_BW)
         right_BW = (sampled_BW == guesses_BM.gather(1, places_BW))[:, :-1].long().cumprod(1)
         guesses_BM.scatter_(1, places_BW, sampled_BW)
         fresh_BW = places_BW[:, -1:] + 1 + self.ahead_W
         known_BW = self.given_BM.gather(1, fresh_BW)
-        guess_BW = guesses_BM.gather(1, (fresh_BW - self.back).clamp(min=0))
+        guess_BW = guesses_BM.gather(1, (fresh_BW - self.frame_width).clamp(min=0))
         guesses_BM.scatter_(1, fresh_BW, torch.where(known_BW < 0, guess_BW, known_BW))
         self.done_B1.add_(1 + right_BW.sum(1, keepdim=True)).clamp_(max=self.count)
 
@@ -184,7 +199,7 @@ def decode_in_windows(
     passes.begin(class_RD, keys_BN2, given_BN)
     least = most = taken = 1
     while least < count:
-        rows = 2 * batch if least < passes.guided else batch
+        rows = 2 * batch if least < passes.rule.guided else batch
         slots = min(-(-(most + size) // BUCKET) * BUCKET, count + window)
         if window <= WIDEST and kernels_for(KERNELS, passes.class_RD):  # which read only what is used
             slots = count + window

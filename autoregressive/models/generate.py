@@ -5,7 +5,6 @@ A clip depends on the weights, its class, its seed and the settings; what else i
 Shapes: B clips, N tokens of a clip, R rows that the model runs: B, or 2 B under guidance.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +21,7 @@ def generate(
     model: GPT, labels_B: Tensor, seeds: Sequence[int], cfg_scale: float = 1.0, cfg_interval: int = -1,
     temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, given_BN: Tensor | None = None,
     towards: tuple[int, float] | None = None, decode_window: int = 1, frame_width: int = 1,
-    kept: dict[tuple, Passes] | None = None,
+    caches: dict[tuple, Passes] | None = None,
 ) -> Tensor:
     """Sample one clip per label and seed -> tokens_BN int64 on the model's device.
 
@@ -35,14 +34,15 @@ def generate(
     towards        (label, w): the class token's embedding moves by the part w, 0 to 1, to that class
     decode_window  tokens worked on at once; the clip is the same, see `decode_in_windows`
     frame_width    tokens of a row of a frame: a window's first guess of a token is the one so far back
-    kept           where caches, and what a GPU has recorded, are kept for the next batch; not under a GPU's
-                   autocast, which frees what a recording reads
+    caches         keeps the key and value caches, and what a GPU has recorded, for the next batch; not under
+                   a GPU's autocast, which frees what a recording reads
 
     Raises: `InputError` that names the flag.
     """
     config, device = model.config, model.output.weight.device
     batch, count = len(labels_B), config.block_size
-    _check_settings(cfg_scale, cfg_interval, temperature, top_k, top_p)
+    if cfg_interval < -1:
+        raise InputError(f"--cfg-interval {cfg_interval}: must be -1 (every step) or the last guided step")
     if not 1 <= decode_window <= count:
         raise InputError(f"--decode-window {decode_window}: must be 1 to {count}")
     if len(seeds) != batch:
@@ -50,19 +50,20 @@ def generate(
     check_labels(labels_B, config.num_classes - 1)
     labels_B = labels_B.to(device)
     guided = 0 if cfg_scale == 1 else count if cfg_interval == -1 else min(cfg_interval + 2, count)
-    rule, rows = Rule(cfg_scale, temperature, top_k, top_p), 2 * batch if guided else batch
+    rule = Rule(cfg_scale, temperature, top_k, top_p, guided)
+    rows = 2 * batch if guided else batch
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])[:rows]
     class_RD = _class_embedding(model, labels_R, labels_B, towards)
     given_BN = _given(given_BN, batch, count, config.vocab_size).to(device)
     keys_BN2 = noise_keys(seeds, count, device)
     if device.type == "cpu" and decode_window == 1:
-        return decode_in_steps(model, class_RD, keys_BN2, given_BN, guided, rule)
-    kept, what = {} if kept is None else kept, (model, batch, guided, rule, decode_window, frame_width)
-    key = (*what, compute_dtype(model))
-    if key not in kept:
-        kept.clear()  # two caches may not fit
-        kept[key] = Passes(*what)
-    return decode_in_windows(kept[key], class_RD, keys_BN2, given_BN)[0]
+        return decode_in_steps(model, class_RD, keys_BN2, given_BN, rule)
+    caches, arguments = {} if caches is None else caches, (model, batch, rule, decode_window, frame_width)
+    key = (*arguments, compute_dtype(model))
+    if key not in caches:
+        caches.clear()  # two may not fit
+        caches[key] = Passes(*arguments)
+    return decode_in_windows(caches[key], class_RD, keys_BN2, given_BN)[0]
 
 
 def _class_embedding(
@@ -88,18 +89,3 @@ def _given(given_BN: Tensor | None, batch: int, count: int, vocabulary: int) -> 
         raise ValueError(f"given tokens {tuple(given_BN.shape)}: needed are ({batch}, {count}) from -1 to "
                          f"{vocabulary - 1}")
     return given_BN
-
-
-def _check_settings(
-    cfg_scale: float, cfg_interval: int, temperature: float, top_k: int, top_p: float,
-) -> None:
-    if not math.isfinite(cfg_scale):
-        raise InputError(f"--cfg-scale {cfg_scale}: must be finite")
-    if cfg_interval < -1:
-        raise InputError(f"--cfg-interval {cfg_interval}: must be -1 (every step) or the last guided step")
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"--temperature {temperature}: must be 0 or more")
-    if top_k < 0:
-        raise InputError(f"--top-k {top_k}: must be 0 (all tokens) or more")
-    if not 0 < top_p <= 1:
-        raise InputError(f"--top-p {top_p}: must be above 0 and at most 1")

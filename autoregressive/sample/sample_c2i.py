@@ -1,8 +1,7 @@
 """STAGE: checkpoint -> clips, as grid pictures, frames, mp4 and gif.
 
 A clip is a function of (weights, class, seed, settings). Its grid picture is written last, so a clip that
-has one is complete: the same command makes what is missing. Shapes: B clips at once, N tokens of a clip,
-T frames, H x W pixels of a frame.
+has one is complete: the same command makes what is missing.
 """
 
 import hashlib
@@ -14,11 +13,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
-from autoregressive.models.decoding import Passes
-from autoregressive.models.generate import generate
-from autoregressive.models.gpt import GPT
 from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import (
     ClipJob,
@@ -28,22 +25,20 @@ from autoregressive.sample.clip_files import (
     write_sheet,
 )
 from autoregressive.sample.gallery import write_gallery
-from autoregressive.sample.pictures import check_bfloat16, pictures_of
-from autoregressive.sample.starts import continued, given_tokens, read_start
+from autoregressive.sample.pictures import check_bfloat16
+from autoregressive.sample.sampler import ClipSampler, fitting_batch
+from autoregressive.sample.starts import given_tokens, read_start
 from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, write_json
-from common.hardware import free_memory, own_cores
+from common.hardware import own_cores
 from common.locks import locked
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from dataset.samples import FILE_NAME, read_samples
 from tokenizer.loading import find_tokenizer, tokenizer_facts
-from tokenizer.vq_model import VQModel
-
-LINK_SEED = 1 << 40  # from the seed of one link of a chain to the next one's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +50,12 @@ class SampleC2IConfig:
     gpt_ckpt: Path | None = None
     """Checkpoint or run folder; it says what its classes, grid and frame rate are."""
     model: str | None = None
-    """Instead of a checkpoint: a model of pretrained_models/registry.json. Neither: the first one that is
-    there, the bundled phantom last."""
+    """Name of a model in pretrained_models/registry.json, instead of --gpt-ckpt (default: the first model
+    that is in pretrained_models, the bundled phantom last)."""
     vq_ckpt: Path | None = None
-    """Tokenizer; without it the one that the checkpoint names."""
+    """Tokenizer (default: the one that the checkpoint names)."""
     classes: tuple[str, ...] = ()
-    """Classes to sample; none given: all."""
+    """Classes to sample (default: all)."""
     clips_per_class: int = 1
     """Clips of each class, with seeds --seed, --seed + 1 and so on."""
     seed: int = 0
@@ -68,32 +63,33 @@ class SampleC2IConfig:
     batch_size: int | None = None
     """Clips sampled at once (default: what memory holds, at most 32, on a GPU 128)."""
     cfg_scale: float | None = None
-    """Classifier-free guidance; 1: none (default: what suits a registered model, else 1)."""
+    """Scale of classifier-free guidance; 1: no guidance (default: the registered model's own, else 1)."""
     cfg_interval: int = -1
-    """Last decode step that is guided; -1: all are."""
+    """Last decode step under guidance; -1: guide all steps."""
     temperature: float | None = None
-    """0: always the most likely token (default: what suits a registered model, else 1)."""
+    """Divides the logits; 0: take the most likely token (default: the registered model's own, else 1)."""
     top_k: int = 2000
     """Sample among this many most likely tokens; 0: all."""
     top_p: float = 1.0
-    """Sample among the fewest tokens that hold this probability."""
+    """Sample among the fewest tokens whose probability sums to at least this."""
     start_from: Path | None = None
-    """Begin every clip with the first frames of this: a grid picture, a picture, a frame folder, a video."""
+    """Begin every clip with frames of this grid picture, picture, folder of frames or video."""
     start_frames: int | None = None
-    """How many of them; -k: the last k (default: the first row of the grid, or what there is)."""
+    """Number of frames of --start-from to begin with: k: the first k, -k: the last k (default: as many of the
+    first ones as a row of the grid holds)."""
     chain: int = 1
-    """Clips joined to a longer one: each goes on from the last row of frames of the one before."""
+    """Number of clips joined to a longer one. Each begins with the last row of frames of the one before."""
     blend_with: str | None = None
-    """Move every class towards this one ..."""
+    """Mix the embedding of every class with that of this class; --blend sets the weight."""
     blend: float = 0.5
-    """... by so much: 0 is the class itself, 1 the other one."""
+    """Weight of --blend-with, from 0 (the class itself) to 1 (the other class)."""
     decode_window: int | None = None
-    """Tokens of a clip guessed and checked at once, which changes no clip; 1: one after the other (default:
-    8, on a GPU 16)."""
+    """Tokens of a clip that a pass guesses and checks. The clips do not depend on it. 1: token by token
+    (default: 8, on a GPU 16)."""
     mixed_precision: Literal["bf16", "none"] = "none"
-    """bf16 weights of the GPT (on a CPU autocast) are faster, but a clip may then change with its batch."""
+    """Precision of the GPT. bf16 is faster, but a clip may then depend on the other clips of its batch."""
     decode_precision: Literal["bf16", "none"] = "none"
-    """bf16 autocast of the tokenizer, where that is faster; refused if pictures then differ visibly."""
+    """Precision of the tokenizer. bf16 is refused for a tokenizer whose pictures it changes visibly."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -112,103 +108,69 @@ class SampleC2IConfig:
         best = {"cfg_scale": 1.0, "temperature": 1.0, **entry.get("sampling", {})}
         return replace(self, **{name: value for name, value in best.items() if getattr(self, name) is None})
 
-    def settings(self) -> dict[str, Any]:
-        """What, beside weights, class and seed, a clip depends on."""
+    def generate_arguments(self) -> dict[str, Any]:
+        """The sampling settings among the arguments of `generate`."""
         names = ("cfg_scale", "cfg_interval", "temperature", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}
 
-
-def make_jobs(config: SampleC2IConfig, class_names: Sequence[str]) -> list[ClipJob]:
-    """The queue: for every seed, every class."""
-    unknown = [name for name in config.classes if name not in class_names]
-    if config.blend_with and config.blend_with not in class_names:
-        raise InputError(f"--blend-with {config.blend_with}: the checkpoint knows {', '.join(class_names)}")
-    if unknown:
-        raise InputError(f"--classes {unknown[0]}: the checkpoint knows {', '.join(class_names)}")
-    chosen = config.classes or class_names
-    return [ClipJob(name, list(class_names).index(name), seed)
-            for seed in range(config.seed, config.seed + config.clips_per_class) for name in chosen]
-
-
-def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
-    """Clips at once: 32, on a GPU 128, or fewer if their keys and values would fill half the free memory."""
-    config, weight = gpt.config, gpt.output.weight
-    slots = 2 * 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim  # under guidance
-    if device.type == "cuda":
-        free, most = torch.cuda.mem_get_info(device)[0], 128
-    else:
-        free, most = free_memory() // runtime.world_size, 32
-    return max(1, min(most, int(free // 2 // (slots * weight.element_size()))))
+    def settings(self) -> dict[str, Any]:
+        """The flags that, beside weights, class, seed and given frames, decide what a clip looks like."""
+        facts = {**self.generate_arguments(), "mixed_precision": self.mixed_precision}
+        if self.decode_precision != "none":
+            facts["decode_precision"] = self.decode_precision
+        if self.chain > 1:
+            facts["chain"] = self.chain
+        if self.blend_with:
+            facts |= {"blend_with": self.blend_with, "blend": self.blend}
+        return facts
 
 
-@torch.no_grad()
-def make_clips(
-    gpt: GPT, tokenizer: VQModel, jobs: Sequence[ClipJob], config: SampleC2IConfig, dataset: dict[str, Any],
-    start_N: Tensor | None, kept: dict[tuple, Passes],
-) -> list[list[Tensor]]:
-    """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W); `kept` as in `generate`."""
-    labels_B = torch.tensor([job.label for job in jobs])
-    default = 16 if gpt.output.weight.is_cuda else 8
-    window = config.decode_window or min(default, gpt.config.block_size)
-    height = dataset["rows"] * dataset["frame_size"] // tokenizer.config.downsample
-    frame_width = gpt.config.block_size // height // dataset["cols"]
-    given_BN = None if start_N is None else start_N.expand(len(jobs), -1)
-    towards = (dataset["class_names"].index(config.blend_with), config.blend) if config.blend_with else None
-    links = []
-    for link in range(config.chain):
-        seeds = [job.seed + link * LINK_SEED for job in jobs]
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-            tokens_BN = generate(gpt, labels_B, seeds, **config.settings(), given_BN=given_BN,
-                                 towards=towards, decode_window=window, frame_width=frame_width, kept=kept)
-        links.append(pictures_of(tokens_BN.unflatten(1, (height, -1)), tokenizer, config.decode_precision))
-        given_BN = continued(tokens_BN, dataset["rows"])
-    return [list(pictures) for pictures in zip(*links, strict=True)]
+def label_of(name: str, class_names: Sequence[str], flag: str) -> int:
+    """The label of a class. Raises: `InputError` that names the flag if there is no such class."""
+    if name not in class_names:
+        raise InputError(f"{flag} {name}: the checkpoint knows {', '.join(class_names)}")
+    return list(class_names).index(name)
 
 
-def read_given(config: SampleC2IConfig, tokenizer: VQModel, dataset: dict[str, Any]) -> Tensor | None:
-    """The tokens (N,) that every clip begins with, -1 where there are none; None without --start-from."""
-    if config.start_from is None:
-        return None
-    frames_T3SS = read_start(config.start_from, dataset)
-    keep = min(len(frames_T3SS), dataset["cols"]) if config.start_frames is None else config.start_frames
-    return given_tokens(frames_T3SS, keep, tokenizer, dataset)
-
-
-def sampling_facts(config: SampleC2IConfig, start_N: Tensor | None) -> dict[str, Any]:
-    """All that, beside weights, class and seed, decides what a clip looks like."""
-    facts = {**config.settings(), "mixed_precision": config.mixed_precision}
-    if config.decode_precision != "none":
-        facts["decode_precision"] = config.decode_precision
-    if config.chain > 1:
-        facts["chain"] = config.chain
-    if config.blend_with:
-        facts |= {"blend_with": config.blend_with, "blend": config.blend}
-    if start_N is not None:
-        digest = hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]
-        facts["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()), "hash": digest}
-    return facts
+def make_jobs(classes: Sequence[str], class_names: Sequence[str], seeds: range) -> list[ClipJob]:
+    """The queue: for every seed each of `classes`."""
+    labels = [label_of(name, class_names, "--classes") for name in classes]
+    return [ClipJob(name, label, seed) for seed in seeds for name, label in zip(classes, labels, strict=True)]
 
 
 def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The clips that samples.json lists, if it is there; refuses those of other weights or settings.
+    """The clips that samples.json lists, if it is there; half-written files of a killed run are deleted.
 
-    What a killed run has left half written is deleted.
+    Raises: `InputError` if the folder holds clips without a record, or of other weights or settings.
     """
     if not (folder / FILE_NAME).exists():
         for kind in ("grids", "frames", "videos", "gifs"):
             if (folder / kind).exists():
-                raise InputError(f"--save-folder {folder}: holds {kind} but no {FILE_NAME}; choose another")
+                raise InputError(f"--save-folder {folder}: holds {kind} but no {FILE_NAME}: "
+                                 "use another folder")
         return []
-    there = read_samples(folder)
-    for name, value in facts.items():
-        if there.get(name) != value:
-            raise InputError(f"--save-folder {folder}: has clips of another {name}")
+    record = read_samples(folder)
+    if changes := differences({name: record.get(name) for name in facts}, facts):
+        raise InputError(f"--save-folder {folder}: was sampled with {', '.join(changes)}: use another folder")
     remove_unfinished(folder)
-    return there["clips"]
+    return record["clips"]
+
+
+def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Every fact that differs, by the names in nested dictionaries: "temperature 1.0, now 0.5"."""
+    found = []
+    for name in {**recorded, **wanted}:
+        before, now = recorded.get(name), wanted.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            prefix = "" if name == "sampling" else f"{name} "
+            found += [prefix + change for change in differences(before, now)]
+        elif before != now:
+            found.append(f"{name} {before}, now {now}")
+    return found
 
 
 def run(config: SampleC2IConfig, runtime: Runtime) -> None:
-    """Make the clips that are missing; `InputError` if another job is at it."""
+    """Make the clips that are missing. Raises: `InputError` if another job is at work in the folder."""
     with locked(config.save_folder, runtime):
         sample(config, runtime)
 
@@ -222,49 +184,78 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     gpt, dataset, wanted = load_gpt(path)
     given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
     tokenizer, vq_path = find_tokenizer(wanted, given, path)
-    jobs = make_jobs(config, dataset["class_names"])
-    start_N = read_given(config, tokenizer, dataset)
+    names = dataset["class_names"]
+    jobs = make_jobs(config.classes or names, names, range(config.seed, config.seed + config.clips_per_class))
+    towards = config.blend_with and (label_of(config.blend_with, names, "--blend-with"), config.blend)
+    settings, start_N = config.settings(), None
+    if config.start_from:
+        frames_T3SS = read_start(config.start_from, dataset)
+        start_N = given_tokens(frames_T3SS, config.start_frames, tokenizer, dataset)
+        settings["start"] = start_facts(config.start_from, start_N)
     digest = runtime.agree(lambda: file_hash(path))[:16]
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
-             "dataset": dataset, "sampling": sampling_facts(config, start_N),
+             "dataset": dataset, "sampling": settings,
              **{name: value for name, value in entry.items() if name == "notice"}}
+    tokenizer = tokenizer.to(device)
     if config.decode_precision == "bf16":
-        check_bfloat16(tokenizer.to(device), dataset)
+        check_bfloat16(tokenizer, dataset)
+    clips = []
     if runtime.is_main:
         print(f"model {path.name}, tokenizer {vq_path.name}")
         if "notice" in entry:
             print(entry["notice"])
-    clips = clips_there(folder, facts) if runtime.is_main else []
-    if runtime.is_main and not clips:
-        write_json(folder / FILE_NAME, {**facts, "clips": []})  # from now on the folder is theirs
+        clips = clips_there(folder, facts)
+        if not clips:
+            write_json(folder / FILE_NAME, {**facts, "clips": []})  # from now on for these settings only
     runtime.gather(None)  # nobody writes clips before
-    gpt, tokenizer = gpt.to(device), tokenizer.to(device)
-    gpt = pack(gpt, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
-    todo = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
-    size, kept = config.batch_size or fitting_batch(gpt, device, runtime), {}
-    pool = ThreadPoolExecutor(own_cores())
-    with progress(None, len(todo), "sample", "clip", runtime.is_main) as bar, pool as writers:
-        writing: list[Future] = []  # one batch is written while the next one is sampled
-        for start in range(0, len(todo) + size, size):
-            batch = todo[start : start + size]
-            chains = make_clips(gpt, tokenizer, batch, config, dataset, start_N, kept) if batch else []
+    half = config.mixed_precision == "bf16"
+    gpt = pack(gpt.to(device), torch.bfloat16 if half else torch.float32)
+    window = config.decode_window or min(16 if device.type == "cuda" else 8, gpt.config.block_size)
+    sampler = ClipSampler(
+        gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},
+        config.chain, start_N, half, config.decode_precision)
+    missing = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
+    size = config.batch_size or fitting_batch(gpt, device, runtime)
+    with progress(None, len(missing), "sample", "clip", runtime.is_main) as bar:
+        write_clips(sampler, missing, size, folder, bar)
+    runtime.gather(None)  # all clips are there
+    if runtime.is_main:
+        write_records(folder, facts, clips, jobs, config.chain)
+
+
+def start_facts(path: Path, start_N: Tensor) -> dict[str, Any]:
+    """What samples.json says of the frames that the clips begin with."""
+    digest = hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]
+    return {"name": path.name, "tokens": int((start_N >= 0).sum()), "hash": digest}
+
+
+def write_clips(sampler: ClipSampler, jobs: Sequence[ClipJob], size: int, folder: Path, bar: tqdm) -> None:
+    """Sample `size` clips at once; each batch is written while the next one is sampled."""
+    writing: list[Future] = []
+    with ThreadPoolExecutor(own_cores()) as writers:
+        for start in range(0, len(jobs) + size, size):
+            batch = jobs[start : start + size]
+            pictures = sampler(batch) if batch else []
             for written in writing:
                 written.result()
             bar.update(len(writing))  # all at once, so that the rate is that of batches
-            writing = [writers.submit(write_clip, folder, job, pictures, dataset)
-                       for job, pictures in zip(batch, chains, strict=True)]
-    runtime.gather(None)  # all clips are there
-    if runtime.is_main:
-        records = [job.record(config.chain) for job in jobs]
-        clips += [record for record in records if record not in clips]
-        clips.sort(key=lambda clip: (clip["seed"], clip["label"]))
-        write_json(folder / FILE_NAME, {**facts, "clips": clips})
-        write_manifest(folder / "grids", clips, dataset)
-        write_sheet(folder, jobs, dataset)
-        write_gallery(folder, facts, clips)
-        print(f"{len(jobs)} clips of {len({job.class_name for job in jobs})} classes in {folder}: open "
-              f"{folder / 'index.html'}")
+            writing = [writers.submit(write_clip, folder, job, links, sampler.dataset)
+                       for job, links in zip(batch, pictures, strict=True)]
+
+
+def write_records(folder: Path, facts: dict[str, Any], clips: list[dict[str, Any]], jobs: Sequence[ClipJob],
+                  links: int) -> None:
+    """Everything beside the clips: samples.json, dataset.json of the grids, contact sheet, gallery."""
+    records = [job.record(links) for job in jobs]
+    clips = clips + [record for record in records if record not in clips]
+    clips.sort(key=lambda clip: (clip["seed"], clip["label"]))
+    write_json(folder / FILE_NAME, {**facts, "clips": clips})
+    write_manifest(folder / "grids", clips, facts["dataset"])
+    write_sheet(folder, jobs, facts["dataset"])
+    write_gallery(folder, facts, clips)
+    print(f"{len(jobs)} clips of {len({job.class_name for job in jobs})} classes in {folder}: open "
+          f"{folder / 'index.html'}")
 
 
 if __name__ == "__main__":

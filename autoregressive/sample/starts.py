@@ -1,4 +1,4 @@
-"""What a clip may begin with: frames that are given, or the last row of the clip before it.
+"""What a clip may begin with: given frames, or the last row of frames of the clip before it.
 
 Given frames become given tokens, and the GPT samples the others around them. Shapes: T frames of a clip in
 rows x cols, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
@@ -44,23 +44,27 @@ def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
 
 
 @torch.no_grad()
-def given_tokens(frames_T3SS: np.ndarray, keep: int, tokenizer: VQModel, dataset: dict[str, Any]) -> Tensor:
+def given_tokens(frames_T3SS: np.ndarray, keep: int | None, tokenizer: VQModel, dataset: dict[str, Any]
+                 ) -> Tensor:
     """(N,): the tokens of the first `keep` frames, or for a negative number of the last ones; -1 elsewhere.
 
-    Raises: `InputError` if they are fewer frames, or leave none to sample.
+    None keeps as many of the first frames as a row of the grid holds.
+
+    Raises: `InputError` if there are fewer frames, or none would be left to sample.
     """
     rows, cols = dataset["rows"], dataset["cols"]
     count = len(frames_T3SS)
+    keep = min(count, cols) if keep is None else keep
     most = min(count, rows * cols - 1)
     if not 0 < abs(keep) <= most:
         raise InputError(f"--start-frames {keep}: must be 1 to {most}, or for the last frames -1 to -{most}")
-    kept = frames_T3SS[:keep] if keep > 0 else frames_T3SS[keep:]
-    filled = np.concatenate([kept, np.repeat(kept[-1:], rows * cols - len(kept), 0)])
+    given_T3SS = frames_T3SS[:keep] if keep > 0 else frames_T3SS[keep:]
+    filled = np.concatenate([given_T3SS, np.repeat(given_T3SS[-1:], rows * cols - len(given_T3SS), 0)])
     picture_3HW = torch.from_numpy(frames_to_grid(filled, rows, cols))
     device = tokenizer.quantize.embedding.weight.device
     codes_hw = tokenizer.encode(to_pixels(picture_3HW)[None].to(device))[0]
     cells_Thw = grid_to_frames(codes_hw[None], rows, cols)[:, 0].clone()
-    cells_Thw[len(kept):] = -1
+    cells_Thw[len(given_T3SS):] = -1
     return frames_to_grid(cells_Thw[:, None], rows, cols).flatten().cpu()
 
 
