@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
+from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, make_task, run
 from common.checkpoints import checkpoint_file
 from common.files import read_jsonl
 from common.recorded import Recorder, mapped, tensors
@@ -61,7 +61,7 @@ def test_machine_without_a_compiler_trains_without(config, runtime, monkeypatch,
 def test_dry_run_says_what_the_run_would_take_and_writes_nothing(config, runtime, capsys):
     run(dataclasses.replace(config, dry_run=True, max_steps=54236), runtime)
     said = capsys.readouterr().out
-    parameters = sum(p.numel() for p in GPTTask(config, runtime).model.parameters())
+    parameters = sum(p.numel() for p in make_task(config, runtime).model.parameters())
     for fact in (f"{parameters:,} parameters", "(4, 256) int64, (4,) int64", "54,236 of 4 samples", "in all"):
         assert fact in said
     assert not config.results_dir.exists()
@@ -84,7 +84,7 @@ def test_muon_takes_the_steps_of_torchs_own(shape):
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_step_that_is_not_finite_leaves_muon_as_it_was(recorded, config, runtime):
-    model = GPTTask(config, runtime).model
+    model = make_task(config, runtime).model
     optimizers = make_optimizers(model, dataclasses.replace(config, optimizer="muon"))
     muon = optimizers[1]
     if recorded:  # which only a GPU can be, but the learning rate is a tensor
@@ -117,7 +117,7 @@ def test_parts_of_a_batch_draw_the_same_noise(config, runtime, monkeypatch):
 
 
 def test_optimiser_state_from_a_gpu_fits_a_cpu(config, runtime):
-    state = TrainingState(GPTTask(config, runtime), config, runtime)
+    state = TrainingState(make_task(config, runtime), config, runtime)
     saved = states(state.optimizers)
     for group in saved["param_groups"]:
         group.update(lr=torch.tensor(0.5), capturable=True)

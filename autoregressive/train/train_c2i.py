@@ -30,6 +30,7 @@ from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
 from tokenizer.loading import find_tokenizer
+from tokenizer.vq_model import VQModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,31 +38,32 @@ class TrainC2IConfig(TrainingConfig):
     """Train the class-conditional GPT on extracted codes."""
 
     code_path: Path
-    """Folder written by tokenizer.extract_codes, or codes extracted by the reference's script."""
+    """Folder written by tokenizer.extract_codes, or by the script of LlamaGen or EndoGen."""
     preset: str | None = None
-    """Experiment behind codes in the reference's layout, which name no classes."""
+    """Experiment whose class names and grid go with codes of LlamaGen's or EndoGen's script."""
     gpt_model: str = "GPT-B"
     """Size, from GPT-XS and GPT-S (CPU) to GPT-XXXL."""
     gpt_ckpt: Path | None = None
-    """Start from these weights (LlamaGen's, EndoGen's, ours); other classes get a fresh class embedding."""
+    """Start from these weights (LlamaGen's, EndoGen's or ours). If its classes differ, the class embedding is
+    initialised anew."""
     vq_ckpt: Path | None = None
-    """Tokenizer for sample sheets (--sample-every 0: none); without it the one that the codes name."""
+    """Tokenizer that decodes the sample sheets (default: the one that the codes name)."""
     tok_drop_method: Literal["token", "element", "static"] = "token"
-    """Semantic-aware token masking: whole tokens (the paper), or single channels (the released code); static:
-    whole tokens at one rate, which is not semantic-aware, for comparison."""
+    """Token masking. token: semantic-aware, of whole tokens (the paper). element: semantic-aware, of single
+    channels (the released code). static: of whole tokens, all at the same rate, for comparison."""
     token_dropout_p: float = 0.3
     """Highest masking rate; 0: no masking."""
     dropout_p: float = 0.1
     """Dropout of the attention's and the feed-forward's output."""
     class_dropout_prob: float = 0.1
-    """How often the class is hidden, which guidance needs."""
+    """Probability that a clip is trained on without its class, as classifier-free guidance needs."""
     first_rows: int = 0
-    """Train on the first so many rows of frames of each clip: what it shows is decided there, and the rest is
-    most of the work. For a first phase, whose weights --gpt-ckpt then takes up; 0: on whole clips."""
+    """Train on the first rows of frames of each clip only, as many as this; 0: on whole clips. A first phase
+    on one row is cheap and teaches the classes; --gpt-ckpt starts the next phase from its weights."""
     class_balance: bool = False
-    """Draw every class equally often, however few clips it has."""
+    """Draw every class equally often, whatever its number of clips."""
     val_clips: int = 256
-    """Clips that a validation looks at."""
+    """Held-out clips of a validation, spread evenly over the set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,46 +76,30 @@ class TrainC2IConfig(TrainingConfig):
 
 
 class GPTTask(Task):
-    """What the training loop needs to know of the GPT."""
+    """What the training loop needs to know of the GPT.
+
+    Training and validation read the first `first_tokens` tokens of each clip (None: all). Sheets need a
+    `tokenizer`; validation and sheets compute `clips_at_once` clips at once.
+    """
 
     methods = ("summed_loss",)
 
-    def __init__(self, config: TrainC2IConfig, runtime: Runtime):
-        self.config, self.runtime, self.device = config, runtime, runtime.device(config.device)
-        self.codes = codes = Codes.read(config.code_path, config.preset)
-        count = self.first_tokens()
-        train_set = CodesDataset(codes, "train", count=count)
-        self.train_set: Dataset = train_set
-        if config.class_balance:
-            self.train_set = balanced(train_set, train_set.labels_S)
-        self.val_set = CodesDataset(codes, "val", variants=1, count=count)
-        self.val_places = evenly(len(self.val_set), config.val_clips)
-        self.at_once = config.samples_at_once(runtime.world_size)
-        torch.manual_seed(config.global_seed)
-        model = GPT(gpt_config(config, codes))
+    def __init__(self, codes: Codes, model: GPT, runtime: Runtime, device: torch.device,
+                 first_tokens: int | None, class_balance: bool, val_clips: int, clips_at_once: int,
+                 tokenizer: VQModel | None):
+        self.codes, self.runtime, self.device = codes, runtime, device
+        train_set = CodesDataset(codes, "train", count=first_tokens)
+        self.train_set: Dataset = balanced(train_set, train_set.labels_S) if class_balance else train_set
+        self.val_set = CodesDataset(codes, "val", variants=1, count=first_tokens)
+        self.val_places = evenly(len(self.val_set), val_clips)
+        self.clips_at_once, self.tokenizer = clips_at_once, tokenizer
         self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": codes.dataset,
                                       "tokenizer": codes.tokenizer, "data_hash": train_set.digest()}
         self.model: nn.Module = model
         self.blocks = list(model.layers)
-        self.recordable = config.tok_drop_method != "element"  # which draws from torch's generator
-        self.note = ""
-        if config.gpt_ckpt:
-            fresh = start_from(model, checkpoint_file(config.gpt_ckpt, runtime), codes.dataset["class_names"])
-            afresh = f"; {CLASS_EMBEDDING} starts afresh: other classes" if fresh else ""
-            self.note = f"starting from {config.gpt_ckpt}{afresh}"
-        if config.sample_every:
-            given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
-            tokenizer, _ = find_tokenizer(codes.tokenizer, given, config.code_path)
-            self.tokenizer = tokenizer.to(self.device)
+        self.recordable = model.token_masking.mode != "element"  # which draws from torch's generator
         self.unigram = unigram_entropy(
             train_set.tokens_SN, self.val_set.tokens_SN[self.val_places], model.config.vocab_size)
-
-    def first_tokens(self) -> int | None:
-        """How many tokens of each clip are trained on; None: all."""
-        rows, (height, width) = self.codes.dataset["rows"], self.codes.token_grid
-        if not 0 <= self.config.first_rows <= rows:
-            raise InputError(f"--first-rows {self.config.first_rows}: the clips have {rows} rows of frames")
-        return self.config.first_rows * height * width // rows or None
 
     def loss(self, model: nn.Module, batch: list[Tensor], seeds_B: Tensor
              ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,19 +107,19 @@ class GPTTask(Task):
         return model.loss(*batch, seeds_B), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Loss on held-out clips, without token masking, beside what the mere frequency of codes gives."""
+        """Mean loss of held-out clips in nats per token, and `unigram_entropy` to compare it with."""
         if not self.val_places:
             return {}
         mine = self.runtime.share(self.val_places)
-        batches = DataLoader(self.val_set, self.at_once, sampler=mine)
+        batches = DataLoader(self.val_set, self.clips_at_once, sampler=mine)
         total = sum(float(model.loss(*to_device(batch, self.device))) * len(batch[1]) for batch in batches)
         return {"loss": sum(self.runtime.gather(total)) / len(self.val_places), "unigram": self.unigram}
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
-        """One clip of each class (of 8, if there are more), always from the same seed."""
+        """Sample one clip of each class, at most 8 classes, with seed 0."""
         dataset, rows = self.codes.dataset, []
         names = dataset["class_names"]
-        for labels_B in torch.tensor(evenly(len(names), 8)).split(self.at_once):
+        for labels_B in torch.tensor(evenly(len(names), 8)).split(self.clips_at_once):
             tokens_BN = generate(model, labels_B, [0] * len(labels_B), top_k=2000)
             for label, tokens_N in zip(labels_B, tokens_BN, strict=True):
                 picture_3HW = to_uint8(self.tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
@@ -143,15 +129,31 @@ class GPTTask(Task):
             contact_sheet(rows).save(temporary)
 
 
-def gpt_config(config: TrainC2IConfig, codes: Codes) -> GPTConfig:
-    """The model that fits the codes."""
-    height, width = codes.token_grid
-    return GPTConfig(
+def make_task(config: TrainC2IConfig, runtime: Runtime) -> GPTTask:
+    """The task that the flags describe, its model new or with the weights of --gpt-ckpt."""
+    codes = Codes.read(config.code_path, config.preset)
+    names, rows, (height, width) = codes.dataset["class_names"], codes.dataset["rows"], codes.token_grid
+    if not 0 <= config.first_rows <= rows:
+        raise InputError(f"--first-rows {config.first_rows}: the clips have {rows} rows of frames")
+    torch.manual_seed(config.global_seed)
+    model = GPT(GPTConfig(
         **GPT_SIZES[config.gpt_model], vocab_size=codes.tokenizer["codebook_size"],
-        block_size=height * width, grid_height=height, num_classes=len(codes.dataset["class_names"]),
+        block_size=height * width, grid_height=height, num_classes=len(names),
         token_dropout_p=config.token_dropout_p, token_dropout_mode=config.tok_drop_method,
         token_dropout_segment=segment_length(codes), resid_dropout_p=config.dropout_p,
-        ffn_dropout_p=config.dropout_p, class_dropout_prob=config.class_dropout_prob)
+        ffn_dropout_p=config.dropout_p, class_dropout_prob=config.class_dropout_prob))
+    if config.gpt_ckpt:
+        fresh = start_from(model, checkpoint_file(config.gpt_ckpt, runtime), names)
+        if runtime.is_main:
+            print(f"starting from the weights of {config.gpt_ckpt}" + (
+                f"; {CLASS_EMBEDDING} is initialised anew because the classes differ" if fresh else ""))
+    device, tokenizer = runtime.device(config.device), None
+    if config.sample_every:
+        given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
+        tokenizer = find_tokenizer(codes.tokenizer, given, config.code_path)[0].to(device)
+    first_tokens = config.first_rows * height * width // rows or None
+    return GPTTask(codes, model, runtime, device, first_tokens, config.class_balance, config.val_clips,
+                   config.samples_at_once(runtime.world_size), tokenizer)
 
 
 def segment_length(codes: Codes) -> int:
@@ -170,10 +172,7 @@ def unigram_entropy(train_SN: np.ndarray, val_SN: np.ndarray, vocab_size: int) -
 
 def run(config: TrainC2IConfig, runtime: Runtime) -> int:
     """Train until `config.max_steps` or a signal; returns the step that was reached."""
-    task = GPTTask(config, runtime)
-    if runtime.is_main and task.note:
-        print(task.note)
-    return train(task, config, runtime)
+    return train(make_task(config, runtime), config, runtime)
 
 
 if __name__ == "__main__":
