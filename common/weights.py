@@ -94,7 +94,7 @@ def load_strict(
     """Load `state` into `model`; every key and shape must agree, except keys that start with one of `reinit`.
 
     Of those, what does not fit keeps the model's own initialisation. Returns the keys that did so. `name` is
-    the file, for the error message.
+    the file, for the error message. A model on the meta device gets copies of the tensors.
     """
     reinit = tuple(reinit)
     own = model.state_dict()
@@ -110,7 +110,10 @@ def load_strict(
     for key, value in fits.items():
         if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
             raise InputError(f"{name}: {key} holds values that are not finite (NaN or infinite)")
-    model.load_state_dict(fits, strict=not fresh)
+    assign = any(value.is_meta for value in own.values())
+    if assign:
+        fits = {key: value.to(own[key].dtype, copy=True) for key, value in fits.items()}
+    model.load_state_dict(fits, strict=not fresh, assign=assign)
     return fresh
 
 

@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.names import check_classes, check_paths
-from common.presets import PRESETS, find_preset
+from common.presets import PRESETS
+from dataset.manifest import read_facts
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Codes:
 
     @classmethod
     def read(cls, folder: Path, preset: str | None = None) -> "Codes":
-        """Read either layout. `preset` names the experiment behind codes in the reference's layout."""
+        """Read either layout. `preset` tells the facts behind codes in the reference's layout."""
         folder = Path(folder)
         if not (folder / "codes.json").exists():
             return read_reference(folder, preset)
@@ -91,35 +92,37 @@ class CodesDataset(Dataset):
         return torch.from_numpy(self.tokens_SN[index].astype(np.int64)), int(self.labels_S[index])
 
 
-def read_reference(folder: Path, name: str | None) -> Codes:
+def read_reference(folder: Path, preset: str | None) -> Codes:
     """Codes extracted by LlamaGen's or EndoGen's own script.
 
-    They hold no class names, recordings or geometry: those come from the preset, and every clip is a
-    training clip.
+    They hold no class names, recordings or geometry: those come from the preset (as `read_facts` takes it),
+    and every clip is a training clip.
     """
     found = sorted(folder.glob("*_codes")) if folder.is_dir() else []
     if len(found) != 1:
         raise InputError(f"{folder}: neither codes.json nor one folder *_codes in the reference's layout")
     labels_folder = folder / found[0].name.replace("_codes", "_labels")
-    if name is None:
+    if preset is None:
         raise InputError(f"{folder}: codes in the reference's layout name no classes: "
-                         f"give --preset ({', '.join(PRESETS)})")
-    preset = find_preset(name)
+                         f"give --preset ({', '.join(PRESETS)}, or a dataset.json)")
+    dataset = read_facts(preset)
+    rows, cols = dataset["rows"], dataset["cols"]
     files = sorted(found[0].glob("*.npy"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.stem)])
     if not files:
         raise InputError(f"{found[0]}: holds no .npy files")
     codes_CAN = np.concatenate([load_array(path) for path in files])
     labels = [int(load_array(labels_folder / path.name)[0]) for path in files]
-    if max(labels) >= len(preset.class_names):
-        raise InputError(f"{labels_folder}: label {max(labels)} is no class of {name}")
-    per_frame = codes_CAN.shape[-1] / (preset.rows * preset.cols)
+    if max(labels) >= len(dataset["class_names"]):
+        raise InputError(f"{labels_folder}: label {max(labels)} is no class of {preset}")
+    per_frame = codes_CAN.shape[-1] / (rows * cols)
     side = round(per_frame**0.5)
     if side * side != per_frame:
-        raise InputError(f"{found[0]}: {codes_CAN.shape[-1]} tokens, no {preset.rows} x {preset.cols} grid")
-    codes_CAhw = codes_CAN.reshape(*codes_CAN.shape[:2], preset.rows * side, preset.cols * side)
-    tokenizer = {"name": "vq_ds16_c2i.pt", "downsample": preset.frame_size // side, "codebook_size": 16384}
+        raise InputError(f"{found[0]}: {codes_CAN.shape[-1]} tokens, no {rows} x {cols} grid")
+    codes_CAhw = codes_CAN.reshape(*codes_CAN.shape[:2], rows * side, cols * side)
+    downsample = dataset["frame_size"] // side
+    tokenizer = {"name": f"vq_ds{downsample}_c2i.pt", "downsample": downsample, "codebook_size": 16384}
     names = [path.name for path in files]
-    return Codes(codes_CAhw, labels, ["train"] * len(files), names, preset.facts(), tokenizer)
+    return Codes(codes_CAhw, labels, ["train"] * len(files), names, dataset, tokenizer)
 
 
 def load_array(path: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import InputError
 from common.files import is_junk, read_json, write_json
 from common.names import check_classes, check_paths
+from common.presets import PRESETS, Preset
 from dataset.split import Piece, split_class
 
 FILE_NAME = "dataset.json"
@@ -106,11 +107,44 @@ class Manifest:
 
     def _check(self, path: Path) -> None:
         check_paths((clip.name for clip in self.clips), path)
-        if min(self.rows, self.cols, self.frame_size, self.fps) <= 0:
-            raise InputError(f"{path}: rows, cols, frame_size and fps must be positive")
+        check_positive(self.facts(), path)
         for clip in self.clips:
             if clip.split not in ("train", "val") or not 0 <= clip.label < len(self.class_names):
                 raise InputError(f"{path}: clip {clip.name}: split {clip.split}, label {clip.label}")
+
+
+def read_facts(preset: str) -> dict[str, Any]:
+    """The facts of a data set by the name of an experiment, its folder, or a JSON file that holds them.
+
+    The file needs class_names (in the order of their labels), rows, cols and frame_size (pixels), and should
+    tell fps (frames per second, else 25). dataset.json, codes.json and samples.json are such files, and so is
+    what autoregressive.train.export writes beside its weights.
+
+    Raises: `InputError` naming what is missing or wrong.
+    """
+    path = Path(preset)
+    if preset in PRESETS:
+        return PRESETS[preset].facts()
+    if path.is_dir():
+        return Manifest.read(path).facts()
+    if not path.is_file():
+        raise InputError(f"--preset {preset}: neither one of {', '.join(PRESETS)} nor a file or folder")
+    record = read_json(path)
+    try:
+        record = record.get("dataset", record)
+        facts = Preset(tuple(record["class_names"]), record["rows"], record["cols"], record["frame_size"],
+                       record.get("fps", DEFAULT_FPS), record.get("frame_stride")).facts()
+        check_classes(facts["class_names"], path)
+        check_positive(facts, path)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no facts of a data set ({type(error).__name__} {error})") from None
+    return facts
+
+
+def check_positive(facts: dict[str, Any], path: Path) -> None:
+    """Raise `InputError` unless a data set has frames, and a rate."""
+    if min(facts[name] for name in ("rows", "cols", "frame_size", "fps")) <= 0:
+        raise InputError(f"{path}: rows, cols, frame_size and fps must be positive")
 
 
 def grid_pictures(folder: Path) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import pytest
 from autoregressive.train.train_c2i import TrainC2IConfig
 from autoregressive.train.train_c2i import run as train_c2i
 from common.checkpoints import checkpoint_file
+from common.files import write_json
 from dataset.codes import Codes, CodesDataset
 
 
@@ -26,6 +27,15 @@ def test_codes_of_the_reference_are_read(tmp_path):
     tokens, label = CodesDataset(codes, "train")[3]
     assert label == 7 and tokens.tolist() == np.load(tmp_path / "imagenet512_codes" / "1.npy")[0, 1].tolist()
     assert codes.dataset["class_names"][7] == "varices" and codes.tokenizer["downsample"] == 16
+
+
+def test_codes_of_own_classes_get_their_facts_from_a_file(tmp_path):
+    write_reference_codes(tmp_path / "codes", tokens=32, labels=(0, 1))
+    facts = {"class_names": ["a", "b"], "rows": 1, "cols": 2, "frame_size": 32, "fps": 10.0}
+    write_json(tmp_path / "dataset.json", facts)
+    codes = Codes.read(tmp_path / "codes", preset=str(tmp_path / "dataset.json"))
+    assert codes.token_grid == (4, 8) and codes.dataset == {**facts, "frame_stride": None}
+    assert codes.tokenizer["name"] == "vq_ds8_c2i.pt"
 
 
 def test_codes_of_the_reference_need_a_preset_that_fits(tmp_path):

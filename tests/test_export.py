@@ -14,6 +14,7 @@ from autoregressive.train.export import run as export
 from autoregressive.train.train_c2i import TrainC2IConfig
 from autoregressive.train.train_c2i import run as train_c2i
 from common.checkpoints import checkpoint_file
+from common.errors import InputError
 from common.files import read_json
 from common.weights import load_checkpoint
 from tokenizer.loading import load_tokenizer
@@ -53,6 +54,22 @@ def test_released_layout_holds_what_theirs_does(gpt_run, tmp_path, runtime):
     assert released["steps"] == 2 and released["args"].gpt_model == "tiny"
     assert (released["args"].num_classes, released["args"].image_size) == (2, 64)
     assert ("optimizer" in released) == ("ema" not in own)
+
+
+def test_weights_without_facts_get_them_from_flags_and_export_carries_them(gpt_run, tokenizer_run, codes,
+                                                                          tmp_path, runtime):
+    export(ExportConfig(ckpt=gpt_run, output=tmp_path / "theirs.pt"), runtime)
+    facts = {"preset": str(codes / "codes.json"), "vq_ckpt": tokenizer_run}
+    export(ExportConfig(ckpt=tmp_path / "theirs.pt", output=tmp_path / "ours.safetensors", **facts), runtime)
+    model, dataset, tokenizer = load_gpt(tmp_path / "ours.safetensors")
+    own, own_dataset, own_tokenizer = load_gpt(checkpoint_file(gpt_run))
+    assert_equal_states(model.state_dict(), own.state_dict())
+    assert dataset == {name: own_dataset[name] for name in dataset} and len(dataset) == 6
+    assert tokenizer == {name: own_tokenizer[name] for name in own_tokenizer if name != "path"}
+    torch.testing.assert_close(model(torch.zeros(1, 16).long(), torch.tensor([1])),
+                               own(torch.zeros(1, 16).long(), torch.tensor([1])))
+    with pytest.raises(InputError, match="itself holds the facts"):
+        export(ExportConfig(ckpt=gpt_run, output=tmp_path / "again.safetensors", **facts), runtime)
 
 
 def test_released_layout_numbers_weights_and_moments_in_the_released_order(gpt_run):

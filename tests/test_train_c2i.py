@@ -4,18 +4,19 @@ import dataclasses
 import math
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
 
-from autoregressive.models.checkpoint import load_gpt, released_facts, start_from
+from autoregressive.models.checkpoint import facts_of_weights, load_gpt, start_from
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from autoregressive.train import train_c2i
 from autoregressive.train.train_c2i import TrainC2IConfig, make_task, run, segment_length
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
-from common.files import read_jsonl
+from common.files import read_jsonl, write_json
 from common.registry import registry
 from common.weights import load_checkpoint
 from dataset.codes import Codes
@@ -261,7 +262,9 @@ def test_other_vocabulary_is_refused(tmp_path):
     [("hyperkvasir_model_0054236.pt", 8, 1024), ("surgvisdom_model_0065324.pt", 3, 1024)],
 )
 def test_released_checkpoint_gets_its_facts_by_name(name, classes, tokens, tmp_path):
-    facts = released_facts(tmp_path / name)
+    with torch.device("meta"):
+        weights = GPT(GPTConfig(**GPT_SIZES["GPT-B"], vocab_size=16384, block_size=256, num_classes=classes))
+    facts = facts_of_weights(tmp_path / name, weights.state_dict(), None, None)
     config = GPTConfig(**facts["config"])
     assert (config.num_classes, config.block_size, config.vocab_size, config.dim) == (
         classes,
@@ -285,6 +288,40 @@ def test_weights_of_unknown_name_and_no_facts_are_refused(tmp_path):
     torch.save(small(2).state_dict(), tmp_path / "mystery.pt")
     with pytest.raises(ValueError, match=r"mystery\.pt: says nothing of its classes"):
         load_gpt(tmp_path / "mystery.pt")
+
+
+OWN = {"class_names": ["polyp", "Barrett's"], "rows": 1, "cols": 2, "frame_size": 32, "fps": 10}
+
+
+@pytest.mark.parametrize("kv_heads", [None, 1])
+def test_weights_of_own_classes_get_their_facts_from_a_file(kv_heads, tmp_path):
+    model = GPT(GPTConfig(dim=256, n_layer=6, n_head=4, vocab_size=16, block_size=8, num_classes=2,
+                          n_kv_head=kv_heads, grid_height=2)).eval()
+    torch.save({"model": model.state_dict(), "args": Namespace(downsample_size=16)}, tmp_path / "own.pt")
+    write_json(tmp_path / "facts.json", {**OWN, "version": 1})
+    loaded, dataset, tokenizer = load_gpt(tmp_path / "own.pt", str(tmp_path / "facts.json"))
+    assert dataset == {**OWN, "frame_stride": None}
+    assert tokenizer == {"name": "vq_ds16_c2i.pt", "downsample": 16, "codebook_size": 16}
+    assert loaded.config == dataclasses.replace(model.config, n_kv_head=kv_heads or 4)
+    tokens, labels = torch.arange(8)[None], torch.tensor([1])
+    torch.testing.assert_close(loaded(tokens, labels), model(tokens, labels))
+
+
+@pytest.mark.parametrize(("facts", "message"), [
+    ({**OWN, "class_names": ["a"]}, "has 1 classes, .*own.pt has 2"),
+    ({**OWN, "class_names": ["a", "../b"]}, "b"),
+    ({**OWN, "rows": 0}, "must be positive"),
+    ({**OWN, "rows": "1"}, "no facts of a data set"),
+    ({"class_names": ["a", "b"]}, "no facts of a data set .*rows"),
+    ([1], "no facts of a data set"),
+])
+def test_wrong_facts_of_own_classes_are_named(facts, message, tmp_path):
+    torch.save(small(2).state_dict(), tmp_path / "own.pt")
+    write_json(tmp_path / "facts.json", facts)
+    with pytest.raises(InputError, match=message):
+        load_gpt(tmp_path / "own.pt", str(tmp_path / "facts.json"))
+    with pytest.raises(InputError, match="--preset none: neither one of hyperkvasir16"):
+        load_gpt(tmp_path / "own.pt", "none")
 
 
 def test_muon_resumes_to_the_same_weights(config, runtime, tmp_path):

@@ -4,6 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
@@ -13,6 +16,8 @@ from common.names import check_classes
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint, load_strict
+from dataset.manifest import read_facts
+from tokenizer.loading import load_tokenizer, tokenizer_facts
 
 CLASS_EMBEDDING = "cls_embedding"
 
@@ -32,41 +37,73 @@ def find_gpt(given: Path | None, name: str | None = None, runtime: Runtime = Run
                      f"{name or '|'.join(models)}, or give --gpt-ckpt")
 
 
-def load_gpt(path: Path) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
+def load_gpt(path: Path, preset: str | None = None, vq_ckpt: Path | None = None
+             ) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
     """(model in eval mode on the CPU, facts of its data set, facts of its tokenizer).
 
-    Averaged weights are taken where the file has them.
+    Averaged weights are taken where the file has them. `preset` and `vq_ckpt` tell the facts of a file that
+    holds weights only, as the released code saves it; see `facts_of_weights`.
 
-    Raises: `InputError` naming the file if it is no GPT checkpoint or its facts are unknown.
+    Raises: `InputError` naming the file if it is no GPT checkpoint, or its facts are unknown or given twice.
     """
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint)
     if "tok_embeddings.weight" not in state:
         raise InputError(f"{path}: holds no GPT")
-    if "config" in checkpoint:
+    if "config" not in checkpoint:
+        facts = facts_of_weights(path, checkpoint, preset, vq_ckpt)
+    elif preset is None:
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:
-        facts = released_facts(Path(path))
+        raise InputError(f"--preset {preset}: {path} itself holds the facts of its data set")
     check_classes(facts["dataset"]["class_names"], path)
-    model = GPT(GPTConfig(**facts["config"]))
+    with torch.device("meta"):  # initial values would cost more time than to read the file
+        model = GPT(GPTConfig(**facts["config"]))
     load_strict(model, state, str(path))
     return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]
 
 
-def released_facts(path: Path) -> dict[str, Any]:
-    """Model, data set and tokenizer of a checkpoint that holds weights only, by its file name."""
+def facts_of_weights(path: Path, checkpoint: dict[str, Any], preset: str | None, vq_ckpt: Path | None
+                     ) -> dict[str, Any]:
+    """Model, data set and tokenizer of a checkpoint that holds weights only.
+
+    The data set is that of `preset` (as `dataset.manifest.read_facts` takes it) or of the registry's entry
+    with this file name; the tokenizer is `vq_ckpt` or that of LlamaGen which has the released arguments'
+    downsampling. The sizes are those of the weights.
+
+    Raises: `InputError` if the data set is unknown or has another number of classes than the weights.
+    """
     entries = registry()
-    entry = entries.get(path.name, {})
-    if "preset" not in entry:
+    preset = preset or entries.get(path.name, {}).get("preset")
+    if preset is None:
         known = ", ".join(name for name, other in entries.items() if "preset" in other)
-        raise InputError(f"{path}: says nothing of its classes and grid, and is none of the released {known}")
-    preset, tokenizer = find_preset(entry["preset"]), entries[entry["tokenizer"]]
-    rows, cols = (n * preset.frame_size // tokenizer["downsample"] for n in (preset.rows, preset.cols))
-    config = GPTConfig(**GPT_SIZES[entry["gpt_model"]], vocab_size=tokenizer["codebook_size"],
-                       block_size=rows * cols, num_classes=len(preset.class_names), grid_height=rows)
-    tokenizer_facts = {"name": entry["tokenizer"], "downsample": tokenizer["downsample"],
-                       "codebook_size": tokenizer["codebook_size"]}
-    return {"config": asdict(config), "dataset": preset.facts(), "tokenizer": tokenizer_facts}
+        raise InputError(f"{path}: says nothing of its classes and grid, and is none of the released "
+                         f"{known}: give --preset, an experiment's name or a dataset.json")
+    dataset, state = read_facts(preset), model_state(checkpoint)
+    if vq_ckpt:
+        tokenizer = tokenizer_facts(load_tokenizer(vq_ckpt), vq_ckpt)
+    else:
+        downsample = getattr(checkpoint.get("args"), "downsample_size", 16)
+        tokenizer = {"name": f"vq_ds{downsample}_c2i.pt", "downsample": downsample,
+                     "codebook_size": len(state["tok_embeddings.weight"])}
+    config = config_of_weights(state, *(n * dataset["frame_size"] // tokenizer["downsample"]
+                                        for n in (dataset["rows"], dataset["cols"])))
+    if config.num_classes != len(dataset["class_names"]):
+        raise InputError(f"--preset {preset}: has {len(dataset['class_names'])} classes, "
+                         f"{path} has {config.num_classes}")
+    return {"config": asdict(config), "dataset": dataset, "tokenizer": tokenizer}
+
+
+def config_of_weights(state: dict[str, Tensor], height: int, width: int) -> GPTConfig:
+    """The sizes of a released GPT over a grid of tokens; heads of 64 channels unless its size is known."""
+    vocab_size, dim = state["tok_embeddings.weight"].shape
+    n_layer = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
+    n_head = next((size["n_head"] for size in GPT_SIZES.values()
+                   if (size["dim"], size["n_layer"]) == (dim, n_layer)), max(1, dim // 64))
+    key_and_value = len(state["layers.0.attention.wqkv.weight"]) - dim
+    return GPTConfig(dim, n_layer, n_head, vocab_size, height * width,
+                     len(state[f"{CLASS_EMBEDDING}.embedding_table.weight"]) - 1,
+                     n_kv_head=key_and_value * n_head // (2 * dim), grid_height=height)
 
 
 def start_from(model: GPT, path: Path, class_names: list[str]) -> list[str]:

@@ -52,6 +52,8 @@ class SampleC2IConfig:
     model: str | None = None
     """Name of a model in pretrained_models/registry.json, instead of --gpt-ckpt (default: the first model
     that is in pretrained_models, the bundled phantom last)."""
+    preset: str | None = None
+    """What a checkpoint that holds weights only was trained on: an experiment's name, or a dataset.json."""
     vq_ckpt: Path | None = None
     """Tokenizer (default: the one that the checkpoint names)."""
     classes: tuple[str, ...] = ()
@@ -181,8 +183,8 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     path = find_gpt(config.gpt_ckpt, config.model, runtime)
     entry = registry().get(path.name, {}) if path.parent == MODELS_FOLDER else {}
     config = config.settled(entry)
-    gpt, dataset, wanted = load_gpt(path)
     given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
+    gpt, dataset, wanted = load_gpt(path, config.preset, given)
     tokenizer, vq_path = find_tokenizer(wanted, given, path)
     names = dataset["class_names"]
     jobs = make_jobs(config.classes or names, names, range(config.seed, config.seed + config.clips_per_class))

@@ -37,6 +37,10 @@ class ExportConfig:
     output: Path
     """NAME.safetensors, with its facts inside and in NAME.json; or NAME.pt, as LlamaGen's and EndoGen's own
     code reads and writes it."""
+    preset: str | None = None
+    """What a GPT that holds weights only was trained on: an experiment's name, or a dataset.json."""
+    vq_ckpt: Path | None = None
+    """The tokenizer of such a GPT (default: LlamaGen's)."""
     averaged: bool = True
     """Take the averaged weights where there are any."""
     precision: Literal["float", "half"] = "float"
@@ -54,7 +58,7 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
     if not runtime.is_main:
         return
     path, file = checkpoint_file(config.ckpt), config.output
-    state, facts = weights_and_facts(path, config.averaged)
+    state, facts = weights_and_facts(path, config.averaged, config.preset, config.vq_ckpt)
     if config.precision == "half":
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     if file.suffix == ".safetensors":
@@ -70,11 +74,14 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
     print(f"{file}: {len(state)} tensors of {values:,} values, read back and found equal")
 
 
-def weights_and_facts(path: Path, averaged: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, and what one must know to build and use the model."""
+def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: Path | None
+                      ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights, and what one must know to build and use the model; the rest as in `load_gpt`."""
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint if averaged else {**checkpoint, "ema": None})
     if "config" in checkpoint:
+        if preset:
+            raise InputError(f"--preset {preset}: {path} itself holds the facts of its data set")
         if "dataset" in checkpoint:
             check_classes(checkpoint["dataset"]["class_names"], path)
         kept = checkpoint.keys() - OF_THE_RUN
@@ -82,7 +89,7 @@ def weights_and_facts(path: Path, averaged: bool) -> tuple[dict[str, Tensor], di
     if "tok_embeddings.weight" not in state:  # weights alone, as released
         tokenizer = load_tokenizer(path)
         return tokenizer.state_dict(), {"config": asdict(tokenizer.config)}
-    model, dataset, tokenizer_facts = load_gpt(path)
+    model, dataset, tokenizer_facts = load_gpt(path, preset, vq_ckpt and checkpoint_file(vq_ckpt))
     return model.state_dict(), {"config": asdict(model.config), "dataset": dataset,
                                 "tokenizer": without_path(tokenizer_facts)}
 

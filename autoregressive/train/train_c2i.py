@@ -40,7 +40,7 @@ class TrainC2IConfig(TrainingConfig):
     code_path: Path
     """Folder written by tokenizer.extract_codes, or by the script of LlamaGen or EndoGen."""
     preset: str | None = None
-    """Experiment whose class names and grid go with codes of LlamaGen's or EndoGen's script."""
+    """Data set of codes of LlamaGen's or EndoGen's script: an experiment's name, or a dataset.json."""
     gpt_model: str = "GPT-B"
     """Size, from GPT-XS and GPT-S (CPU) to GPT-XXXL."""
     gpt_ckpt: Path | None = None
