@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import remove
 from common.weights import BROKEN, FACTS, SHARDS, STORED, load_checkpoint
+
+FILE_BYTES = 1 << 28  # of tensors of all processes together, in one file of each
 
 
 class ShardWriter:
@@ -63,7 +66,7 @@ class ShardWriter:
                 remove_halves(self.folder)
                 temporary.mkdir(parents=True)
                 write_tensors(temporary / FACTS, facts)
-        storage = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        storage = dcp.HuggingFaceStorageWriter(str(temporary), file_numbers(tensors), save_distributed=True)
         writing = dcp.async_save(tensors, storage_writer=storage, process_group=self.group,
                                  no_dist=self.group is None)
         self.pending = pending = Future()
@@ -90,6 +93,15 @@ class ShardWriter:
         if pending:
             with self.runtime.together():
                 pending.result()
+
+
+def file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Into which of its files, from 1 on, a process writes its part of each tensor.
+
+    safetensors makes the whole of a file in memory before it is written.
+    """
+    ends = accumulate(x.numel() * x.element_size() for x in tensors.values())
+    return {key: 1 + end // FILE_BYTES for key, end in zip(tensors, ends, strict=True)}
 
 
 def is_sharded(path: Path) -> bool:
