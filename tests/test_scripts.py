@@ -25,7 +25,7 @@ def bash(script, *arguments, env, cwd, check=True):
 
 
 def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, tmp_path):
-    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "32", "CH_MULT": "1 1 1",
+    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "16", "CH_MULT": "1 1 1",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
             "BALANCE_STEPS": "2", "MORE_BALANCE_STEPS": "2",
             "ROW_STEPS": "2", "LAST_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
@@ -38,17 +38,13 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     os.killpg(stopped.pid, signal.SIGTERM)
     assert "run the same command again" in stopped.communicate()[0] and stopped.returncode == 130
     assert not (tmp_path / "out" / "codes").exists()
-    done = bash("scripts/run_pipeline.sh", "out", env=env, cwd=tmp_path)
+    done = bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
     assert (tmp_path / "out" / "videos" / "PHANTOM.txt").exists()
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")
     assert [clip["class"] for clip in samples["clips"]] == samples["dataset"]["class_names"]
     assert len(samples["clips"]) == 8 and "in their class" in done.stdout
     start = read_json(tmp_path / "out" / "gpt_first" / "config.json")["training"]["gpt_ckpt"]
     assert start.endswith("endogen_phantom_gpt.safetensors")
-    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
-    assert len(first) == 6
-    bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == first
 
 
 def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, tmp_path):
