@@ -1,7 +1,7 @@
-"""Files in which features are kept: blocks while they are computed, one array with its facts afterwards.
+"""Feature files: blocks while features are computed, then one array with its facts.
 
-A block is an npz file, whose checksums tell damage: "values", float32 (clips, R, D), and "facts", JSON with
-the names of its good clips, (name, reason) of the bad ones, and the geometry of what was looked at.
+A block is an npz file, whose checksums reveal damage: "values", float32 (clips, R, D), and "facts", JSON with
+the names of its good clips, (name, reason) of the bad ones, and the geometry of the frames.
 """
 
 import json
@@ -15,12 +15,12 @@ from evaluations.clips import NPZ_ERRORS
 
 
 def block_path(folder: Path, start: int) -> Path:
-    """Where the block of clips from place `start` on goes."""
+    """File of the block whose first clip is at place `start`."""
     return folder / "blocks" / f"{start:07d}.npz"
 
 
 def is_whole(path: Path) -> bool:
-    """True if a block is there and readable; a damaged one is said and removed."""
+    """True if a block exists and is readable; a damaged one is reported and removed."""
     if not path.exists():
         return False
     try:
@@ -33,7 +33,7 @@ def is_whole(path: Path) -> bool:
 
 
 def is_unchanged(folder: Path) -> bool:
-    """True if the features in `folder` are those that were written."""
+    """True if the features in `folder` have the hash that was written with them."""
     try:
         return read_json(folder / "features.json")["sha256"] == file_hash(folder / "features.npy")
     except (OSError, ValueError, KeyError, TypeError):
@@ -53,10 +53,9 @@ def join_blocks(paths: Sequence[Path], folder: Path) -> None:
         end = 0
         for path in paths:
             with np.load(path, allow_pickle=False) as block:
-                part = block["values"]
-                if len(part):
-                    values_nRD[end : end + len(part)] = part
-                    end += len(part)
+                part = block["values"].reshape(-1, *shape)  # a block without good clips is (0, 0, 0)
+            values_nRD[end : end + len(part)] = part
+            end += len(part)
         values_nRD.flush()
     record = {"good": good, "bad": bad, "geometry": geometry, "sha256": file_hash(folder / "features.npy")}
     write_json(folder / "features.json", record)

@@ -1,6 +1,6 @@
-"""Which clips there are to compare, and their frames, one clip at a time.
+"""Clips of one side of a comparison, and their frames, read one clip at a time.
 
-A folder of clips is one of: what the sampler wrote (samples.json), a prepared data set (dataset.json), class
+A folder of clips is one of: the sampler's output (samples.json), a prepared data set (dataset.json), class
 folders of grid pictures in the released layout, or class folders in which each clip is a folder of frames, an
 npz file or a video. Shapes: T frames, H x W pixels. Frames are uint8 RGB (T, 3, H, W).
 """
@@ -34,11 +34,9 @@ class Entry:
     """Path below the folder, with forward slashes."""
     class_name: str
     recording: str
-    """Clips of one recording, or of one seed, are not independent of each other."""
+    """Source recording, or seed: clips that share it are not independent."""
     split: str | None
-    """"train" or "val"; None where the folder does not say."""
-    start: float = 0.0
-    """Seconds into the recording, where that is known."""
+    """"train" or "val"; None if the folder does not say."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +47,50 @@ class ClipSet:
     class_names: tuple[str, ...]
     entries: tuple[Entry, ...]
     grid: Manifest | None = None
-    """The facts of grid pictures; None for clips of other kinds."""
+    """Facts of the grid pictures; None for other kinds of clips."""
     origin: dict[str, Any] = field(default_factory=dict)
-    """Of generated clips: checkpoint, tokenizer and sampling settings."""
+    """The folder that was read; of generated clips also checkpoint, tokenizer and sampling settings."""
 
     @classmethod
     def read(cls, folder: Path, flag: str) -> "ClipSet":
         """All clips in `folder`. Raises: `InputError` naming `flag` if there are none."""
-        folder, origin = Path(folder), {}
+        folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"{flag} {folder}: no such folder")
+        origin: dict[str, Any] = {"path": str(folder)}
         if (folder / FILE_NAME).exists():
             record = read_samples(folder)
-            origin = {name: record.get(name) for name in ("checkpoint", "tokenizer", "sampling")}
+            if not record["clips"]:
+                raise InputError(f"{flag} {folder}: holds no clips yet; run the sampler to its end")
+            origin |= {name: record.get(name) for name in ("checkpoint", "tokenizer", "sampling")}
             folder = folder / "grids"
         if (folder / "dataset.json").exists() or grid_pictures(folder):
-            clips = _from_manifest(folder, Manifest.read(folder))
+            manifest = Manifest.read(folder)
+            entries = [Entry(clip.name, manifest.class_names[clip.label], clip.recording, clip.split)
+                       for clip in manifest.clips]
+            class_names, grid = manifest.class_names, replace(manifest, clips=())
         else:
-            clips = _from_class_folders(folder)
-        if not clips.entries:
+            entries, grid = _class_folder_entries(folder), None
+            class_names = tuple(sorted({entry.class_name for entry in entries}))
+        if not entries:
             raise InputError(f"{flag} {folder}: holds no clips")
-        return replace(clips, origin=origin)
+        entries.sort(key=lambda entry: entry.name)
+        return cls(folder, class_names, tuple(entries), grid, origin)
 
-    def select(self, class_names: Sequence[str], split: str = ANY_SPLIT) -> "ClipSet":
-        """The clips of some classes, and of "train", "val" or "all"."""
-        entries = (entry for entry in self.entries if entry.class_name in class_names)
-        chosen = tuple(entry for entry in entries if split in (ANY_SPLIT, entry.split))
-        return replace(self, class_names=tuple(class_names), entries=chosen)
+    @classmethod
+    def read_grids(cls, folder: Path, flag: str) -> "ClipSet":
+        """All clips in `folder`. Raises: `InputError` naming `flag` if they are not grid pictures."""
+        clips = cls.read(folder, flag)
+        if clips.grid is None:
+            raise InputError(f"{flag} {folder}: must hold grid pictures (dataset.prepare, sampler)")
+        return clips
+
+    def select(self, class_names: Sequence[str] | None = None, split: str = ANY_SPLIT) -> "ClipSet":
+        """The clips of some classes (default all), and of "train", "val" or "all"."""
+        class_names = tuple(self.class_names if class_names is None else class_names)
+        entries = tuple(entry for entry in self.entries
+                        if entry.class_name in class_names and split in (ANY_SPLIT, entry.split))
+        return replace(self, class_names=class_names, entries=entries)
 
     def frames(self, entry: Entry) -> np.ndarray:
         """The frames of a clip, uint8 (T, 3, H, W). Raises: `InputError` naming the file that is wrong."""
@@ -90,45 +105,32 @@ class ClipSet:
             frames_THWC = np.stack([frame.pixels for frame in read_frames(path)])
         return frames_THWC.transpose(0, 3, 1, 2)
 
-    def state(self, entry: Entry) -> list[tuple[str, int, int]]:
-        """Name, bytes and time of change of every file of a clip; nothing of one that is gone."""
+    def files(self, entry: Entry) -> list[tuple[str, int, int]]:
+        """Name, bytes and modification time of every file of a clip; empty if the clip was deleted."""
         path = self.folder / entry.name
         files = sorted(path.glob("[!.]*")) if path.is_dir() else [path] if path.exists() else []
         return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
     @property
-    def lossy(self) -> bool:
-        """True if some clips went through a video codec, which metrics see."""
-        return any(Path(entry.name).suffix.lower() in VIDEO_SUFFIXES for entry in self.entries)
+    def labels(self) -> np.ndarray:
+        """Position of each clip's class in `class_names`, (n,)."""
+        return np.array([self.class_names.index(entry.class_name) for entry in self.entries], int)
 
     @property
-    def fps(self) -> float | None:
-        """Frames per second, where the folder says so."""
-        return self.grid.fps if self.grid else None
+    def lossy(self) -> bool:
+        """True if some clips are compressed video, whose artefacts change the scores."""
+        return any(Path(entry.name).suffix.lower() in VIDEO_SUFFIXES for entry in self.entries)
 
 
-def _from_manifest(folder: Path, manifest: Manifest) -> ClipSet:
-    entries = [Entry(clip.name, manifest.class_names[clip.label], clip.recording, clip.split, clip.start)
-               for clip in manifest.clips]
-    facts = replace(manifest, clips=())
-    return ClipSet(folder, manifest.class_names, tuple(sorted(entries, key=lambda entry: entry.name)), facts)
-
-
-def _from_class_folders(folder: Path) -> ClipSet:
+def _class_folder_entries(folder: Path) -> list[Entry]:
     """<class>/<clip>, each clip a folder of frames, an npz file or a video, named <recording>_<number>."""
     entries = []
-    for class_folder in sorted(entry for entry in folder.glob("[!.]*") if entry.is_dir()):
-        for path in sorted(class_folder.iterdir()):
-            if not path.name.startswith(".") and _is_clip(path):
-                stem = path.name if path.is_dir() else path.stem
-                recording = re.sub(r"_\d+$", "", stem)
-                name = f"{class_folder.name}/{path.name}"
-                entries.append(Entry(name, class_folder.name, f"{class_folder.name}/{recording}", None))
-    return ClipSet(folder, tuple(sorted({entry.class_name for entry in entries})), tuple(entries))
-
-
-def _is_clip(path: Path) -> bool:
-    return is_frame_folder(path) if path.is_dir() else path.suffix.lower() == ".npz" or may_be_video(path)
+    for path in folder.glob("[!.]*/[!.]*"):
+        if is_frame_folder(path) if path.is_dir() else path.suffix.lower() == ".npz" or may_be_video(path):
+            class_name, stem = path.parent.name, path.name if path.is_dir() else path.stem
+            recording = re.sub(r"_\d+$", "", stem)
+            entries.append(Entry(f"{class_name}/{path.name}", class_name, f"{class_name}/{recording}", None))
+    return entries
 
 
 def _read_npz(path: Path) -> np.ndarray:

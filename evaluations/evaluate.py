@@ -8,7 +8,6 @@ from typing import Any, Literal
 from common.command import run_command
 from common.distributed import Runtime
 from evaluations import fid, fvd, pairs, temporal
-from evaluations.comparison import Comparison
 from evaluations.failures import attempt
 from evaluations.results import save_sections, write_results
 
@@ -20,29 +19,29 @@ class EvaluateConfig(fvd.FVDConfig, fid.FIDConfig):
     """All metrics, or those of --metrics."""
 
     metrics: tuple[Metric, ...] = ("fvd", "fid", "lpips", "temporal", "reconstruction")
-    """What to compute: fvd (with memorisation), fid, lpips (finds nearest clips as fvd does), temporal,
-    reconstruction (if there are reconstructed clips)."""
+    """What to compute. fvd includes memorisation, lpips needs the network of fvd to find the nearest clips,
+    reconstruction needs --reconstruction-path and is skipped without it."""
     lpips_weights: Path | None = None
-    """Weight file of torchvision's AlexNet; default the published name in pretrained_models/."""
+    """Weight file of torchvision's AlexNet; default the published file in pretrained_models/."""
 
 
 def run(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
-    """Find all weights first, then measure, write and print. What fails does not keep others from working."""
-    comparison, device = Comparison.open(config), runtime.device(config.device)
-    video = fvd.load_extractor(config, runtime) if {"fvd", "lpips"} & set(config.metrics) else None
-    frame = fid.load_extractor(config, runtime) if "fid" in config.metrics else None
-    lpips = (pairs.LPIPS(config.lpips_weights, config.unverified_weights, device)
-             if "lpips" in config.metrics else None)
+    """Load all weights first, then measure, write and print. A metric that fails does not stop the others."""
+    comparison, metrics = config.open(runtime), config.metrics
+    video = config.video_extractor(runtime) if {"fvd", "lpips"} & set(metrics) else None
+    frame = config.frame_extractor(runtime) if "fid" in metrics else None
+    lpips = (pairs.LPIPS(config.lpips_weights, config.unverified_weights, comparison.device)
+             if "lpips" in metrics else None)
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "fvd": lambda: fvd.measure(comparison, video, runtime),
         "fid": lambda: fid.measure(comparison, frame, runtime),
         "temporal": lambda: temporal.measure(comparison, runtime),
         "lpips": lambda: pairs.measure_lpips(
-            comparison, lpips, comparison.features(video, runtime)[:2], runtime),
+            comparison, lpips, *comparison.features(video, runtime)[:2], runtime),
         "reconstruction": lambda: pairs.measure_reconstruction(comparison, runtime),
     }
     sections: dict[str, Any] = {}
-    for name in (name for name in measures if name in config.metrics):
+    for name in (name for name in measures if name in metrics):
         section = fvd.SECTIONS[video.name] if name == "fvd" else name
         sections |= attempt(section, measures[name], runtime)
         if runtime.is_main:

@@ -1,4 +1,4 @@
-"""What turns clips into features. Metrics know extractors by this one protocol only.
+"""Extractors: networks that turn clips into features, behind one protocol.
 
 Shapes: B clips, T frames, H x W pixels, R feature vectors of a clip (one, or one per frame), D dimensions.
 """
@@ -27,19 +27,17 @@ class Extractor(Protocol):
     weights: dict[str, Any]
     """Facts of the weight file: file, sha256, verified. Empty if there is none."""
     min_frames: int
-    """The fewest frames of a clip that it can work on."""
+    """Fewest frames of a clip."""
     preprocessing: str
-    """What `preprocess` does, in words; a change of them makes cached features stale."""
+    """What happens to the frames, in words; cached features of another wording are not used."""
 
-    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """uint8 RGB frames, on the device of the network -> what `features` takes."""
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """-> float32 (B, R, D). A clip's features do not depend on the rest of the batch."""
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
+        """uint8 RGB frames on the network's device -> float32 (B, R, D), each clip independent of the others.
+        """
 
 
 class StyleGANVI3D:
-    """The TorchScript I3D of StyleGAN-V, on which most published FVD numbers stand."""
+    """The TorchScript I3D of StyleGAN-V, used for most published FVD numbers."""
 
     name, min_frames = "i3d-styleganv", MIN_FRAMES
     preprocessing = "uint8 range; rescaled and resized to 224 px by the TorchScript file"
@@ -48,22 +46,19 @@ class StyleGANVI3D:
         path, self.weights = STYLEGANV_I3D.find(path, unverified)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is what the file is
+                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated
                 self.network = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise InputError(f"--i3d-weights {path}: no TorchScript file ({str(error)[:80]})") from None
+            raise InputError(f"--i3d-weights {path}: not a TorchScript file ({str(error)[:80]})") from None
 
-    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> float32 (B, 3, T, H, W), 0 to 255, contiguous: nothing else is known to suit the file."""
-        return frames_BT3HW.transpose(1, 2).float().contiguous()
-
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
         """-> (B, 1, 400): the values before the softmax."""
-        return self.network(x=pixels, rescale=True, resize=True, return_features=True)[:, None]
+        pixels_B3THW = frames_BT3HW.transpose(1, 2).float().contiguous()
+        return self.network(x=pixels_B3THW, rescale=True, resize=True, return_features=True)[:, None]
 
 
 class VideoGPTI3D:
-    """The I3D of VideoGPT and CD-FVD's comparison, as a network of this project."""
+    """The I3D of VideoGPT, also a baseline of CD-FVD; the network is `evaluations.i3d`."""
 
     name, min_frames = "i3d-videogpt", MIN_FRAMES
     preprocessing = "short side bilinear to 224 px, middle square, [-1, 1]"
@@ -73,17 +68,13 @@ class VideoGPTI3D:
         network = I3D()
         counters = [key for key in network.state_dict() if key.endswith("num_batches_tracked")]
         load_strict(network, model_state(load_checkpoint(path)), f"--i3d-weights {path}", reinit=counters)
-        # channels last is 1.6 times as fast on a CPU, and not measured on a GPU
+        # channels last is 1.6 times as fast on a CPU; not measured on a GPU
         layout = torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
         self.network = network.to(device, memory_format=layout).eval()
 
-    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> float32 (B, T, 3, 224, 224) in [-1, 1]."""
-        return square_pixels(frames_BT3HW, SIDE)
-
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
         """-> (B, 1, 400) logits."""
-        return self.network(pixels)[:, None]
+        return self.network(square_pixels(frames_BT3HW, SIDE))[:, None]
 
 
 def square_pixels(frames_BT3HW: Tensor, side: int) -> Tensor:
@@ -108,20 +99,16 @@ class Inception:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         path, self.weights = INCEPTION.find(path, unverified)
-        load_checkpoint(path)  # torch-fidelity would run code from the file
+        load_checkpoint(path)  # refuses files with code in them, which torch-fidelity would run
         try:
             network: nn.Module = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"--inception-weights {path}: no Inception weights ({reason})") from None
+            raise InputError(f"--inception-weights {path}: not Inception weights ({reason})") from None
         self.network = network.to(device, memory_format=torch.channels_last)
 
-    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """As they are: the network resizes by itself."""
-        return frames_BT3HW
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """-> (B, T, 2048 + 1008)."""
-        flat_N3HW = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return torch.cat(self.network(flat_N3HW), 1).unflatten(0, pixels.shape[:2])
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
+        """-> (B, T, 2048 + 1008); the network resizes the frames itself."""
+        flat_N3HW = frames_BT3HW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return torch.cat(self.network(flat_N3HW), 1).unflatten(0, frames_BT3HW.shape[:2])

@@ -1,4 +1,4 @@
-"""Scores that clips do not have, which is no fault, and metrics that failed, which do not stop the others."""
+"""Scores without a value, which are no errors, and metrics that fail, which do not stop the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,13 @@ from common.errors import InputError
 
 
 class NoValue(InputError):
-    """These clips have no such score, as they are too few or too still. Any other error is a failure."""
+    """A score is undefined for these clips, as they are too few or do not move. Other errors are failures."""
 
 
 def attempt(
     name: str, measure: Callable[[], dict[str, Any]], runtime: Runtime = Runtime()
 ) -> dict[str, Any]:
-    """The sections that `measure` makes on all processes; if it fails on one, a section `name` saying why."""
+    """The sections of `measure`, called on all processes; if it fails on one, a section with the reason."""
     try:
         with runtime.together():
             return measure()

@@ -1,10 +1,9 @@
-"""Fréchet distance of two sets of features: the number behind FVD and FID.
+"""Fréchet distance of two sets of features, the value of FVD and FID.
 
 Two Gaussians are fitted and compared (Dowson and Landau 1982; Heusel et al. 2017 for FID, Unterthiner et al.
 2018 for FVD):  |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A B)^(1/2).  With A = F F^T and B = G G^T the last
-trace is the sum of the singular values of F^T G, which needs no square root of a matrix that is not
-symmetric and is exact for covariances of deficient rank. Shapes: n and m features of D dimensions; all
-computed in float64.
+trace is the sum of the singular values of F^T G. That needs no square root of a non-symmetric matrix, and is
+exact for covariances of deficient rank. Shapes: n and m features of D dimensions; all in float64.
 """
 
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter (sum of squared deviations) of features; parts add up to the whole."""
+    """Count, mean and scatter (sum of squared deviations) of features; moments of two sets can be added."""
 
     count: int
     mean_D: Array
@@ -30,7 +29,7 @@ class Moments:
     def of(cls, features_nD: Array) -> "Moments":
         """Moments of some features.
 
-        Raises: `NoValue` if there are none, `InputError` if they are no matrix, or not finite.
+        Raises: `NoValue` if there are none, `InputError` if they are not a matrix or not finite.
         """
         features_nD = np.asarray(features_nD, np.float64)
         if features_nD.ndim != 2 or 0 in features_nD.shape:
@@ -54,7 +53,7 @@ class Moments:
         return total
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Moments of both sets together (Chan, Golub and LeVeque 1979)."""
+        """Moments of the union (Chan, Golub and LeVeque 1979)."""
         count = self.count + other.count
         shift_D = other.mean_D - self.mean_D
         between_DD = np.outer(shift_D, shift_D) * (self.count * other.count / count)
@@ -62,12 +61,12 @@ class Moments:
         return Moments(count, mean_D, self.scatter_DD + other.scatter_DD + between_DD)
 
     def factor(self, ddof: int) -> Array:
-        """F (D, rank) with F F^T the covariance; directions that are rounding noise are left out."""
+        """F (D, rank) with F F^T the covariance; directions with variance at rounding level are dropped."""
         if self.count <= ddof:
             raise NoValue(f"a covariance needs more than {ddof} features, there is {self.count}")
         values_D, vectors_DD = np.linalg.eigh(self.scatter_DD / (self.count - ddof))
-        kept = values_D > max(values_D[-1], 0) * len(values_D) * np.finfo(np.float64).eps
-        return vectors_DD[:, kept] * np.sqrt(values_D[kept])
+        significant_D = values_D > max(values_D[-1], 0) * len(values_D) * np.finfo(np.float64).eps
+        return vectors_DD[:, significant_D] * np.sqrt(values_D[significant_D])
 
 
 def gaussian_distance(
@@ -82,13 +81,6 @@ def gaussian_distance(
     return max(float(value), 0.0)
 
 
-def moments_distance(a: Moments, b: Moments, ddof: int = 1) -> float:
-    """Fréchet distance of two sets of features given by their moments."""
-    if a.mean_D.shape != b.mean_D.shape:
-        raise InputError(f"features of {len(a.mean_D)} and of {len(b.mean_D)} dimensions cannot be compared")
-    return gaussian_distance(a.mean_D, a.factor(ddof), b.mean_D, b.factor(ddof))
-
-
 def frechet_distance(features_a_nD: Array, features_b_mD: Array, ddof: int = 1) -> float:
     """Fréchet distance of two sets of features, not negative.
 
@@ -96,4 +88,7 @@ def frechet_distance(features_a_nD: Array, features_b_mD: Array, ddof: int = 1) 
     (StyleGAN-V). Raises: `NoValue` for `ddof` rows or fewer, `InputError` for features that are not two
     finite matrices of the same width.
     """
-    return moments_distance(Moments.of(features_a_nD), Moments.of(features_b_mD), ddof)
+    a, b = Moments.of(features_a_nD), Moments.of(features_b_mD)
+    if a.mean_D.shape != b.mean_D.shape:
+        raise InputError(f"features of {len(a.mean_D)} and of {len(b.mean_D)} dimensions cannot be compared")
+    return gaussian_distance(a.mean_D, a.factor(ddof), b.mean_D, b.factor(ddof))

@@ -1,4 +1,4 @@
-"""STAGE: real and generated clips -> FVD and its relatives, and whether training clips were memorised."""
+"""STAGE: real and generated clips -> FVD and other scores of clips, and copies of training clips."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ from common.distributed import Runtime
 from evaluations.comparison import CompareConfig, Comparison
 from evaluations.extractor import Extractor, StyleGANVI3D, VideoGPTI3D
 from evaluations.failures import attempt
-from evaluations.measures import make_views, score_views, video_measures
+from evaluations.measures import section, video_measures
 from evaluations.memorisation import memorisation
-from evaluations.results import extraction_facts, write_results
+from evaluations.results import write_results
 from evaluations.videomae import VideoMAE
 
-# Section of the results by network: they can stand side by side.
-SECTIONS = {"i3d-styleganv": "fvd", "i3d-videogpt": "fvd-videogpt", "videomae": "cd-fvd"}
+EXTRACTORS = {extractor.name: extractor for extractor in (StyleGANVI3D, VideoGPTI3D, VideoMAE)}
+SECTIONS = {"i3d-styleganv": "fvd", "i3d-videogpt": "fvd-videogpt", "videomae": "cd-fvd"}  # of the results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,36 +25,29 @@ class FVDConfig(CompareConfig):
     features: Literal["i3d-styleganv", "i3d-videogpt", "videomae"] = "i3d-styleganv"
     """Network: the I3D of StyleGAN-V or of VideoGPT, or VideoMAE v2, whose FVD is called CD-FVD."""
     i3d_weights: Path | None = None
-    """Weight file of the I3D; default the published name in pretrained_models/."""
+    """Weight file of the I3D; default the published file in pretrained_models/."""
     videomae_weights: Path | None = None
-    """Weight file of VideoMAE v2; default the published name in pretrained_models/."""
+    """Weight file of VideoMAE v2; default the published file in pretrained_models/."""
+
+    def video_extractor(self, runtime: Runtime) -> Extractor:
+        """The network and the weights that the flags name."""
+        path = self.videomae_weights if self.features == "videomae" else self.i3d_weights
+        return EXTRACTORS[self.features](path, self.unverified_weights, runtime.device(self.device))
 
 
-def load_extractor(config: FVDConfig, runtime: Runtime) -> Extractor:
-    """The video network that the flags ask for."""
-    device, unverified = runtime.device(config.device), config.unverified_weights
-    if config.features == "videomae":
-        return VideoMAE(config.videomae_weights, unverified, device)
-    network = StyleGANVI3D if config.features == "i3d-styleganv" else VideoGPTI3D
-    return network(config.i3d_weights, unverified, device)
-
-
-def measure(
-    comparison: Comparison, extractor: Extractor, runtime: Runtime
-) -> dict[str, Any]:
+def measure(comparison: Comparison, extractor: Extractor, runtime: Runtime) -> dict[str, Any]:
     """The sections of FVD and of memorisation; empty on all processes but the main one."""
     features = comparison.features(extractor, runtime)
     if not runtime.is_main:
         return {}
-    views = make_views(comparison.protocol, comparison.class_names, *features)
-    scores = score_views(video_measures(comparison.protocol.ddof), views, comparison.config.groups)
+    scores = section(comparison, features, video_measures(comparison.protocol.ddof))
     copies = attempt("memorisation", lambda: {"memorisation": memorisation(comparison, *features[:2])})
-    return {SECTIONS[extractor.name]: {**extraction_facts(features), "scores": scores}, **copies}
+    return {SECTIONS[extractor.name]: scores, **copies}
 
 
 def run(config: FVDConfig, runtime: Runtime) -> dict[str, Any]:
     """Compare, write and print."""
-    comparison, extractor = Comparison.open(config), load_extractor(config, runtime)
+    comparison, extractor = config.open(runtime), config.video_extractor(runtime)
     sections = measure(comparison, extractor, runtime)
     return write_results(comparison, sections) if runtime.is_main else {}
 

@@ -4,16 +4,14 @@ The layers and their names are those of the VideoGPT weight file, so that it loa
 T frames, C channels, H x W pixels.
 """
 
-from itertools import chain
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
 
-SIDE = 224  # pixels of a frame's side: other sizes come out of the last pooling with a wrong shape
-MIN_FRAMES = 9  # two time steps must be left at the last pooling
+SIDE = 224  # pixels of a frame's side; other sizes give a wrong shape after the last pooling
+MIN_FRAMES = 9  # the last pooling needs two time steps
 CLASSES = 400
 
 # Inception module -> channels of its branches: 1x1, (1x1, 3x3), (1x1, 3x3), pooled 1x1
@@ -27,23 +25,17 @@ MIXED = {
 Size = tuple[int, int, int]
 
 
-def same_padding(size: Size, kernel: Size, stride: Size) -> list[tuple[int, int]]:
-    """(before, after) of every dimension as TensorFlow's SAME has it: the odd one comes after."""
-    pads = []
-    for n, k, s in zip(size, kernel, stride, strict=True):
+def pad_same(x_BCTHW: Tensor, kernel: Size, stride: Size) -> Tensor:
+    """`x` in zeros, as TensorFlow's SAME padding does it: an odd number has one more after than before."""
+    pads: list[int] = []
+    for n, k, s in zip(x_BCTHW.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):  # the last comes first
         total = max(k - (n % s or s), 0)
-        pads.append((total // 2, total - total // 2))
-    return pads
-
-
-def padded(x_BCTHW: Tensor, kernel: Size, stride: Size) -> Tensor:
-    """`x` with the zeros of SAME padding around."""
-    pads = same_padding(tuple(x_BCTHW.shape[2:]), kernel, stride)
-    return F.pad(x_BCTHW, [*chain.from_iterable(reversed(pads))])
+        pads += [total // 2, total - total // 2]
+    return F.pad(x_BCTHW, pads)
 
 
 class MaxPool(nn.Module):
-    """Max pooling with SAME padding; zeros are no larger than what the network pools."""
+    """Max pooling with SAME padding; it follows a ReLU, so that zeros do not change the maximum."""
 
     def __init__(self, kernel: Size, stride: Size):
         super().__init__()
@@ -51,7 +43,7 @@ class MaxPool(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) -> each of T, H, W divided by the stride, rounded up."""
-        return F.max_pool3d(padded(x_BCTHW, self.kernel, self.stride), self.kernel, self.stride)
+        return F.max_pool3d(pad_same(x_BCTHW, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Unit(nn.Module):
@@ -64,12 +56,12 @@ class Unit(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, channels in, T, H, W) -> (B, channels out, T / stride, H / stride, W / stride)."""
-        x_BCTHW = padded(x_BCTHW, self.conv3d.kernel_size, self.conv3d.stride)
+        x_BCTHW = pad_same(x_BCTHW, self.conv3d.kernel_size, self.conv3d.stride)
         return F.relu_(self.bn(self.conv3d(x_BCTHW)))
 
 
 class Mixed(nn.Module):
-    """Four branches side by side: 1x1; 1x1 then 3x3, twice; pooling then 1x1."""
+    """Four parallel branches: 1x1; 1x1 then 3x3, twice; pooling then 1x1."""
 
     def __init__(self, channels_in: int, out: tuple[int, ...], eps: float):
         super().__init__()
@@ -85,7 +77,7 @@ class Mixed(nn.Module):
 
 
 class Logits(nn.Module):
-    """Average pooling over two time steps and all places, then a linear layer."""
+    """Average pooling over two time steps and all pixels, then a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()

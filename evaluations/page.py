@@ -1,4 +1,4 @@
-"""The results as one HTML file without any link to elsewhere: tables, bars with error bars, closest pairs."""
+"""The results as one HTML file without external links: tables, bar charts, closest pairs."""
 
 import base64
 import io
@@ -14,7 +14,9 @@ from common.names import inside
 from evaluations.measures import reason_lines, rows
 
 HERE = Path(__file__).parent
-COLUMNS = 3  # charts side by side
+COLUMNS = ["score", "clips of", "value", "stderr", "real", "generated", "floor", "at n", "score at n",
+           "tokenizer"]
+CHARTS = 3  # side by side
 BAR, REAL, TOKENIZER = "#4878a8", "#c44e52", "#55a868"
 
 
@@ -22,12 +24,17 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
     """Write `folder`/report.html."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True)
-    environment.filters["digits"] = lambda value: "-" if value is None else f"{value:.4g}"
-    sections = {name: {**section, "chart": _chart(section["scores"]) if "scores" in section else None,
-                       "picture": _picture(inside(folder, section["sheet"])) if "sheet" in section else None}
-                for name, section in results["sections"].items()}
+    sections = {}
+    for name, section in results["sections"].items():
+        sections[name] = dict(section)
+        if "scores" in section:
+            chart, cells = _chart(section["scores"]), table(section["scores"])
+            sections[name] |= {"chart": _data_url("svg+xml", chart), "table": cells}
+        if "sheet" in section:
+            sheet = inside(folder, section["sheet"]).read_bytes()
+            sections[name]["picture"] = _data_url("png", sheet)
     html = environment.get_template("page.html").render(
-        results=results, sections=sections, rows=rows, reason_lines=reason_lines,
+        results=results, sections=sections, columns=COLUMNS, reason_lines=reason_lines,
         facts=json.dumps(results["comparison"], indent=1))
     path = folder / "report.html"
     with atomic_path(path) as temporary:
@@ -35,27 +42,41 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
     return path
 
 
-def _picture(path: Path) -> str:
-    """A PNG file as the address of itself."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def table(scores: dict[str, Any]) -> list[list[list[str]]]:
+    """The cells of all scores under `COLUMNS`: score, then its classes, mean and pool, then cell."""
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4g}"
+
+    def cells(record: dict[str, Any]) -> list[str]:
+        floor, tokenizer = record.get("floor") or {}, record.get("tokenizer") or {}
+        counts = [str(record.get(side, "")) for side in ("n_real", "n_generated")]
+        return [number(record["value"]), number(record.get("stderr")), *counts, number(floor.get("value")),
+                str(floor.get("n", "")), number(floor.get("same_n")), number(tokenizer.get("value"))]
+
+    return [[[name, view, *cells(record)] for view, record in rows(entry)] for name, entry in scores.items()]
 
 
-def _chart(scores: dict[str, Any]) -> str:
-    """One small bar chart per score, as the address of an SVG picture."""
+def _data_url(kind: str, content: bytes) -> str:
+    """An image as the URL of itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _chart(scores: dict[str, Any]) -> bytes:
+    """One small bar chart per score, as SVG."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    lines = -(-len(scores) // COLUMNS)
+    lines = -(-len(scores) // CHARTS)
     height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))
     file = io.BytesIO()
-    # the same page from the same results; class names may have a $, and letters that only the browser knows
+    # Equal results give equal pages. Class names may contain a $ and letters that only the browser has.
     style = {"svg.hashsalt": "endogen", "svg.fonttype": "none", "text.parse_math": False}
     with rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=(4.2 * COLUMNS, height), layout="constrained")
+        figure = Figure(figsize=(4.2 * CHARTS, height), layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+        axes = figure.subplots(lines, CHARTS, squeeze=False).ravel()
         for axis, (name, entry) in zip(axes, scores.items(), strict=False):
             _bars(axis, name, entry)
         for axis in axes[len(scores):]:
@@ -66,11 +87,11 @@ def _chart(scores: dict[str, Any]) -> str:
             figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=3, fontsize=8,
                           frameon=False)
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
 def _bars(axis: Any, name: str, entry: dict[str, Any]) -> None:
-    """A bar with its standard error per class, mean and pool; marks where the floors are."""
+    """A bar with its standard error per class, mean and pool; marks at the floors."""
     views = rows(entry)
     for place, (_, record) in enumerate(views):
         if record["value"] is None:

@@ -1,12 +1,12 @@
-"""Clips in pairs: LPIPS among generated clips and to the nearest real one, PSNR and SSIM of reconstructions.
+"""Scores of clip pairs: LPIPS of generated clips with each other and with the nearest real one, PSNR and SSIM
+of reconstructions.
 
-Shapes: T frames, H x W pixels. A pair's value is the mean over frames at the same time.
+Shapes: T frames, H x W pixels. The score of a pair is the mean over its frames.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,21 +16,22 @@ from common.errors import InputError
 from common.image_quality import frame_quality
 from common.perceptual import Perceptual
 from common.progress import progress
+from common.spread import evenly
 from evaluations.clips import ClipSet, Entry
 from evaluations.comparison import Comparison
 from evaluations.features import Features
 from evaluations.memorisation import nearest, split_real
-from evaluations.uncertainty import spread
 from evaluations.weight_files import ALEXNET
 
 PAIRS = 50  # of a class at most
 FRAMES = 4  # of a pair, evenly spread
-LEAST_SIDE = 32  # pixels: AlexNet pools smaller frames away
+LEAST_SIDE = 32  # pixels: smaller frames vanish in AlexNet's pooling
 Pair = tuple[ClipSet, Entry, ClipSet, Entry]
+Key = TypeVar("Key", bound=Hashable)
 
 
 class LPIPS:
-    """The lpips package's distance on AlexNet (Zhang et al. 2018); smaller is more alike."""
+    """The lpips package's distance on AlexNet (Zhang et al. 2018); smaller is more similar."""
 
     def __init__(self, path: Path | None, unverified: bool, device: torch.device):
         path, self.weights = ALEXNET.find(path, unverified)
@@ -38,8 +39,8 @@ class LPIPS:
 
     @torch.inference_mode()
     def __call__(self, a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> float:
-        """Mean over some frames of two clips, uint8, of the same size."""
-        places = spread(np.arange(len(a_T3HW)), min(FRAMES, len(a_T3HW)))
+        """Mean over `FRAMES` frames of two uint8 clips of the same size."""
+        places = evenly(len(a_T3HW), FRAMES)
         sides = [torch.from_numpy(side[places]).to(self.device).float() / 127.5 - 1
                  for side in (a_T3HW, b_T3HW)]
         return float(self.network(*sides))
@@ -52,28 +53,28 @@ def disjoint_pairs(clips: ClipSet, entries: Sequence[Entry]) -> list[Pair]:
     return [(clips, entries[a], clips, entries[b]) for a, b in order[: 2 * count].reshape(count, 2)]
 
 
-def nearest_pairs(clips: ClipSet, some: Features, real: ClipSet, train: Features) -> list[Pair]:
+def nearest_pairs(clips: ClipSet, features: Features, real: ClipSet, train: Features) -> list[Pair]:
     """At most `PAIRS` clips, evenly spread, with their nearest training clips in feature space."""
-    if not len(some) or not len(train):
+    if not len(features) or not len(train):
         return []
-    some = some.take(spread(np.arange(len(some)), min(PAIRS, len(some))))
+    features = features.take(evenly(len(features), PAIRS))
     return [(clips, entry, real, train.entries[place])
-            for entry, place in zip(some.entries, nearest(some, train)[1], strict=True)]
+            for entry, place in zip(features.entries, nearest(features, train)[1], strict=True)]
 
 
 def over_pairs(
-    function: Callable[[np.ndarray, np.ndarray], Any], pairs: dict[str, list[Pair]], runtime: Runtime,
+    function: Callable[[np.ndarray, np.ndarray], Any], pairs: dict[Key, list[Pair]], runtime: Runtime,
     title: str, skip_bad: bool = False,
-) -> dict[str, list[Any]]:
-    """`function` of the frames of every pair, pair by pair in order; the pairs are shared among processes.
+) -> dict[Key, list[Any]]:
+    """`function` of the frames of every pair, in order; the processes share the pairs.
 
-    Raises: `InputError` naming a pair that is unreadable or differs in size, or whose value is not finite.
-    With `skip_bad` an unreadable or differing pair has the reason, a string, as its value.
+    Raises: `InputError` naming a pair that is unreadable or differs in size, or whose score is not finite.
+    With `skip_bad` the score of an unreadable or differing pair is the reason, a string.
     """
-    work = [pair for own in pairs.values() for pair in own]
+    work = [(key, pair) for key, own in pairs.items() for pair in own]
     mine, values = runtime.share(work), []
     with runtime.together():
-        for pair in progress(mine, len(mine), title, "pair", runtime.is_main):
+        for _, pair in progress(mine, len(mine), title, "pair", runtime.is_main):
             try:
                 frames = pair_frames(*pair)
             except InputError as error:
@@ -84,13 +85,14 @@ def over_pairs(
             values.append(function(*frames))
             if not np.isfinite(values[-1]).all():
                 raise InputError(f"{title} of {pair[1].name} and {pair[3].name} is {values[-1]}")
-    parts = [iter(part) for part in runtime.gather(values)]
-    in_order = iter([next(parts[i % runtime.world_size]) for i in range(len(work))])
-    return {name: list(islice(in_order, len(own))) for name, own in pairs.items()}
+    shares, results = runtime.gather(values), {key: [] for key in pairs}
+    for i, (key, _) in enumerate(work):
+        results[key].append(shares[i % runtime.world_size][i // runtime.world_size])
+    return results
 
 
 def pair_frames(a: ClipSet, entry_a: Entry, b: ClipSet, entry_b: Entry) -> tuple[np.ndarray, np.ndarray]:
-    """The frames of two clips, which must be as many and as large."""
+    """The frames of two clips. Raises: `InputError` if their numbers or sizes differ."""
     frames_a, frames_b = a.frames(entry_a), b.frames(entry_b)
     if frames_a.shape != frames_b.shape:
         found = " and ".join("{} frames of {} x {} px".format(len(frames), *frames.shape[2:])
@@ -100,37 +102,49 @@ def pair_frames(a: ClipSet, entry_a: Entry, b: ClipSet, entry_b: Entry) -> tuple
 
 
 def mean_record(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and standard error of the values of independent pairs."""
+    """Mean and standard error of the scores of independent pairs."""
     error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     return {"value": float(np.mean(values)) if len(values) else None, "stderr": error, "pairs": len(values)}
 
 
+def pair_section(per_class: dict[str, dict[str, Any]], **facts: Any) -> dict[str, Any]:
+    """A section of the results: the records by class and kind, their means over classes, a line per class."""
+    def shown(kind: str, record: dict[str, Any]) -> str:
+        if record["value"] is None:
+            return f"{kind.replace('_', ' ')} has no value (no pairs)"
+        error = "" if record["stderr"] is None else f" +- {record['stderr']:.2g}"
+        return f"{kind.replace('_', ' ')} {record['value']:.4g}{error}"
+
+    values = {kind: [own[kind]["value"] for own in per_class.values()]
+              for kind in next(iter(per_class.values()))}
+    return {**facts, "per_class": per_class,
+            "macro": {kind: None if None in own else float(np.mean(own)) for kind, own in values.items()},
+            "lines": [f"{name}: " + ", ".join(shown(kind, record) for kind, record in own.items())
+                      for name, own in per_class.items()]}
+
+
 def measure_lpips(
-    comparison: Comparison, lpips: LPIPS, features: tuple[Features, Features], runtime: Runtime
+    comparison: Comparison, lpips: LPIPS, real: Features, generated: Features, runtime: Runtime
 ) -> dict[str, Any]:
     """The section "lpips": per class, diversity and distance to training clips, with those of real clips.
 
-    `features` of the real and the generated clips say which training clip is nearest.
+    The features decide which training clip is nearest.
     """
-    side = min(features[0].facts[name] for name in ("height", "width"))
+    side = min(real.facts[name] for name in ("height", "width"))
     if side < LEAST_SIDE:
         raise InputError(f"--metrics lpips: needs frames of at least {LEAST_SIDE} px, these have {side}")
     pairs = {}
     for name in comparison.class_names:
-        real, generated = (side.of_class(name) for side in features)
-        train, held_out = split_real(real)
-        pairs |= {f"{name}|diversity": disjoint_pairs(comparison.generated, generated.entries),
-                  f"{name}|real diversity": disjoint_pairs(comparison.real, real.entries),
-                  f"{name}|to nearest":
-                      nearest_pairs(comparison.generated, generated, comparison.real, train),
-                  f"{name}|real to nearest":
-                      nearest_pairs(comparison.real, held_out, comparison.real, train)}
+        train, held_out = split_real(real.of_class(name))
+        own = generated.of_class(name)
+        pairs |= {(name, "diversity"): disjoint_pairs(comparison.generated, own.entries),
+                  (name, "real_diversity"): disjoint_pairs(comparison.real, real.of_class(name).entries),
+                  (name, "to_nearest"): nearest_pairs(comparison.generated, own, comparison.real, train),
+                  (name, "real_to_nearest"): nearest_pairs(comparison.real, held_out, comparison.real, train)}
     per_class: dict[str, dict[str, Any]] = {name: {} for name in comparison.class_names}
-    for key, values in over_pairs(lpips, pairs, runtime, "LPIPS").items():
-        class_name, _, kind = key.rpartition("|")
-        per_class[class_name][kind.replace(" ", "_")] = mean_record(values)
-    return {"lpips": {"weights": lpips.weights, "frames": FRAMES, "per_class": per_class,
-                      "macro": macro(per_class), "lines": pair_lines(per_class)}}
+    for (class_name, kind), values in over_pairs(lpips, pairs, runtime, "LPIPS").items():
+        per_class[class_name][kind] = mean_record(values)
+    return {"lpips": pair_section(per_class, weights=lpips.weights, frames=FRAMES)}
 
 
 def quality(a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> list[float]:
@@ -141,39 +155,18 @@ def quality(a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> list[float]:
 def measure_reconstruction(comparison: Comparison, runtime: Runtime) -> dict[str, Any]:
     """The section "reconstruction": PSNR and SSIM of the reconstructed clips, per class; {} without any.
 
-    With --skip-bad, clips that cannot be compared are left out and listed.
+    With `skip_bad` of the comparison, unusable pairs are left out and listed.
     """
-    if comparison.rebuilt is None:
+    reconstructed = comparison.reconstructed
+    if reconstructed is None:
         return {}
     real = {entry.name: entry for entry in comparison.real.entries}
-    pairs = {name: [(comparison.real, real[entry.name], comparison.rebuilt, entry)
-                    for entry in comparison.rebuilt.entries if entry.class_name == name]
-             for name in comparison.class_names}
+    pairs = {name: [(comparison.real, real[entry.name], reconstructed, entry)
+                    for entry in reconstructed.select([name]).entries] for name in comparison.class_names}
     per_class, bad = {}, []
-    for name, values in over_pairs(quality, pairs, runtime, "PSNR and SSIM",
-                                   comparison.config.skip_bad).items():
+    for name, values in over_pairs(quality, pairs, runtime, "PSNR and SSIM", comparison.skip_bad).items():
         good = [value for value in values if not isinstance(value, str)]
         bad += [value for value in values if isinstance(value, str)]
-        per_class[name] = {"psnr": mean_record([pair[0] for pair in good]),
-                           "ssim": mean_record([pair[1] for pair in good])}
-    return {"reconstruction": {"per_class": per_class, "macro": macro(per_class),
-                               "bad_clips": {"reconstructed": bad}, "lines": pair_lines(per_class)}}
-
-
-def macro(per_class: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """Mean over classes of every kind of value; None where a class has none."""
-    kinds = next(iter(per_class.values()))
-    values = {kind: [own[kind]["value"] for own in per_class.values()] for kind in kinds}
-    return {kind: None if None in own else float(np.mean(own)) for kind, own in values.items()}
-
-
-def pair_lines(per_class: dict[str, dict[str, Any]]) -> list[str]:
-    """One line per class."""
-    def shown(kind: str, record: dict[str, Any]) -> str:
-        if record["value"] is None:
-            return f"{kind.replace('_', ' ')} without a value, as there are no pairs"
-        error = "" if record["stderr"] is None else f" +- {record['stderr']:.2g}"
-        return f"{kind.replace('_', ' ')} {record['value']:.4g}{error}"
-
-    return [f"{name}: " + ", ".join(shown(kind, record) for kind, record in own.items())
-            for name, own in per_class.items()]
+        per_class[name] = {kind: mean_record([value[i] for value in good])
+                           for i, kind in enumerate(("psnr", "ssim"))}
+    return {"reconstruction": pair_section(per_class, bad_clips={"reconstructed": bad})}

@@ -1,14 +1,12 @@
-"""A small video classifier: what does a clip show, and how far are two sets of clips apart?
+"""STAGE: grid pictures -> a small video classifier, whose accuracy and features evaluate generated clips.
 
-Trained on real clips with the project's own loop, it measures generated ones: accuracy, and distances
-between its features. It sees 8 frames of 64 px, smoothed and recoloured at random in training, so that it
-looks at shapes more than at a tokenizer's softness.
-Shapes: B clips, T frames, H x W pixels, D features, K classes.
+It sees 8 frames of 64 px. Training blurs and recolours them at random, so that the classifier depends on
+shapes and not on a tokenizer's blur. Shapes: B clips, T frames, H x W pixels, D features, K classes.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from common.checkpoints import checkpoint_file
 from common.command import run_command
@@ -46,7 +43,7 @@ class ProbeConfig:
 
 
 class VideoProbe(nn.Module):
-    """Convolutions on each frame, pooled over space, then over time together with how much changes."""
+    """Convolutions on each frame, pooled over space; then mean over time and mean change between frames."""
 
     def __init__(self, config: ProbeConfig):
         super().__init__()
@@ -73,33 +70,22 @@ class VideoProbe(nn.Module):
         return self.head(F.silu(self.features(clips_BT3HW)))
 
 
-def probe_input(picture_3HW: Tensor, rows: int, cols: int) -> Tensor:
-    """Grid picture uint8 (3, H, W) -> uint8 (FRAMES, 3, SIZE, SIZE): frames evenly chosen, area-averaged."""
-    frames_T3HW = grid_to_frames(picture_3HW, rows, cols)
+def probe_input(frames_T3HW: Tensor) -> Tensor:
+    """uint8 frames -> uint8 (FRAMES, 3, SIZE, SIZE): evenly spread, repeated if there are few, resized."""
     chosen = np.linspace(0, len(frames_T3HW) - 1, FRAMES).round().astype(int)
     return F.interpolate(frames_T3HW[chosen].float(), (SIZE, SIZE), mode="area").round().to(torch.uint8)
 
 
-class ProbeClips(Dataset):
-    """(input of the probe, label) of the clips of one split, held in memory: 98 KB a clip."""
-
-    def __init__(self, folder: Path, manifest: Manifest, split: str):
-        clips = manifest.select(split)
-        self.labels = [clip.label for clip in clips]
-        self.inputs = [probe_input(load_grid(folder, clip, manifest), manifest.rows, manifest.cols)
-                       for clip in clips]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.inputs[index], self.labels[index]
+def probe_clips(folder: Path, manifest: Manifest, split: str) -> list[tuple[Tensor, int]]:
+    """(input of the probe, label) of the clips of one split; 98 KB of memory a clip."""
+    return [(probe_input(grid_to_frames(load_grid(folder, clip, manifest), manifest.rows, manifest.cols)),
+             clip.label) for clip in manifest.select(split)]
 
 
 def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Mirror, blur, fade by up to a half, brighten and tint by up to a quarter, by the bits of each seed.
+    """Mirror, blur, desaturate by up to a half, scale each colour by up to a quarter; by the seed's bits.
 
-    Blurs and fading go as far as a small tokenizer's: what is judged is the finding, not its sharpness.
+    The strongest blur and desaturation are about those of a small tokenizer.
     """
     bits_B1111 = seeds_B[:, None, None, None, None]
     clips = torch.where((bits_B1111 >> 20) % 2 == 1, clips_BT3HW.flip(-1), clips_BT3HW)
@@ -121,17 +107,16 @@ class TrainProbeConfig(TrainingConfig):
 
 
 class ProbeTask(Task):
-    """What the training loop needs to know of the probe."""
+    """Data, model and loss of the probe for the training loop."""
 
-    def __init__(self, config: TrainProbeConfig, runtime: Runtime):
-        manifest = Manifest.read(config.data_path)
-        self.train_set = ProbeClips(config.data_path, manifest, "train")
-        self.val_set = ProbeClips(config.data_path, manifest, "val")
-        torch.manual_seed(config.global_seed)
+    def __init__(self, folder: Path, seed: int, device: torch.device):
+        manifest = Manifest.read(folder)
+        self.train_set, self.val_set = (probe_clips(folder, manifest, split) for split in ("train", "val"))
+        torch.manual_seed(seed)
         self.model: nn.Module = VideoProbe(ProbeConfig(len(manifest.class_names)))
         self.facts: dict[str, Any] = {"config": asdict(self.model.config), "dataset": manifest.facts()}
         self.blocks = [self.model]  # `measure`, whose batches differ in size, does not call its forward
-        self.device = runtime.device(config.device)
+        self.device = device
 
     def loss(self, model: nn.Module, batch: list[Tensor], seeds_B: Tensor
              ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,10 +126,11 @@ class ProbeTask(Task):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on held-out clips."""
-        if not self.val_set.labels:
+        if not self.val_set:
             return {}
-        logits_nK, _ = measure(model, self.val_set.inputs, self.device)
-        return {"accuracy": float(np.mean(logits_nK.argmax(1) == self.val_set.labels))}
+        inputs, labels = zip(*self.val_set, strict=True)
+        logits_nK, _ = measure(model, inputs, self.device)
+        return {"accuracy": float(np.mean(logits_nK.argmax(1) == labels))}
 
 
 @torch.no_grad()
@@ -152,18 +138,11 @@ def measure(
     model: VideoProbe, inputs: Iterable[Tensor], device: torch.device, batch: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits (n, K), features (n, D)) of inputs from `probe_input`, float64."""
-    logits, features, waiting = [], [], []
-    def work() -> None:
-        features_BD = model.features(torch.stack(waiting).to(device).float() / 127.5 - 1)
+    logits, features, remaining = [], [], iter(inputs)
+    while clips := list(islice(remaining, batch)):
+        features_BD = model.features(torch.stack(clips).to(device).float() / 127.5 - 1)
         logits.append(model.head(F.silu(features_BD)).double().cpu())
         features.append(features_BD.double().cpu())
-        waiting.clear()
-    for clip in inputs:
-        waiting.append(clip)
-        if len(waiting) == batch:
-            work()
-    if waiting:
-        work()
     return torch.cat(logits).numpy(), torch.cat(features).numpy()
 
 
@@ -175,7 +154,7 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
         model, dataset = VideoProbe(ProbeConfig(**checkpoint["config"])), checkpoint["dataset"]
         class_names = dataset["class_names"]
     except (KeyError, TypeError):
-        raise InputError(f"{path}: holds no probe") from None
+        raise InputError(f"{path}: holds no probe; evaluations.probe trains one") from None
     check_classes(class_names, path)
     load_strict(model, model_state(checkpoint), str(path))
     return model.requires_grad_(False).eval().float(), dataset
@@ -183,7 +162,8 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
 
 def run(config: TrainProbeConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
-    train(ProbeTask(config, runtime), config, runtime)
+    task = ProbeTask(config.data_path, config.global_seed, runtime.device(config.device))
+    train(task, config, runtime)
 
 
 if __name__ == "__main__":

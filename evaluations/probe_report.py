@@ -1,24 +1,26 @@
-"""Generated clips seen by the probe: do they show their class, move like real ones, and copy none?
+"""STAGE: real, reconstructed and generated clips -> a trained probe's accuracy, feature distances and motion.
 
-Every answer stands beside the same question asked of held-out real clips, and of those after the tokenizer:
-nothing generated can be expected to be better. Shapes: n clips, D features, K classes.
+The scores of held-out real clips, and of these after the tokenizer, are the reference values of the generated
+ones. Shapes: n clips, D features, K classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, write_json
-from dataset.grid import grid_to_frames
-from dataset.grid_images import load_grid
-from dataset.manifest import Manifest
+from common.spread import evenly
+from evaluations.class_consistency import class_summary, print_summaries
+from evaluations.clips import ClipSet
 from evaluations.failures import NoValue
 from evaluations.frechet import frechet_distance
 from evaluations.probe import VideoProbe, load_probe, measure, probe_input
@@ -28,7 +30,7 @@ from evaluations.temporal import motion
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeReportConfig:
-    """Compare generated clips with real ones in the eyes of a trained probe."""
+    """Compare generated clips with real ones by the features of a trained probe."""
 
     probe: Path
     """Checkpoint or run folder of evaluations.probe."""
@@ -39,107 +41,79 @@ class ProbeReportConfig:
     sample_path: Path
     """Generated clips: folder written by autoregressive.sample.sample_c2i."""
     output: Path | None = None
-    """Where the result goes; default probe_report.json in --sample-path."""
+    """File of the result; default probe_report.json in --sample-path."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the probe and the eye for motion make of a set of clips."""
+def compare(features: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Distances to the training clips, and the distance of a clip to its reconstruction.
 
-    names: list[str]
-    labels_n: np.ndarray
-    logits_nK: np.ndarray
-    features_nD: np.ndarray
-    motion_n: np.ndarray
-
-    @classmethod
-    def read(cls, folder: Path, splits: tuple[str, ...], probe: VideoProbe, device: torch.device) -> "Seen":
-        """The clips of some splits of a data set, one picture in memory at a time."""
-        manifest, motions = Manifest.read(folder), []
-        clips = [clip for clip in manifest.clips if clip.split in splits]
-        if not clips:
-            raise InputError(f"{folder}: has no {' or '.join(splits)} clips")
-
-        def inputs():
-            for clip in clips:
-                picture_3HW = load_grid(folder, clip, manifest)
-                motions.append(motion(grid_to_frames(picture_3HW.numpy(), manifest.rows, manifest.cols)))
-                yield probe_input(picture_3HW, manifest.rows, manifest.cols)
-
-        logits_nK, features_nD = measure(probe, inputs(), device)
-        labels_n = np.array([clip.label for clip in clips])
-        return cls([clip.name for clip in clips], labels_n, logits_nK, features_nD, np.array(motions))
-
-    def summary(self, class_names: list[str]) -> dict[str, Any]:
-        """Accuracy and motion, over all clips and by class, and what the clips are taken for."""
-        seen_n = self.logits_nK.argmax(1)
-        right_n, by_class = seen_n == self.labels_n, {}
-        for label, name in enumerate(class_names):
-            own = self.labels_n == label
-            if own.any():
-                taken = np.bincount(seen_n[own], minlength=len(class_names)).tolist()
-                by_class[name] = {"clips": int(own.sum()), "accuracy": float(right_n[own].mean()),
-                                  "motion": float(self.motion_n[own].mean()), "taken_for": taken}
-        return {"clips": len(right_n), "accuracy": float(right_n.mean()),
-                "motion": float(self.motion_n.mean()), "by_class": by_class}
-
-
-def evenly(features_nD: np.ndarray, count: int) -> np.ndarray:
-    """`count` rows spread over the set."""
-    return features_nD[np.linspace(0, len(features_nD) - 1, count).round().astype(int)]
-
-
-def compare(train: Seen, val: Seen, again: Seen, generated: Seen) -> dict[str, Any]:
-    """Distances to the training clips, of equally many clips of each set, and how near copies would be."""
-    sets = {"real val": val, "reconstructed val": again, "generated": generated}
-    count = min(len(one.names) for one in sets.values())
+    `features`: set of clips -> clip name -> (D,). Fréchet distances use equally many clips of each.
+    """
+    train_nD, *others = (np.stack([*own.values()]) for own in features.values())
+    sets = dict(zip(list(features)[1:], others, strict=True))
+    count = min(map(len, others))
     try:
-        frechet = {name: frechet_distance(evenly(one.features_nD, count), train.features_nD)
-                   for name, one in sets.items()}
+        frechet = {name: frechet_distance(own_nD[evenly(len(own_nD), count)], train_nD)
+                   for name, own_nD in sets.items()}
     except NoValue as error:
         frechet = {"reason": str(error)}
-    places = {name: i for i, name in enumerate(val.names)}
-    own_nD = val.features_nD[[places[name] for name in again.names]]
-    copy_n = np.sqrt(((again.features_nD - own_nD) ** 2).sum(1))
-    near = {name: nearest_neighbours(one.features_nD, train.features_nD)[0] for name, one in sets.items()}
+    nearest = {name: nearest_neighbours(own_nD, train_nD)[0] for name, own_nD in sets.items()}
+    copy = float(np.median([np.linalg.norm(own_D - features["real val"][name])
+                            for name, own_D in features["reconstructed val"].items()]))
     return {"frechet": {"clips": count, **frechet},
-            "nearest_training_clip": {name: float(np.median(one_n)) for name, one_n in near.items()},
-            "distance_of_a_copy": float(np.median(copy_n)),
-            "nearer_than_a_copy": {name: float((one_n < np.median(copy_n)).mean())
-                                   for name, one_n in near.items()}}
+            "nearest_training_clip": {name: float(np.median(own_n)) for name, own_n in nearest.items()},
+            "distance_of_a_copy": copy,
+            "nearer_than_a_copy": {name: float((own_n < copy).mean()) for name, own_n in nearest.items()}}
+
+
+def measure_clips(
+    clips: ClipSet, probe: VideoProbe, device: torch.device
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(summary of accuracy and motion, clip name -> features (D,)); one clip in memory at a time."""
+    motions = []
+
+    def inputs() -> Iterator[Tensor]:
+        for entry in clips.entries:
+            frames_T3HW = clips.frames(entry)
+            motions.append(motion(frames_T3HW))
+            yield probe_input(torch.from_numpy(frames_T3HW))
+
+    logits_nK, features_nD = measure(probe, inputs(), device)
+    names = (entry.name for entry in clips.entries)
+    return (class_summary(clips, logits_nK.argmax(1), np.array(motions)),
+            dict(zip(names, features_nD, strict=True)))
 
 
 def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
-    """Measure, print, write JSON. Quick enough for one process: others have nothing to do."""
+    """Measure, print, write JSON. Takes seconds, so that only the main process works."""
     if not runtime.is_main:
         return {}
-    device = runtime.device(config.device)
-    file = checkpoint_file(config.probe)
+    file, device = checkpoint_file(config.probe), runtime.device(config.device)
     probe, dataset = load_probe(file)
-    class_names, grids = dataset["class_names"], config.sample_path / "grids"
-    folders = {"--data-path": config.data_path, "--reconstruction-path": config.reconstruction_path,
-               "--sample-path": grids}
-    for flag, folder in folders.items():
-        if list(Manifest.read(folder).class_names) != class_names:
-            raise InputError(f"{flag} {folder}: its classes are not those of the probe")
     probe.to(device)
-    train, val = (Seen.read(config.data_path, (split,), probe, device) for split in ("train", "val"))
-    again, generated = (Seen.read(folder, ("train", "val"), probe, device)
-                        for folder in (config.reconstruction_path, grids))
-    if missing := [name for name in again.names if name not in set(val.names)]:
-        raise InputError(f"--reconstruction-path: {missing[0]} is no held-out clip of --data-path")
-    sets = {"real train": train, "real val": val, "reconstructed val": again, "generated": generated}
-    result = {name: one.summary(class_names) for name, one in sets.items()}
-    for name, row in result.items():
-        print(f"{name:18} {row['clips']:6} clips  {row['accuracy']:6.1%} in their class  "
-              f"motion {row['motion']:.2f}")
-    for name, row in result["generated"]["by_class"].items():
-        print(f"    {name:24} {row['accuracy']:6.1%}  motion {row['motion']:.2f}  as {row['taken_for']}")
-    distances = compare(train, val, again, generated)
+    flags = {"--data-path": config.data_path, "--reconstruction-path": config.reconstruction_path,
+             "--sample-path": config.sample_path / "grids"}
+    real, reconstructed, generated = (ClipSet.read_grids(path, flag) for flag, path in flags.items())
+    for flag, clips in zip(flags, (real, reconstructed, generated), strict=True):
+        if list(clips.class_names) != dataset["class_names"]:
+            raise InputError(f"{flag} {clips.folder}: its classes are not those of the probe")
+    sets = {"real train": real.select(split="train"), "real val": real.select(split="val"),
+            "reconstructed val": reconstructed, "generated": generated}
+    for name, clips in sets.items():
+        if not clips.entries:
+            raise InputError(f"--data-path {config.data_path}: has no {name.split()[1]} clips")
+    known = {entry.name for entry in sets["real val"].entries}
+    if unknown := [entry.name for entry in reconstructed.entries if entry.name not in known]:
+        raise InputError(f"--reconstruction-path {config.reconstruction_path}: {unknown[0]} is no held-out "
+                         "clip of --data-path")
+    measured = {name: measure_clips(clips, probe, device) for name, clips in sets.items()}
+    summaries = {name: summary for name, (summary, _) in measured.items()}
+    print_summaries(summaries)
+    distances = compare({name: features for name, (_, features) in measured.items()})
     print(*(f"{name}: {value}" for name, value in distances.items()), sep="\n")
-    result = {"probe": file_hash(file)[:16], **result, **distances}
+    result = {"probe": file_hash(file)[:16], **summaries, **distances}
     write_json(config.output or config.sample_path / "probe_report.json", result)
     return result
 

@@ -1,4 +1,4 @@
-"""Conventions: which clips and which of their frames are compared, and how a covariance is normalised."""
+"""Conventions of comparison: which clips, which of their frames, and how covariance is normalised."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import numpy as np
 from common.errors import InputError
 from evaluations.clips import ANY_SPLIT, Entry
 
-STYLEGANV_CLIPS, STYLEGANV_FRAMES = 2048, 16  # fvd2048_16f
 Places = np.ndarray
 
 
@@ -23,43 +22,49 @@ class Protocol:
     ddof: int
     """The covariance of n features is their scatter over n - ddof."""
     summary: str
-    """In words, for the results."""
+    """One line for the results."""
+    equal_counts: bool = False
+    """Of each class compare the first N clips by name, N the smaller count of both sides."""
+    most_clips: int | None = None
+    """Compare at most so many clips of each side, drawn with a fixed seed."""
+    clip_frames: int | None = None
+    """Look at so many consecutive frames; the start depends on the clip's name. None: all frames."""
 
     def pick(self, real: Sequence[Entry], generated: Sequence[Entry]) -> tuple[Places, Places]:
-        """Places of the clips of one class, or of all, that are compared."""
-        if self.name == "endogen":
-            n = min(len(real), len(generated))
-            return first_by_name(real, n), first_by_name(generated, n)
-        if self.name == "stylegan-v":
-            return at_most(len(real), STYLEGANV_CLIPS), at_most(len(generated), STYLEGANV_CLIPS)
-        return np.arange(len(real)), np.arange(len(generated))
+        """Ascending places of the clips that are compared; both sides are sorted by name."""
+        if self.equal_counts:
+            return _equal_counts(real, generated)
+        orders = (np.random.RandomState(0).permutation(len(side)) for side in (real, generated))
+        first, second = (np.sort(order[: self.most_clips]) for order in orders)
+        return first, second
 
     def window(self, entry: Entry, frames: int) -> slice:
-        """The frames of a clip that are looked at."""
-        if self.name != "stylegan-v":
+        """The frames to look at of a clip of `frames` frames."""
+        if self.clip_frames is None:
             return slice(0, frames)
-        if frames < STYLEGANV_FRAMES:
-            raise InputError(f"--protocol stylegan-v: needs {STYLEGANV_FRAMES} frames, clips have {frames}")
+        if frames < self.clip_frames:
+            raise InputError(f"--protocol {self.name}: needs {self.clip_frames} frames, clips have {frames}")
         digest = hashlib.sha256(entry.name.encode()).digest()
-        start = int.from_bytes(digest[:8], "big") % (frames - STYLEGANV_FRAMES + 1)
-        return slice(start, start + STYLEGANV_FRAMES)
+        start = int.from_bytes(digest[:8], "big") % (frames - self.clip_frames + 1)
+        return slice(start, start + self.clip_frames)
 
     @property
     def window_name(self) -> str:
         """`window` in words."""
-        if self.name == "stylegan-v":
-            return f"{STYLEGANV_FRAMES} consecutive frames from a place that the clip's name decides"
-        return "all frames"
+        if self.clip_frames is None:
+            return "all frames"
+        return f"{self.clip_frames} consecutive frames from a place that the clip's name decides"
 
 
-def first_by_name(entries: Sequence[Entry], n: int) -> Places:
-    """Places of the first n in the order of their names, in that order."""
-    return np.array(sorted(range(len(entries)), key=lambda i: entries[i].name)[:n], int)
-
-
-def at_most(count: int, limit: int) -> Places:
-    """All of `count` places, or `limit` of them picked at random with a fixed seed, in ascending order."""
-    return np.sort(np.random.RandomState(0).permutation(count)[:limit])
+def _equal_counts(real: Sequence[Entry], generated: Sequence[Entry]) -> tuple[Places, Places]:
+    """Places of the first N clips of each class, N the smaller count of both sides."""
+    picked: tuple[list[int], list[int]] = ([], [])
+    for class_name in {entry.class_name for entry in real}:
+        own = [[i for i, entry in enumerate(side) if entry.class_name == class_name]
+               for side in (real, generated)]
+        for places, candidates in zip(picked, own, strict=True):
+            places += candidates[: min(map(len, own))]
+    return np.array(sorted(picked[0]), int), np.array(sorted(picked[1]), int)
 
 
 PROTOCOLS = {protocol.name: protocol for protocol in (
@@ -67,8 +72,8 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
              "held-out real clips against all generated ones, covariance over n - 1"),
     Protocol("endogen", "train", 1,
              "the released EndoGen script: training clips as reference; of each class the first N by name, N "
-             "the smaller count; covariance over n - 1"),
+             "the smaller count; covariance over n - 1", equal_counts=True),
     Protocol("stylegan-v", ANY_SPLIT, 0,
              "fvd2048_16f: all real clips as reference, at most 2048 clips of each side, 16 consecutive "
-             "frames, covariance over n"),
+             "frames, covariance over n", most_clips=2048, clip_frames=16),
 )}

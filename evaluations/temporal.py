@@ -1,6 +1,6 @@
-"""Do generated clips move as real ones do? Statistics of frame differences, which need no network.
+"""Motion of generated against real clips: statistics of frame differences, without a network.
 
-FVD hardly sees frozen or flickering clips, so this is looked at by itself. Shapes: B clips, T frames,
+FVD is insensitive to frozen or flickering clips, so motion is measured separately. Shapes: B clips, T frames,
 H x W pixels.
 """
 
@@ -15,8 +15,7 @@ from common.distributed import Runtime
 from evaluations.comparison import Comparison
 from evaluations.failures import NoValue
 from evaluations.features import Features
-from evaluations.measures import Measure, make_views, score_views
-from evaluations.results import extraction_facts
+from evaluations.measures import Measure, section
 
 STATISTICS = ("motion", "jump", "jerk", "flicker")
 FROZEN = 0.1  # of the real median: a clip that moves less is frozen
@@ -28,16 +27,16 @@ def changes(pixels_BTCHW: Tensor) -> Tensor:
 
 
 def motion(frames_TCHW: np.ndarray) -> float:
-    """Mean absolute change of a pixel from frame to frame, 0 to 255; 0 is a still picture, or one frame."""
+    """Mean absolute change of a pixel from frame to frame, 0 to 255; 0 for a still clip or one frame."""
     if len(frames_TCHW) < 2:
         return 0.0
     return float(changes(torch.from_numpy(frames_TCHW)[None].float()).mean())
 
 
 class FrameDifferences:
-    """An extractor of four numbers per clip, in grey levels of 0 to 255, each 0 for a still picture.
+    """An extractor of four numbers per clip, in grey levels of 0 to 255, each 0 for a still clip.
 
-    motion: mean absolute change of a pixel from frame to frame; jump: the same at its largest; jerk: mean
+    motion: mean absolute change of a pixel from frame to frame; jump: its maximum over frames; jerk: mean
     absolute second difference; flicker: mean absolute change of a frame's mean.
     """
 
@@ -47,15 +46,12 @@ class FrameDifferences:
     def __init__(self) -> None:
         self.weights: dict[str, Any] = {}
 
-    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> float32, 0 to 255."""
-        return frames_BT3HW.float()
-
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
         """-> (B, 1, 4)."""
-        change_BT = changes(pixels)
-        jerk_B = pixels.diff(n=2, dim=1).abs().mean((1, 2, 3, 4))
-        flicker_B = pixels.mean((2, 3, 4)).diff(dim=1).abs().mean(1)
+        pixels_BT3HW = frames_BT3HW.float()
+        change_BT = changes(pixels_BT3HW)
+        jerk_B = pixels_BT3HW.diff(n=2, dim=1).abs().mean((1, 2, 3, 4))
+        flicker_B = pixels_BT3HW.mean((2, 3, 4)).diff(dim=1).abs().mean(1)
         return torch.stack([change_BT.mean(1), change_BT.amax(1), jerk_B, flicker_B], 1)[:, None]
 
 
@@ -67,18 +63,18 @@ def _distances(real: Features, generated: Features) -> list[float]:
 
 def _ratio(real: Features, generated: Features) -> list[float]:
     """Mean motion over that of real clips. Raises: `NoValue` if no real clip moves."""
-    usual = real.vectors()[:, 0].mean()
-    if usual == 0:
-        raise NoValue("the real clips are still pictures")
-    return [float(generated.vectors()[:, 0].mean() / usual)]
+    real_mean = real.vectors()[:, 0].mean()
+    if real_mean == 0:
+        raise NoValue("the real clips do not move")
+    return [float(generated.vectors()[:, 0].mean() / real_mean)]
 
 
 def _frozen(real: Features, generated: Features) -> list[float]:
-    """Share of clips that hardly move. Raises: `NoValue` if most real clips do not move either."""
-    usual = np.median(real.vectors()[:, 0])
-    if usual == 0:
-        raise NoValue("most real clips are still pictures")
-    return [float((generated.vectors()[:, 0] < FROZEN * usual).mean())]
+    """Fraction of clips that hardly move. Raises: `NoValue` if most real clips do not move."""
+    real_median = np.median(real.vectors()[:, 0])
+    if real_median == 0:
+        raise NoValue("most real clips do not move")
+    return [float((generated.vectors()[:, 0] < FROZEN * real_median).mean())]
 
 
 MEASURES = [Measure(tuple(f"{name}_distance" for name in STATISTICS), "lower", _distances),
@@ -89,8 +85,4 @@ MEASURES = [Measure(tuple(f"{name}_distance" for name in STATISTICS), "lower", _
 def measure(comparison: Comparison, runtime: Runtime) -> dict[str, Any]:
     """The section "temporal" of the results; empty on all processes but the main one."""
     features = comparison.features(FrameDifferences(), runtime)
-    if not runtime.is_main:
-        return {}
-    views = make_views(comparison.protocol, comparison.class_names, *features)
-    scores = score_views(MEASURES, views, comparison.config.groups)
-    return {"temporal": {**extraction_facts(features), "scores": scores}}
+    return {"temporal": section(comparison, features, MEASURES)} if runtime.is_main else {}

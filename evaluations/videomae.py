@@ -1,6 +1,6 @@
 """VideoMAE v2, a plain video transformer: the network of content-debiased FVD (Wang 2023, Ge 2024).
 
-Parameter names are those of the published file, whose shapes say how large the network is. Shapes: B clips,
+Parameter names are those of the published file, and its shapes give the size of the network. Shapes: B clips,
 T frames, H x W pixels, L tokens, D width.
 """
 
@@ -79,14 +79,14 @@ def positions(tokens: int, dim: int) -> Tensor:
 
 
 def network_for(state: dict[str, Tensor]) -> VideoMAENetwork:
-    """An untrained network of the size that the weights have; `KeyError` if they are of another kind."""
+    """An untrained network of the size of the weights. Raises: `KeyError` for another kind of weights."""
     dim, _, *patch = state["patch_embed.proj.weight"].shape
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
     return VideoMAENetwork(dim, depth, len(state["blocks.0.mlp.fc1.weight"]), tuple(patch))
 
 
 class VideoMAE:
-    """VideoMAE v2 fine-tuned on Something-Something v2: sees motion where I3D sees content."""
+    """VideoMAE v2 fine-tuned on Something-Something v2: more sensitive to motion than I3D."""
 
     name, min_frames = "videomae", FRAMES
     preprocessing = "every frame bilinear to 224 x 224 px, [0, 1]"
@@ -98,20 +98,16 @@ class VideoMAE:
         try:
             network = network_for(state)
         except (KeyError, ValueError):
-            raise InputError(f"--videomae-weights {path}: no weights of a VideoMAE encoder") from None
+            raise InputError(f"--videomae-weights {path}: not weights of a VideoMAE encoder") from None
         load_strict(network, state, f"--videomae-weights {path}")
         self.network = network.to(device).eval()
 
-    def preprocess(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> float32 (B, 3, 16, 224, 224) in [0, 1]."""
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
+        """-> (B, 1, D)."""
         clips, frames = frames_BT3HW.shape[:2]
         if frames != FRAMES:
             raise InputError(f"--features videomae: needs clips of {FRAMES} frames, these have {frames}; "
                              f"--protocol stylegan-v cuts {FRAMES} out of longer ones")
         pixels_N3SS = F.interpolate(frames_BT3HW.flatten(0, 1).float() / 255, (SIDE, SIDE), mode="bilinear",
                                     align_corners=False)
-        return pixels_N3SS.unflatten(0, (clips, frames)).transpose(1, 2)
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """-> (B, 1, D)."""
-        return self.network(pixels)[:, None]
+        return self.network(pixels_N3SS.unflatten(0, (clips, frames)).transpose(1, 2))[:, None]

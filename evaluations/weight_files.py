@@ -1,4 +1,4 @@
-"""The weight files that metrics stand on: looked for, checked, never replaced by something else."""
+"""The published weight files of the metrics' networks: found and checked, with no fallback."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +15,25 @@ class WeightFile:
 
     name: str
     flag: str
-    """The flag that says where it is."""
+    """The flag that gives its path."""
     url: str
     sha256: str = ""
-    """Its hash, or the beginning of it; empty where no trustworthy one is known."""
+    """Its hash, or the beginning of it; empty if no trustworthy hash is known."""
 
     def find(self, path: Path | None, unverified: bool) -> tuple[Path, dict[str, Any]]:
         """The file at `path`, by default in pretrained_models/, and its facts: name, sha256, verified.
 
-        Raises: `InputError` in one line if it is missing, or if it is another file and not `unverified`.
+        Raises: `InputError` if it is missing, or if its hash differs and `unverified` is false.
         """
         path = Path(path or MODELS_FOLDER / self.name)
         if not path.is_file():
-            raise InputError(f"{self.flag}: {path} is missing; fetch it with "
+            raise InputError(f"{self.flag}: {path} is missing; download it with "
                              f"curl -L --create-dirs -o '{path}' '{self.url}'")
         digest = file_hash(path)
         verified = bool(self.sha256) and digest.startswith(self.sha256)
         if self.sha256 and not verified and not unverified:
             raise InputError(f"{self.flag} {path}: its sha256 {digest[:16]}... is not that of {self.name}, "
-                             f"{self.sha256[:16]}...; --unverified-weights uses it all the same")
+                             f"{self.sha256[:16]}...; --unverified-weights accepts it")
         return path, {"file": path.name, "sha256": digest, "verified": verified}
 
 

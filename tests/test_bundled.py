@@ -61,7 +61,6 @@ def test_probe_knows_rendered_clips_it_has_not_seen():
     inputs = []
     for label in range(len(CLASS_NAMES)):
         frames_THWC, _ = render_clip(label, 10_000, 16, 128, 12.0, view="octagon")
-        grid_HWC = frames_THWC.reshape(4, 4, 128, 128, 3).transpose(0, 2, 1, 3, 4).reshape(512, 512, 3)
-        inputs.append(probe_input(torch.from_numpy(grid_HWC).permute(2, 0, 1), 4, 4))
+        inputs.append(probe_input(torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)))
     logits, _ = measure(probe, inputs, torch.device("cpu"))
     assert (logits.argmax(1) == range(len(CLASS_NAMES))).mean() >= 0.75

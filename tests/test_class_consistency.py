@@ -2,18 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from common.files import write_json
 from dataset.manifest import Manifest
-from evaluations.class_consistency import (
-    ClassConsistencyConfig,
-    NearestClassMean,
-    clip_statistics,
-    run,
-)
+from evaluations.class_consistency import ClassConsistencyConfig, clip_statistics, nearest_class, run
 from evaluations.temporal import motion
 
 
@@ -25,9 +21,10 @@ def make_samples(grids, folder, swap=False):
         target = folder / "grids" / clip.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(grids / clip.name, target)
-        label = 1 - clip.label if swap else clip.label
-        clips.append({"class": manifest.class_names[label], "label": label, "grid": f"grids/{clip.name}"})
-    write_json(folder / "samples.json", {"dataset": manifest.facts(), "clips": clips})
+        clips.append(replace(clip, label=1 - clip.label) if swap else clip)
+    replace(manifest, clips=tuple(clips)).write(folder / "grids")
+    records = [{"class": manifest.class_names[clip.label]} for clip in clips]
+    write_json(folder / "samples.json", {"clips": records})
     return folder
 
 
@@ -43,9 +40,7 @@ def test_clips_of_the_right_class_are_told_from_swapped_ones(grids, tmp_path, ru
 
 def test_samples_of_other_classes_are_refused(grids, tmp_path, runtime):
     samples = make_samples(grids, tmp_path)
-    record = json.loads((samples / "samples.json").read_text())
-    record["dataset"]["class_names"] = ["x", "y"]
-    write_json(samples / "samples.json", record)
+    replace(Manifest.read(samples / "grids"), class_names=("x", "y")).write(samples / "grids")
     with pytest.raises(ValueError, match="its class_names is not that of the real clips"):
         run(ClassConsistencyConfig(data_path=grids, sample_path=samples), runtime)
 
@@ -67,5 +62,5 @@ def test_statistics_see_colour_and_detail_but_not_order():
 
 def test_nearest_mean_weighs_each_statistic_by_its_spread():
     loud = np.array([[0.0, -100], [0, 100], [1, -100], [1, 100]])
-    classifier = NearestClassMean.fit(loud, np.array([0, 0, 1, 1]), 2)
-    assert classifier.predict(np.array([[0.1, 90], [0.9, -90]])).tolist() == [0, 1]
+    clips = np.array([[0.1, 90], [0.9, -90]])
+    assert nearest_class(loud, np.array([0, 0, 1, 1]), clips).tolist() == [0, 1]

@@ -2,14 +2,15 @@
 
 import json
 import shutil
-import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from eval_data import CLASSES, make_clips
 from PIL import Image
+from ranks import run_ranks
 from test_comparison import config_for
 from test_features import extraction
 from tiny_extractor import TinyExtractor, write_torchscript
@@ -20,7 +21,7 @@ from common.files import read_json
 from dataset.video import write_frames
 from evaluations import evaluate, fvd, pairs, temporal
 from evaluations.clips import ClipSet
-from evaluations.comparison import CompareConfig, Comparison
+from evaluations.comparison import CompareConfig
 from evaluations.failures import NoValue, attempt
 from evaluations.frechet import frechet_distance
 from evaluations.scores import inception_score, kernel_distance, neighbourhood_scores
@@ -50,13 +51,13 @@ def written(folder):
 
 @pytest.mark.parametrize("few", [0, 1])
 def test_scores_of_too_few_features_have_no_value(few):
-    a, b, places = np.zeros((few, 4)), np.ones((9, 4)), np.arange(9)
+    a, b = np.zeros((few, 4)), np.ones((9, 4))
     for score in (frechet_distance, kernel_distance, neighbourhood_scores):
         for sides in ((a, b), (b, a)):
             with pytest.raises(NoValue):
                 score(*sides)
     with pytest.raises(NoValue):
-        extrapolate(lambda i, j: 1.0, places[:few], places)
+        extrapolate(lambda i, j: 1.0, few, 9)
     if not few:
         with pytest.raises(NoValue):
             inception_score(a)
@@ -133,7 +134,7 @@ def test_metric_that_fails_ends_the_command_with_status_2_after_the_others(
         run_command(evaluate.EvaluateConfig, evaluate.run)
     error = capsys.readouterr().err.splitlines()[-1]
     assert end.value.code == 2
-    assert error.startswith(f"error: all but this is in {tmp_path}: lpips: --metrics lpips: needs frames of")
+    assert error.startswith(f"error: some metrics failed, all others are in {tmp_path}: lpips: --metrics")
     results, text, page = written(tmp_path)
     assert results["sections"]["temporal"]["scores"]["motion_ratio"]["pooled"]["value"] > 0
     assert results["sections"]["lpips"]["failed"]
@@ -151,17 +152,19 @@ def test_fault_of_the_program_keeps_what_was_measured_before_it(
     assert set(read_json(tmp_path / "metrics.json")["sections"]) == {"temporal"}
 
 
-def test_every_process_learns_of_a_failure_on_one(real, generated, tmp_path, command_env):
-    rebuilt = shutil.copytree(real, tmp_path / "rebuilt")
-    bad = sorted(rebuilt.rglob("*.png"))[1]  # that the second process reads
+def test_every_process_learns_of_a_failure_on_one(real, generated, tmp_path):
+    reconstructed = shutil.copytree(real, tmp_path / "reconstructed")
+    bad = sorted(reconstructed.rglob("*.png"))[1]  # that the second process reads
     bad.write_bytes(b"no picture")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m",
-               "evaluations.evaluate", "--data-path", real, "--sample-path", generated,
-               "--reconstruction-path", rebuilt, "--device", "cpu", "--groups", 0, "--output",
-               tmp_path / "out", "--metrics", "temporal", "reconstruction"]
-    done = subprocess.run([sys.executable, *map(str, command)], env=command_env, capture_output=True,
-                          text=True)
-    assert done.returncode != 0 and "all but this is in" in done.stderr
+    config = evaluate.EvaluateConfig(
+        data_path=real, sample_path=generated, reconstruction_path=reconstructed, device="cpu", groups=0,
+        output=tmp_path / "out", metrics=("temporal", "reconstruction"))
+
+    def work(runtime):
+        with pytest.raises(InputError, match="some metrics failed") if runtime.is_main else nullcontext():
+            evaluate.run(config, runtime)
+
+    assert run_ranks(work, 2) == [0, 0]
     sections = read_json(tmp_path / "out" / "metrics.json")["sections"]
     assert set(sections) == {"temporal", "reconstruction"}
     assert all(section["failed"] and bad.name in section["reason"] for section in sections.values())
@@ -184,16 +187,12 @@ class Spoils(TinyExtractor):
         super().__init__()
         self.mark, self.number = frames[0, :, 0, 0].tolist(), number
 
-    def preprocess(self, frames_BT3HW):
-        self.bad = [clip[0, :, 0, 0].tolist() == self.mark for clip in frames_BT3HW]
-        return super().preprocess(frames_BT3HW)
-
-    def features(self, pixels):
-        made = super().features(pixels)
-        for clip, bad in zip(made, self.bad, strict=True):
-            if bad:
-                clip[0, 2] = self.number
-        return made
+    def features(self, frames_BT3HW):
+        features_BRD = super().features(frames_BT3HW)
+        for features_RD, frames_T3HW in zip(features_BRD, frames_BT3HW, strict=True):
+            if frames_T3HW[0, :, 0, 0].tolist() == self.mark:
+                features_RD[0, 2] = self.number
+        return features_BRD
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -227,11 +226,11 @@ def test_still_real_clips_have_no_share_of_their_motion(generated, tmp_path, run
     for path in real.rglob("*.png"):
         picture = np.array(Image.open(path))
         Image.fromarray(np.tile(picture[:16, :16], (4, 4, 1))).save(path)
-    comparison = Comparison.open(CompareConfig(data_path=real, sample_path=generated, device="cpu",
-                                               output=tmp_path / "out"))
+    comparison = CompareConfig(data_path=real, sample_path=generated, device="cpu",
+                               output=tmp_path / "out").open(runtime)
     scores = temporal.measure(comparison, runtime)["temporal"]["scores"]
-    assert scores["motion_ratio"]["pooled"]["reason"] == "the real clips are still pictures"
-    assert scores["frozen"]["pooled"]["reason"] == "most real clips are still pictures"
+    assert scores["motion_ratio"]["pooled"]["reason"] == "the real clips do not move"
+    assert scores["frozen"]["pooled"]["reason"] == "most real clips do not move"
     assert scores["motion_distance"]["pooled"]["value"] > 0
     json.dumps(scores, allow_nan=False)
 
@@ -239,14 +238,14 @@ def test_still_real_clips_have_no_share_of_their_motion(generated, tmp_path, run
 def reconstructions(real, folder, change):
     """The clips of a prepared data set as frame folders on both sides; `change` spoils the second one's."""
     clips = ClipSet.read(real, "x")
-    for side in ("real", "rebuilt"):
+    for side in ("real", "reconstructed"):
         for i, entry in enumerate(clips.entries):
             frames_THWC = clips.frames(entry).transpose(0, 2, 3, 1)
-            spoiled = side == "rebuilt" and i == 1
+            spoiled = side == "reconstructed" and i == 1
             write_frames(folder / side / entry.name.removesuffix(".png"),
                          change(frames_THWC) if spoiled else frames_THWC)
     return CompareConfig(data_path=folder / "real", sample_path=real, reference="all", device="cpu",
-                         reconstruction_path=folder / "rebuilt", output=folder / "out")
+                         reconstruction_path=folder / "reconstructed", output=folder / "out")
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -256,9 +255,9 @@ def test_reconstructions_of_another_length_or_size_are_named_or_skipped(
     real, tmp_path, runtime, change, message
 ):
     config = reconstructions(real, tmp_path, change)
-    with pytest.raises(InputError, match=rf"rebuilt/blue/\w+: {message}"):
-        pairs.measure_reconstruction(Comparison.open(config), runtime)
-    skipping = Comparison.open(replace(config, skip_bad=True))
+    with pytest.raises(InputError, match=rf"reconstructed/blue/\w+: {message}"):
+        pairs.measure_reconstruction(config.open(runtime), runtime)
+    skipping = replace(config, skip_bad=True).open(runtime)
     section = pairs.measure_reconstruction(skipping, runtime)["reconstruction"]
     assert [message in reason for reason in section["bad_clips"]["reconstructed"]] == [True]
     assert [section["per_class"][name]["psnr"]["pairs"] for name in CLASSES] == [7, 8]

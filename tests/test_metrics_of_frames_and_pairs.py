@@ -1,8 +1,5 @@
 """Frame metrics, motion, nearest neighbours and LPIPS, with small or random networks."""
 
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +15,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from common.files import read_json
 from evaluations import fid, temporal
 from evaluations.clips import ClipSet, Entry
-from evaluations.comparison import CompareConfig, Comparison
+from evaluations.comparison import CompareConfig
 from evaluations.extractor import Inception
 from evaluations.features import Features
+from evaluations.fid import FIDConfig
 from evaluations.frechet import frechet_distance
 from evaluations.memorisation import nearest
 from evaluations.pairs import LPIPS, disjoint_pairs, measure_lpips
@@ -30,12 +28,12 @@ from evaluations.weight_files import ALEXNET
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory):
+def comparison(tmp_path_factory, runtime):
     folder = tmp_path_factory.mktemp("clips")
     real = make_clips(folder / "real", (8, 8))
     generated = make_clips(folder / "generated", (6, 5), seed=500, recordings=6, val=0)
-    return Comparison.open(CompareConfig(data_path=real, sample_path=generated, output=folder / "out",
-                                         device="cpu", groups=3))
+    return CompareConfig(data_path=real, sample_path=generated, output=folder / "out", device="cpu",
+                         groups=3).open(runtime)
 
 
 def test_frame_metrics_are_those_of_all_frames(comparison, runtime, monkeypatch):
@@ -71,7 +69,7 @@ def test_inception_features_are_those_of_torch_fidelity(tmp_path):
     extractor = Inception(path, True, torch.device("cpu"))
     frames = torch.randint(0, 256, (1, 2, 3, 16, 16), dtype=torch.uint8)
     with torch.inference_mode():
-        features = extractor.features(extractor.preprocess(frames))
+        features = extractor.features(frames)
         expected = torch.cat(module(frames[0]), 1)
     assert features.shape == (1, 2, 3056)
     torch.testing.assert_close(features[0], expected, rtol=1e-3, atol=1e-4)
@@ -79,39 +77,47 @@ def test_inception_features_are_those_of_torch_fidelity(tmp_path):
         Inception(path, False, torch.device("cpu"))
 
 
-def test_killed_fid_command_keeps_the_features_it_has(tmp_path, command_env):
-    random_inception(tmp_path / "inception.pth")
-    make_clips(tmp_path / "real", (2, 2), recordings=2)
-    make_clips(tmp_path / "generated", (2, 2), seed=500, val=0)
-    flags = ["--data-path", tmp_path / "real", "--sample-path", tmp_path / "generated", "--output",
-             tmp_path / "out", "--inception-weights", tmp_path / "inception.pth", "--unverified-weights",
-             "--protocol", "endogen", "--groups", 0, "--device", "cpu"]
-    command = [sys.executable, "-m", "evaluations.fid", *map(str, flags)]
-    with subprocess.Popen(command, env=command_env, stderr=subprocess.DEVNULL) as run:
-        while not (features := list(tmp_path.rglob("features.json"))):
-            assert run.poll() is None
-            time.sleep(0.05)
-        run.kill()
-    assert not (tmp_path / "out" / "metrics.json").exists()
-    stamp = features[0].stat().st_mtime_ns
-    done = subprocess.run(command, env=command_env, check=True, capture_output=True, text=True)
-    assert features[0].stat().st_mtime_ns == stamp
-    scores = read_json(tmp_path / "out" / "metrics.json")["sections"]["fid"]["scores"]
-    assert scores["fid"]["pooled"]["value"] > 0 and "fid" in done.stdout
-    assert (tmp_path / "out" / "report.html").exists()
+def test_stopped_fid_command_keeps_the_features_it_has(comparison, tmp_path, runtime, monkeypatch):
+    class Stops(TinyExtractor):
+        def __init__(self, *_):
+            super().__init__(per_frame=True)
+
+        def features(self, frames_BT3HW):
+            if len(self.batches) == 16:  # all real clips
+                raise KeyboardInterrupt
+            return super().features(frames_BT3HW)
+
+    class Continues(TinyExtractor):
+        def __init__(self, *_):
+            super().__init__(per_frame=True)
+
+    config = FIDConfig(data_path=comparison.real.folder, sample_path=comparison.generated.folder,
+                       output=tmp_path, groups=0, device="cpu")
+    monkeypatch.setattr(fid, "POOLED", 4)
+    monkeypatch.setattr(fid, "Inception", Stops)
+    with pytest.raises(KeyboardInterrupt):
+        fid.run(config, runtime)
+    assert not (tmp_path / "metrics.json").exists()
+    [features] = tmp_path.rglob("features.json")
+    stamp = features.stat().st_mtime_ns
+    monkeypatch.setattr(fid, "Inception", Continues)
+    fid.run(config, runtime)
+    assert features.stat().st_mtime_ns == stamp
+    scores = read_json(tmp_path / "metrics.json")["sections"]["fid"]["scores"]
+    assert scores["fid"]["pooled"]["value"] > 0 and (tmp_path / "report.html").exists()
 
 
 def test_motion_statistics_of_known_clips():
     frames = np.zeros((3, 4, 3, 2, 2), np.uint8)
     frames[1, :] = np.array([0, 10, 20, 30])[:, None, None, None]  # grows evenly
     frames[2, 2] = 40  # one bright frame
-    values = FrameDifferences().features(torch.from_numpy(frames).float())[:, 0]
+    values = FrameDifferences().features(torch.from_numpy(frames))[:, 0]
     np.testing.assert_allclose(values, [[0, 0, 0, 0], [10, 10, 0, 10], [80 / 3, 40, 60, 80 / 3]], rtol=1e-6)
 
 
 def test_frozen_clips_are_told_from_moving_ones(comparison, runtime, tmp_path, monkeypatch):
     whole = temporal.measure(comparison, runtime)["temporal"]["scores"]
-    still = replace(comparison, config=replace(comparison.config, output=tmp_path))
+    still = replace(comparison, cache=tmp_path, real=replace(comparison.real))
     monkeypatch.setattr(ClipSet, "frames", lambda self, entry, read=ClipSet.frames: (
         read(self, entry) if self is still.real else np.repeat(read(self, entry)[:1], 16, 0)))
     frozen = temporal.measure(still, runtime)["temporal"]["scores"]
@@ -133,11 +139,11 @@ def test_nearest_leaves_out_own_recording_and_the_clip_itself(monkeypatch):
     monkeypatch.setattr("evaluations.scores.CHUNK", 2)
     clips = features_of(["a0", "a1", "b0"], [[0, 0], [3, 4], [0, 12]])
     assert nearest(clips, clips)[0].tolist() == [0, 0, 0]
-    distances, places = nearest(clips, clips, other_clip=True)
+    distances, places = nearest(clips, clips, except_same="name")
     np.testing.assert_allclose(distances, [5, 5, np.sqrt(73)], rtol=1e-6)
     assert places.tolist() == [1, 0, 1]
-    assert nearest(clips, clips, other_recording=True)[1].tolist() == [2, 2, 1]
-    assert np.isinf(nearest(clips.take([0, 1]), clips.take([0, 1]), other_recording=True)[0]).all()
+    assert nearest(clips, clips, except_same="recording")[1].tolist() == [2, 2, 1]
+    assert np.isinf(nearest(clips.take([0, 1]), clips.take([0, 1]), except_same="recording")[0]).all()
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +170,9 @@ def test_lpips_compares_generated_pairs_and_nearest_training_clips(comparison, r
     mean_difference.weights = {}
     features = comparison.features(TinyExtractor(), runtime)[:2]
     with pytest.raises(ValueError, match="--metrics lpips: needs frames of at least 32 px, these have 16"):
-        measure_lpips(comparison, mean_difference, features, runtime)
+        measure_lpips(comparison, mean_difference, *features, runtime)
     features = [replace(side, facts={**side.facts, "height": 64, "width": 64}) for side in features]
-    section = measure_lpips(comparison, mean_difference, features, runtime)["lpips"]
+    section = measure_lpips(comparison, mean_difference, *features, runtime)["lpips"]
     assert set(section["per_class"]) == set(CLASSES)
     blue = section["per_class"]["blue"]
     assert {kind: record["pairs"] for kind, record in blue.items()} == {

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from ranks import run_ranks
 from small_data import make_grids
 from torch._dynamo.testing import CompileCounterWithBackend
-from training_jobs import run_job, run_jobs
+from training_jobs import run_job
 
 from common.checkpoints import checkpoint_file
 from common.files import read_json, read_jsonl
@@ -47,16 +48,15 @@ def config(grids, probe_run, tmp_path):
     make_grids(tmp_path / "samples" / "grids", clips_per_class=9)
     manifest = Manifest.read(grids)
     held_out = dataclasses.replace(manifest, clips=tuple(manifest.select("val")))
-    shutil.copytree(grids, tmp_path / "again")
-    held_out.write(tmp_path / "again")
-    return ProbeReportConfig(probe=probe_run, data_path=grids, reconstruction_path=tmp_path / "again",
+    shutil.copytree(grids, tmp_path / "reconstructed")
+    held_out.write(tmp_path / "reconstructed")
+    return ProbeReportConfig(probe=probe_run, data_path=grids, reconstruction_path=tmp_path / "reconstructed",
                              sample_path=tmp_path / "samples", device="cpu")
 
 
-def test_input_is_the_same_for_any_grid():
-    for rows, cols, size in ((4, 4, 128), (2, 2, 64), (1, 1, 70)):
-        assert probe_input(torch.zeros(3, rows * size, cols * size, dtype=torch.uint8), rows, cols).shape == (
-            FRAMES, 3, SIZE, SIZE)
+@pytest.mark.parametrize(("frames", "size"), [(16, 128), (4, 64), (1, 70)])
+def test_input_has_one_shape_for_clips_of_any_length_and_size(frames, size):
+    assert probe_input(torch.zeros(frames, 3, size, size, dtype=torch.uint8)).shape == (FRAMES, 3, SIZE, SIZE)
 
 
 def test_training_clips_come_in_four_degrees_of_sharpness_and_any_of_colour():
@@ -126,11 +126,11 @@ def test_list_of_modules_is_no_block():
         wrap_blocks([torch.nn.ModuleList([torch.nn.Linear(2, 2)])], compiled=True, checkpointing=False)
 
 
-def test_sharded_probe_learns_the_same(plain_run, grids, tmp_path, command_env):
+def test_sharded_probe_learns_the_same(plain_run, grids, tmp_path):
     shared = {"data_parallel": "fsdp"}
-    run_jobs([job(grids, tmp_path / "run", **shared),
-              job(grids, tmp_path / "rest", goes_on_from=str(tmp_path / "run"), **shared)], tmp_path,
-             command_env)
+    jobs = [job(grids, tmp_path / "run", **shared),
+            job(grids, tmp_path / "rest", goes_on_from=str(tmp_path / "run"), **shared)]
+    assert run_ranks(lambda runtime: [run_job(runtime, **each) for each in jobs], 2) == [0, 0]
     for name in ("run", "rest"):
         assert_same_run(tmp_path / name, plain_run)
 

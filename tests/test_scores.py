@@ -7,7 +7,7 @@ from scipy.stats import ortho_group
 from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from evaluations.scores import inception_score, kernel_distance, neighbourhood_scores, squared_distances
+from evaluations.scores import distances, inception_score, kernel_distance, neighbourhood_scores
 
 
 def test_kernel_distance_of_four_points_and_of_samples():
@@ -62,7 +62,7 @@ def test_scores_are_blind_to_rotation(seed):
 
 def test_distances_are_euclidean():
     a, b = np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0], [3, 0], [0, 4]])
-    np.testing.assert_allclose(squared_distances(a, b), [[0, 9, 16], [25, 16, 9]])
+    np.testing.assert_allclose(distances(a, b), [[0, 3, 4], [5, 4, 3]])
 
 
 def test_inception_score_of_known_probabilities():

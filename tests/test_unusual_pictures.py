@@ -5,10 +5,8 @@ import pytest
 from PIL import Image
 
 from autoregressive.sample.starts import read_start
-from common.files import write_json
 from dataset.grid import grid_to_frames
 from dataset.manifest import Clip, Manifest
-from evaluations.class_consistency import clip_statistics, read_generated
 from evaluations.clips import ClipSet
 
 ROWS, COLS, SIZE = 2, 3, 16
@@ -91,15 +89,6 @@ def test_frames_in_folders(kind, tmp_path):
     assert np.abs(frames - pixels.transpose(2, 0, 1).astype(int)).max() <= error
 
 
-def test_class_check(kind, tmp_path):
-    manifest = data_set(tmp_path / "grids", kind)
-    samples = {"dataset": manifest.facts(), "clips": [{"label": 0, "grid": f"grids/red/clip{kind[0]}"}]}
-    write_json(tmp_path / "samples.json", samples)
-    seen = read_generated(tmp_path, samples, manifest)
-    expected = clip_statistics(grid_to_frames(kind[3].transpose(2, 0, 1), ROWS, COLS).astype(np.uint8))
-    np.testing.assert_allclose(seen.statistics_nD[0], expected, atol=max(kind[4], 1e-6))
-
-
 def test_start_of_a_clip(kind, tmp_path):
     suffix, picture, how, *_ = kind
     picture.save(tmp_path / f"start{suffix}", **how)
@@ -117,9 +106,9 @@ def test_numbers_without_a_range_are_refused_by_the_name_of_their_file(tmp_path)
         read_start(tmp_path / "start.tif", FACTS)
 
 
-def test_grid_of_another_size_is_named_by_the_class_check(tmp_path):
-    manifest = data_set(tmp_path / "grids", KINDS["grey"])
-    Image.fromarray(GREY[:-1]).save(tmp_path / "grids/red/clip.png")
-    samples = {"dataset": manifest.facts(), "clips": [{"label": 0, "grid": "grids/red/clip.png"}]}
+def test_grid_of_another_size_is_named(tmp_path):
+    data_set(tmp_path, KINDS["grey"])
+    Image.fromarray(GREY[:-1]).save(tmp_path / "red/clip.png")
+    clips = ClipSet.read(tmp_path, "--data-path")
     with pytest.raises(ValueError, match=r"red/clip.png: 31 x 48 pixels"):
-        read_generated(tmp_path, samples, manifest)
+        clips.frames(clips.entries[0])

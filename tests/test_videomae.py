@@ -58,14 +58,14 @@ def test_published_layout_loads_strictly_and_its_classifier_is_left_out(tmp_path
     extractor = VideoMAE(tmp_path / "mae.pth", False, torch.device("cpu"))
     frames = torch.randint(0, 256, (1, 16, 3, 112, 112), dtype=torch.uint8)
     with torch.no_grad():
-        features = extractor.features(extractor.preprocess(frames))
+        features = extractor.features(frames)
     assert features.shape == (1, 1, DIM) and extractor.weights["verified"] is False
     with pytest.raises(ValueError, match="needs clips of 16 frames, these have 8"):
-        extractor.preprocess(frames[:, :8])
+        extractor.features(frames[:, :8])
     del state["blocks.1.attn.v_bias"]
     torch.save({"module": state}, tmp_path / "short.pth")
     with pytest.raises(ValueError, match=r"--videomae-weights .*short.pth: 1 tensors do not fit"):
         VideoMAE(tmp_path / "short.pth", False, torch.device("cpu"))
     torch.save({"module": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="no weights of a VideoMAE encoder"):
+    with pytest.raises(ValueError, match="not weights of a VideoMAE encoder"):
         VideoMAE(tmp_path / "other.pth", False, torch.device("cpu"))

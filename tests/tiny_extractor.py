@@ -22,13 +22,11 @@ class TinyExtractor:
         self.name, self.per_frame = "tiny-frames" if per_frame else "tiny", per_frame
         self.batches = []
 
-    def preprocess(self, frames_BT3HW):
-        return frames_BT3HW.float() / 255
-
-    def features(self, pixels):
-        self.batches.append(len(pixels))
-        coarse_BTX = torch.nn.functional.adaptive_avg_pool2d(pixels.flatten(0, 1), CELLS).flatten(1)
-        coarse_BTX = coarse_BTX.unflatten(0, pixels.shape[:2])
+    def features(self, frames_BT3HW):
+        self.batches.append(len(frames_BT3HW))
+        pixels_N3HW = frames_BT3HW.flatten(0, 1).float() / 255
+        coarse_BTX = torch.nn.functional.adaptive_avg_pool2d(pixels_N3HW, CELLS).flatten(1)
+        coarse_BTX = coarse_BTX.unflatten(0, frames_BT3HW.shape[:2])
         if not self.per_frame:
             motion_BX = coarse_BTX.diff(dim=1).abs().mean(1)
             coarse_BTX = torch.cat([coarse_BTX.mean(1), motion_BX], -1)[:, None]
