@@ -1,38 +1,47 @@
 """Speed and memory of sampling against the plain way:  python -m benchmarks.bench_sampling [flags]
 
-Each measurement is a process of its own; the variants take turns (A B A B), and medians are printed, as a
-table and as a JSON line. The GPT is that of a checkpoint, or one of the shapes asked for with random weights.
-With those windows are of no interest: how many guesses come true depends on what the weights have learnt.
-Run it on an otherwise idle machine; where others work, only processor time on one thread means something.
+The GPT is that of a checkpoint, or has random weights, with which a decode window above 1 means nothing: how
+many guesses are right depends on what the weights have learnt. Shapes: B clips, N tokens of a clip.
 """
 
-import json
-import resource
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import tyro
+from torch import Tensor
 
-import benchmarks.sampling_work as work
 from autoregressive.models.checkpoint import load_gpt
-from autoregressive.models.gpt import GPT
-from benchmarks.children import forget_peak, resident, run_child
+from autoregressive.models.decoding import BUCKET, Passes, Rule, decode_in_steps, decode_in_windows
+from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig, KVCache
+from autoregressive.models.noise import noise_keys
+from autoregressive.models.packing import pack
+from autoregressive.sample.clip_files import ClipJob, write_clip
+from autoregressive.sample.pictures import pictures_of
+from autoregressive.sample.sample_c2i import SampleC2IConfig, run
+from benchmarks.harness import BenchmarkConfig, main, timed
+from benchmarks.plain import plain_caches, plain_decode, plain_generate
 from common.distributed import Runtime
+from common.presets import find_preset
+from dataset.grid_images import to_uint8
+from tokenizer.loading import load_tokenizer, tokenizer_facts
+from tokenizer.vq_model import VQConfig, VQModel
+
+CLASSES, TOP_K = 8, 2000
+DTYPES = {"bf16": torch.bfloat16, "none": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class SamplingBenchmark(BenchmarkConfig):
     """Measure the sampling of clips: in tokens, from tokens to pictures, or from weights to files."""
 
     work: Literal["tokens", "pictures", "clips"] = "tokens"
-    """tokens: of a batch; pictures: of random tokens, by a random VQ-16; clips: the demo with its files."""
+    """tokens: of a batch, by the GPT. pictures: of random tokens, by a random VQ-16. clips: by sample_c2i."""
     gpt_ckpt: Path | None = None
-    """A checkpoint; without it random weights."""
+    """Checkpoint of the GPT (default: random weights)."""
     gpt_model: str = "GPT-B"
     """Size of the model with random weights."""
     tokens: int = 1024
@@ -40,112 +49,168 @@ class BenchmarkConfig:
     vocab_size: int = 16384
     """Codes of the model with random weights."""
     batch_size: int = 8
-    """Clips at once; the demo has eight, and `clips` makes so many, eight at least."""
+    """Clips at once. --work clips makes as many, at least eight."""
     cfg_scale: float = 1.5
-    """Guidance."""
+    """Scale of classifier-free guidance."""
     steps: int = 0
-    """Tokens of a clip made by plain and steps, from its middle, on caches that are there; 0: all."""
+    """Tokens of a clip that plain and steps sample, from its middle, with the cache there; 0: all."""
     mixed_precision: Literal["bf16", "none"] = "none"
-    """bf16: of the GPT's weights, plain ones too, and of our pictures, but not those of clips."""
+    """Precision of the GPT, also of plain, and of our pictures, but not of the pictures of --work clips."""
     variants: tuple[str, ...] = ("plain", "steps")
-    """plain, steps, or a number: the decode window. Of pictures: plain or ours."""
-    rounds: int = 3
-    """Processes per variant."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    threads: int = 2
-    """Threads on the CPU."""
-    child: str = ""
-    """Set by the program itself: the variant that this process measures."""
-    models: Path | None = None
-    """Likewise: where the demo's checkpoints are."""
+    """plain, steps, or a number: the decode window. Of --work pictures: plain, ours."""
+
+    def cases(self) -> list[Sequence[str]]:
+        return [self.variants]
+
+    def prepare(self, folder: Path) -> None:
+        if self.work == "clips":
+            write_models(folder, self.make_gpt(), random_tokenizer())
+
+    def measure(self, case: str) -> dict[str, float]:
+        """Times and memory of a batch, and the number of passes."""
+        device, dtype = Runtime().device(self.device), DTYPES[self.mixed_precision]
+        counts: list[int] = []
+        with TemporaryDirectory() as clips:
+            if self.work == "tokens":
+                work = token_work(
+                    self.make_gpt(), case, self.batch_size, self.cfg_scale, self.steps, dtype, device)
+            elif self.work == "pictures":
+                work = picture_work(case, self.batch_size, self.tokens, self.mixed_precision, device)
+            elif case == "plain":
+                work = partial(plain_clips, self.folder, self.cfg_scale, dtype, Path(clips), device)
+            else:
+                work = clip_work(self.folder, case, self.batch_size, self.cfg_scale, self.mixed_precision,
+                                 Path(clips), device)
+            compiling = 2 if device.type == "cuda" and self.work != "clips" else 0  # and recording
+            found = timed(lambda: counts.append(work()), device, compiling or min(self.steps, 1))
+        return {**found, "passes": counts[-1]}
+
+    def make_gpt(self) -> GPT:
+        """The model to sample from."""
+        if self.gpt_ckpt:
+            return load_gpt(self.gpt_ckpt)[0]
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(**GPT_SIZES[self.gpt_model], vocab_size=self.vocab_size,
+                              block_size=self.tokens, num_classes=CLASSES))
+        torch.nn.init.normal_(model.output.weight, std=0.02)
+        return model.requires_grad_(False).eval()
 
 
-def make_gpt(config: BenchmarkConfig) -> GPT:
-    """The model to sample from."""
-    if config.gpt_ckpt:
-        return load_gpt(config.gpt_ckpt)[0]
-    return work.random_gpt(config.gpt_model, config.tokens, config.vocab_size)
+def random_tokenizer() -> VQModel:
+    """A tokenizer of the shape of VQ-16, in the memory format that checkpoints are loaded in."""
+    torch.manual_seed(0)
+    return VQModel(VQConfig()).requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def processor_seconds() -> float:
-    """Processor time of this process, all threads."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+def window_of(variant: str) -> int:
+    """The decode window that a variant stands for."""
+    return 1 if variant == "steps" else int(variant)
 
 
-def measure(config: BenchmarkConfig, variant: str) -> dict[str, Any]:
-    """Seconds for a batch, passes, and peak memory in bytes, of one variant in this process."""
-    torch.set_num_threads(config.threads)
-    device = Runtime().device(config.device)
-    with TemporaryDirectory() as folder:
-        if config.work == "tokens":
-            timed = work.token_work(make_gpt(config), variant, config.batch_size, config.cfg_scale,
-                                    config.steps, config.mixed_precision, device)
-        elif config.work == "pictures":
-            timed = work.picture_work(
-                variant, config.batch_size, config.tokens, config.mixed_precision, device)
-        else:
-            timed = work.clip_work(config.models, variant, config.batch_size, config.cfg_scale,
-                                   config.mixed_precision, Path(folder), device)
-        before = forget_peak()
-        if config.steps:
-            timed()  # which makes a processor's kernels
-        if device.type == "cuda" and config.work != "clips":
-            timed()  # which compiles kernels
-            timed()  # which records graphs
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        processor, started = processor_seconds(), perf_counter()
-        passes = timed()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return {"seconds": perf_counter() - started, "processor": processor_seconds() - processor,
-                "passes": passes, "peak": torch.cuda.max_memory_allocated() if device.type == "cuda"
-                else resident() - before}
+def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: int, dtype: torch.dtype,
+               device: torch.device) -> Callable[[], int]:
+    """A function that samples a batch -> its passes; of `steps` only the tokens in the middle of the clips.
+
+    The work at the middle is the mean of the work at all tokens.
+    """
+    config = model.config
+    labels_B = torch.arange(batch, device=device) % config.num_classes
+    first = (config.block_size - steps) // 2
+    places = range(first, first + steps) if steps else range(config.block_size)
+    if variant == "plain":
+        model = model.to(device, dtype)
+        caches = plain_caches(model, 2 * batch) if steps else None
+        return lambda: len(plain_generate(model, caches or plain_caches(model, 2 * batch), labels_B,
+                                          cfg_scale, 1.0, TOP_K, places)[0])
+    model = pack(model.to(device), dtype)
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+    labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
+    keys_BN2 = noise_keys(range(batch), config.block_size, device)
+    clips = (model.cls_embedding.embedding_table.weight[labels_R], keys_BN2,
+             torch.full(keys_BN2.shape[:2], -1, device=device))
+    rule = Rule(cfg_scale, top_k=TOP_K, guided=config.block_size)
+    if variant == "steps" and device.type == "cpu":
+        if not steps:
+            return cast(lambda: len(decode_in_steps(model, *clips, rule)[0]))
+        cache = model.new_cache(2 * batch)
+        for stored in (*cache.keys, *cache.values):
+            stored.fill_(0)  # memory that nobody has written to would cost nothing to read
+        return cast(lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places))
+    passes = Passes(model, batch, rule, window_of(variant))
+    if steps:
+        return cast(lambda: some_passes(passes, places))
+    return cast(lambda: decode_in_windows(passes, *clips)[1])
 
 
-def benchmark(config: BenchmarkConfig) -> None:
-    """Measure all variants in turn and print a table and a JSON line."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.variants}
-    with TemporaryDirectory() as folder:
-        if config.work == "clips":
-            config = replace(config, models=Path(folder))
-            work.write_models(config.models, make_gpt(config), work.random_tokenizer())
-        for _ in range(config.rounds):
-            for name in config.variants:
-                measured = run_child("benchmarks.bench_sampling", config, name)
-                results[name] += [measured] if measured else []
-    rows = summary(results)
-    print(f"{config.work}, batch {config.batch_size}, guidance {config.cfg_scale}, mixed precision "
-          f"{config.mixed_precision}, torch {torch.__version__}, {Runtime().device(config.device).type}, "
-          f"{config.threads} threads")
-    for row in rows:
-        print("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                        for name, value in row.items()))
-    paths = {"gpt_ckpt": str(config.gpt_ckpt), "models": ""}
-    print(json.dumps({"config": {**asdict(config), **paths}, "rows": rows}))
+@torch.no_grad()
+def some_steps(
+    model: GPT, cache: KVCache, tokens_B: Tensor, keys_BN2: Tensor, rule: Rule, places: range
+) -> int:
+    """`decode_in_steps` at these places only."""
+    position_N = torch.arange(model.config.block_size, device=tokens_B.device)
+    for i in places:
+        view = cache.first(2 * len(tokens_B), (i // BUCKET + 1) * BUCKET)
+        logits_RV = model.step(tokens_B.repeat(2), position_N[i : i + 1], view)
+        tokens_B = rule.choose(logits_RV, keys_BN2[:, i], position_N[i : i + 1])
+    return len(places)
 
 
-def summary(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row per variant that could be measured; speeds and memory are against the first of them."""
-    rows: list[dict[str, Any]] = []
-    for name, measured in results.items():
-        if measured:
-            seconds = median(result["seconds"] for result in measured)
-            processor = median(result["processor"] for result in measured)
-            row = {"variant": name, "s": seconds, "processor_s": processor, "passes": measured[0]["passes"],
-                   "peak_mb": max(result["peak"] for result in measured) / 1e6}
-            first = rows[0] if rows else row
-            rows.append({**row, "speed": first["s"] / seconds,
-                         "processor_speed": first["processor_s"] / processor,
-                         "memory": row["peak_mb"] / first["peak_mb"]})
-    return rows
+@torch.no_grad()
+def some_passes(passes: Passes, places: range) -> int:
+    """The passes of `decode_in_windows` at these places only."""
+    passes.done_B1.fill_(places.start)
+    for _ in places:
+        passes.take(1, 2 * passes.batch, passes.count + 1)
+    return len(places)
+
+
+def picture_work(variant: str, batch: int, tokens: int, precision: str, device: torch.device
+                 ) -> Callable[[], int]:
+    """A function that decodes a batch of random tokens -> the number of its pictures."""
+    model, side = random_tokenizer().to(device), int(tokens**0.5)
+    codes_Bhw = torch.randint(model.config.codebook_size, (batch, side, side), device=device)
+    if variant == "plain":
+        model.to(memory_format=torch.contiguous_format)
+        return lambda: len(plain_decode(model, codes_Bhw))
+    return lambda: len(pictures_of(codes_Bhw, model, precision))
+
+
+def write_models(folder: Path, gpt: GPT, vq: VQModel) -> None:
+    """Checkpoints gpt.pt and vq.pt for clips of the eight classes of hyperkvasir16."""
+    side = int(gpt.config.block_size**0.5)
+    frames = 4 if gpt.config.block_size <= 1024 else 8
+    dataset = {**find_preset("hyperkvasir16").facts(), "rows": frames, "cols": frames,
+               "frame_size": side * vq.config.downsample // frames}
+    torch.save({"model": vq.state_dict(), "config": asdict(vq.config)}, folder / "vq.pt")
+    torch.save({"model": gpt.state_dict(), "config": asdict(gpt.config), "dataset": dataset,
+                "tokenizer": tokenizer_facts(vq, folder / "vq.pt")}, folder / "gpt.pt")
+
+
+def clip_work(models: Path, variant: str, batch: int, cfg_scale: float, precision: str, folder: Path,
+              device: torch.device) -> Callable[[], int]:
+    """A function that runs sample_c2i with the checkpoints in `models` -> the number of clips in `folder`."""
+    config = SampleC2IConfig(
+        gpt_ckpt=models / "gpt.pt", vq_ckpt=models / "vq.pt", save_folder=folder / "clips",
+        clips_per_class=max(1, batch // CLASSES), cfg_scale=cfg_scale, decode_window=window_of(variant),
+        mixed_precision=precision, device=device.type)
+    return lambda: run(config, Runtime()) or CLASSES * config.clips_per_class
+
+
+def plain_clips(models: Path, cfg_scale: float, dtype: torch.dtype, folder: Path, device: torch.device
+                ) -> int:
+    """A clip of each class, one stage after the other, all pictures decoded at once in float32."""
+    gpt, dataset, _ = load_gpt(models / "gpt.pt")
+    gpt = gpt.to(device, dtype)
+    vq = load_tokenizer(models / "vq.pt").to(device, memory_format=torch.contiguous_format)
+    labels_B = torch.arange(CLASSES, device=device)
+    tokens_BN = plain_generate(gpt, plain_caches(gpt, 2 * CLASSES), labels_B, cfg_scale, 1.0, TOP_K,
+                               range(gpt.config.block_size))
+    side = int(gpt.config.block_size**0.5)
+    for label, pixels_3HW in enumerate(plain_decode(vq, tokens_BN.view(-1, side, side))):
+        job = ClipJob(dataset["class_names"][label], label, 0)
+        write_clip(folder, job, [to_uint8(pixels_3HW).cpu()], dataset)
+    return CLASSES
 
 
 if __name__ == "__main__":
-    arguments = tyro.cli(BenchmarkConfig)
-    if arguments.child:
-        print(json.dumps(measure(arguments, arguments.child)))
-    else:
-        benchmark(arguments)
+    main(SamplingBenchmark)
