@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,10 +29,11 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
     """
     speaks = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    understand_names()
     try:
         with one_line(lambda error: str(error) if speaks else ""):  # a wrong flag is so on all processes
             config = parse(config_class)
-        with Runtime.start(timeout) as runtime, one_line(runtime.says):
+        with writable_caches(), Runtime.start(timeout) as runtime, one_line(runtime.says):
             run(config, runtime)
     except RuntimeError as error:
         if not lost_contact(error) or os.environ.get("ENDOGEN_TRACEBACK"):
@@ -43,6 +45,31 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+
+
+def understand_names() -> None:
+    """Names of files are UTF-8 whatever the locale; what an output cannot show is printed as an escape.
+
+    Under a locale of another encoding the process starts again in Python's UTF-8 mode: names would otherwise
+    reach data sets and checkpoints in an encoding that the next machine does not know.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr does so anyway
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def writable_caches() -> Iterator[None]:
+    """Where the home folder cannot be written to, as in containers, libraries keep their caches elsewhere."""
+    if os.access(os.path.expanduser("~"), os.W_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="endogen-", ignore_cleanup_errors=True) as folder:
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TRITON_HOME"):
+            os.environ.setdefault(name, folder)
+        yield
 
 
 @contextmanager
@@ -59,20 +86,29 @@ def one_line(says: Callable[[Exception], str]) -> Iterator[None]:
 
 
 def parse(config_class: type[Config]) -> Config:
-    """`sys.argv` as a `config_class`; what tyro draws as a box becomes one `InputError`."""
+    """`sys.argv` as a `config_class`; what tyro draws as a box becomes one `InputError`.
+
+    A word with one dash is the value of the flag before it: no flag but -h has one.
+    """
     import tyro
 
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        if re.match(r"-(?!h$)[^\W\d]", word) and words and re.fullmatch(r"--[\w-]+", words[-1]):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(config_class, config=(tyro.conf.OmitArgPrefixes,))  # nested ones are flags too
+            return tyro.cli(config_class, args=words, config=(tyro.conf.OmitArgPrefixes,))  # nested ones too
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        boxed = [line.strip("│| ") for line in stderr.getvalue().splitlines() if line[:1] in ("│", "|")]
-        rules = [i for i, line in enumerate(boxed) if line[:2] in ("──", "--") and not line[2:].strip("─-")]
-        words = " ".join(boxed[: rules[0]] if rules else boxed)
-        raise InputError(re.sub(r"\s+", " ", words) + " (see --help)") from None
+        lines = [line.strip("│| ") for line in stderr.getvalue().splitlines()]
+        rules = [i for i, line in enumerate(lines) if line[:1] in ("╭", "╰") or not line.strip("─-")]
+        reason = " ".join(lines[rules[0] + 1 : rules[1]])  # between the title and what else there is to say
+        raise InputError(re.sub(r"\s+", " ", reason) + " (see --help)") from None
 
 
 def require_at_least(config: object, **least: float) -> None:

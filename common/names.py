@@ -55,6 +55,14 @@ def check_classes(names: object, origin: object) -> None:
         raise InputError(f"{origin}: a class name occurs twice")
 
 
+def without_names(fact: object) -> object:
+    """A fact without the paths in it, and without the names of what a hash tells apart: files may be moved."""
+    if not isinstance(fact, dict):
+        return fact
+    dropped = ("path", "name") if "hash" in fact else ("path",)
+    return {key: without_names(value) for key, value in fact.items() if key not in dropped}
+
+
 def inside(folder: Path, name: str) -> Path:
     """`folder`/`name`, to be written or deleted; `InputError` if the name or a link leads out of `folder`."""
     check_paths([name], folder)

@@ -135,7 +135,8 @@ def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float, preset: str = "me
     height, width = frames_THWC.shape[1:3]
     padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     flags = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", "mp4", options=flags) as container:
+    with (atomic_path(path) as temporary,  # "file:", else a folder "http:x" would be an address
+          av.open(f"file:{temporary}", "w", "mp4", options=flags) as container):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"

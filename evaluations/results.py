@@ -7,6 +7,7 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.locks import locked
+from common.names import without_names
 from evaluations.comparison import Comparison
 from evaluations.measures import reason_lines
 from evaluations.page import COLUMNS, table, write_page
@@ -35,7 +36,8 @@ def _earlier_sections(path: Path, head: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         print(f"{error}: overwritten", flush=True)
         earlier = {}
-    return earlier["sections"] if all(earlier.get(name) == value for name, value in head.items()) else {}
+    same = without_names({name: earlier.get(name) for name in head}) == without_names(head)
+    return earlier["sections"] if same else {}
 
 
 def write_results(comparison: Comparison, sections: dict[str, Any]) -> dict[str, Any]:

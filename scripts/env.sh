@@ -2,7 +2,8 @@
 # The environment is $ENDOGEN_VENV if that is set, else the active one if it has all of requirements.txt, else .venv.
 # shellcheck shell=bash
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONSAFEPATH=1  # modules come from here, not from the working directory
 
 satisfied() {  # does this python have every pinned package?
   "$1" - "$root/requirements.txt" 2>/dev/null <<'PY'
@@ -27,7 +28,7 @@ make_venv() {  # make_venv FOLDER: create it and install requirements.txt; a sta
 if [ -z "${ENDOGEN_VENV:-}" ] && command -v python >/dev/null && satisfied python; then
   python=$(command -v python)
 else
-  venv=$(realpath -m "${ENDOGEN_VENV:-$root/.venv}")
+  venv=$(realpath -m -- "${ENDOGEN_VENV:-$root/.venv}")
   python=$venv/bin/python
   cmp --silent "$root/requirements.txt" "$venv/endogen-requirements.txt" || satisfied "$python" || make_venv "$venv"
 fi
@@ -62,13 +63,14 @@ launch_many() {  # launch_many [torchrun arguments] -m MODULE [flags]; ends with
 }
 
 launch_nodes() {  # launch_nodes MODULE [torchrun arguments --] [flags]; without --: this machine, NPROC processes
-  local module=$1 rendezvous=()
+  local module=$1 rendezvous=(--standalone --nproc-per-node "${NPROC:-auto}") place
   shift
-  if [[ " $* " == *" -- "* ]]; then
-    while [ "$1" != -- ]; do rendezvous+=("$1"); shift; done
-    shift
-  else
-    rendezvous=(--standalone --nproc-per-node "${NPROC:-auto}")
-  fi
+  for ((place = 1; place <= $#; place++)); do
+    if [ "${!place}" = -- ]; then
+      rendezvous=("${@:1:place-1}")
+      shift "$place"
+      break
+    fi
+  done
   launch_many "${rendezvous[@]}" -m "$module" "$@"
 }

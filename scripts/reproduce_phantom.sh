@@ -6,6 +6,7 @@
 set -euo pipefail
 usage="usage: $0 OUT [KVASIR_SEG]"
 out=${1:?"$usage"} kvasir=${2:-}
+out=${out/#-/./-}  # no flag, also to mkdir
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 : "${CLIPS:=640}" "${PROBE_STEPS:=1000}"
@@ -20,7 +21,7 @@ launch dataset.phantom --video-path "$out/videos" --clips-per-class "$CLIPS" --f
 launch dataset.prepare --video-path "$out/videos" --data-path "$out/grids" --preset phantom --crop none
 pictures=("$out/grids") share=(1)
 if [ -n "$kvasir" ]; then
-  mkdir -p "$out/stills" && ln -sfn "$(realpath "$kvasir/images")" "$out/stills/polyp"
+  mkdir -p "$out/stills" && ln -sfn "$(realpath -- "$kvasir/images")" "$out/stills/polyp"
   launch dataset.prepare --video-path "$out/stills" --data-path "$out/kvasir" --rows 1 --cols 1 --frame-size 128
   pictures+=("$out/kvasir") share=(0.75 0.25)
 fi

@@ -6,6 +6,7 @@
 set -euo pipefail
 [ $# -ge 1 ] && [ $# -le 2 ] || { echo "usage: $0 [VIDEOS] OUT" >&2; exit 2; }
 out=${*: -1}
+out=${out/#-/./-}  # no flag, also to find
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 : "${ROWS:=4}" "${COLS:=4}" "${FRAME_SIZE:=64}" "${FPS:=10}" "${CLIP_STRIDE:=2}"  # clips overlap: small data

@@ -1,6 +1,7 @@
 """Tokenizers on disk: found, loaded, and told apart by a hash of their weights."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
 
 
 def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tuple[VQModel, Path]:
-    """The tokenizer that codes were made with: the file given, or where it was, beside `near`, or bundled.
+    """The tokenizer that codes were made with: the file given, or where it was, near `near`, or bundled.
 
     Raises: `InputError` if it is nowhere, or if the file has other weights (by hash, where the facts hold
     one).
@@ -54,15 +55,16 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
     name = facts["name"]
     check_names([name], near)
     folder = near.resolve().parent
-    runs = [run / name for base in (folder, folder.parent.parent) for run in base.glob("*/checkpoints")]
-    for path in [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *runs]:
-        if path.is_file():
+    around = [place / name for base in (folder, folder.parent.parent)
+              for place in (base, *base.glob("*"), *base.glob("*/checkpoints"))]
+    for path in [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *around]:
+        if os.path.isfile(path):  # also false where one may not look
             try:
                 return check_tokenizer(path, facts), path
-            except InputError:
+            except (InputError, OSError):
                 continue  # another file of that name
     raise InputError(f"--vq-ckpt: not given, and {name} is neither {facts.get('path', 'where it was')}, nor "
-                     "beside the model or in a run folder near it, nor in pretrained_models")
+                     "beside the model or in a folder near it, nor in pretrained_models")
 
 
 def check_tokenizer(path: Path, facts: dict[str, Any]) -> VQModel:

@@ -35,6 +35,7 @@ from common.errors import InputError
 from common.files import file_hash, write_json
 from common.hardware import own_cores
 from common.locks import locked
+from common.names import without_names
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from dataset.samples import FILE_NAME, read_samples
@@ -152,8 +153,10 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
                                  "use another folder")
         return []
     record = read_samples(folder)
-    if changes := differences({name: record.get(name) for name in facts}, facts):
-        raise InputError(f"--save-folder {folder}: was sampled with {', '.join(changes)}: use another folder")
+    recorded = {name: record.get(name) for name in facts}
+    if without_names(recorded) != without_names(facts):
+        changes = ", ".join(differences(recorded, facts))
+        raise InputError(f"--save-folder {folder}: was sampled with {changes}: use another folder")
     remove_unfinished(folder)
     return record["clips"]
 

@@ -11,6 +11,7 @@ import torch
 
 from common.command import require_at_least
 from common.errors import InputError
+from common.names import without_names
 
 # What a rerun may change; everything else is part of what the run is.
 MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_every", "keep_checkpoints",
@@ -116,7 +117,7 @@ def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: di
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{flag} {value}: the run in {folder} has {checkpoint['training'][name]}")
     for name, value in facts.items():
-        if without_path(checkpoint[name]) != without_path(value):
+        if without_names(checkpoint[name]) != without_names(value):
             raise InputError(f"--results-dir {folder}: holds a run with another {name}; "
                              "choose another folder, or the settings of that run")
     planned, steps = checkpoint["training"]["max_steps"], config.max_steps
@@ -130,11 +131,6 @@ def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: di
 def holds_path(value: Any) -> bool:
     """True for a path and for a tuple of paths: where a thing lies does not matter to what it is."""
     return isinstance(value, Path) or (isinstance(value, tuple) and any(map(holds_path, value)))
-
-
-def without_path(fact: Any) -> Any:
-    """A fact without the place where a file was found, which does not matter to what it is."""
-    return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

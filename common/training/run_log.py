@@ -29,7 +29,8 @@ class RunLog:
             import wandb
 
             run = self.path.parent.resolve()
-            identity = hashlib.sha256(str(run).encode()).hexdigest()[:16]  # the same when it is continued
+            earlier = [path.name.rpartition("-")[2] for path in run.glob("wandb/*run-*-*")]
+            identity = earlier[0] if earlier else hashlib.sha256(str(run).encode()).hexdigest()[:16]
             self.wandb = wandb.init(
                 project=wandb_project, name=run.name, dir=run, id=identity, resume="allow")
 
