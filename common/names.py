@@ -56,7 +56,7 @@ def check_classes(names: object, origin: object) -> None:
 
 
 def without_names(fact: object) -> object:
-    """A fact without the paths in it, and without the names of what a hash tells apart: files may be moved."""
+    """A fact without its paths, and without the names of what a hash identifies: files may be moved."""
     if not isinstance(fact, dict):
         return fact
     dropped = ("path", "name") if "hash" in fact else ("path",)

@@ -1,4 +1,4 @@
-"""The whole chain where nothing is as usual: the locale, the home folder, the working directory, the names of files,
+"""The whole chain under an unusual locale, home folder and working directory, with unusual names of files and
 hidden files everywhere, and every folder moved before the next stage reads it."""
 
 import os
@@ -28,8 +28,9 @@ class Place:
         (self.folder / "Projekt ü").symlink_to(ROOT)
         (self.folder / "random.py").write_text("raise SystemExit('of the working folder')\n")
         usual = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "XDG_"))}
-        self.env = {**usual, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "HOME": "/proc/nobody",
-                    "PYTHONIOENCODING": "ascii", "CDPATH": ".", "ENDOGEN_VENV": sys.prefix,
+        self.env = {**usual, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+                    "HOME": "/proc/nobody", "PYTHONIOENCODING": "ascii", "CDPATH": ".",
+                    "ENDOGEN_VENV": sys.prefix,
                     "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def run(self, script: str, *flags: object) -> str:
@@ -42,7 +43,8 @@ class Place:
 
     def move(self, old: str, new: str) -> None:
         """Rename a folder, after a file manager has looked at all that is in it."""
-        for folder in [self.folder / old, *(path for path in (self.folder / old).rglob("*") if path.is_dir())]:
+        below = (path for path in (self.folder / old).rglob("*") if path.is_dir())
+        for folder in [self.folder / old, *below]:
             for name in HIDDEN:
                 (folder / name).write_bytes(b"\0junk")
         (self.folder / new).parent.mkdir(exist_ok=True)
@@ -67,7 +69,8 @@ def test_chain_goes_on_wherever_and_under_whatever_names_things_lie(tmp_path):
     place.run(*train_vq, "--data-path", "-gitter ü", "--results-dir", "-vq", "--max-steps", 2)
     place.move("-gitter ü", "grids: 3")
     place.move("-vq", "läufe/vq: 1")
-    continued = place.run(*train_vq, "--data-path", "grids: 3", "--results-dir", "läufe/vq: 1", "--max-steps", 3)
+    continued = place.run(*train_vq, "--data-path", "grids: 3", "--results-dir", "läufe/vq: 1",
+                          "--max-steps", 3)
     assert "continuing at step 2 of 3" in continued
     place.run("extract_codes", "--data-path", "grids: 3", "--code-path", "-codes", "--vq-ckpt", "läufe/vq: 1")
 
@@ -95,6 +98,6 @@ def test_chain_goes_on_wherever_and_under_whatever_names_things_lie(tmp_path):
     place.run("export", "--ckpt", "-umgezogen/-gpt ж", "--output", "-ñ.safetensors")
     place.run("reconstruct", "--data-path", "grids: 3", "--vq-ckpt", "-umgezogen/vq", "--save-path", "-ø")
     place.move("-samples ß", "-s")
-    compared = place.run("evaluate", "--data-path", "grids: 3", "--sample-path", "-s", "--metrics", "temporal",
-                         "--reconstruction-path", "-ø")
+    compared = place.run("evaluate", "--data-path", "grids: 3", "--sample-path", "-s",
+                         "--metrics", "temporal", "--reconstruction-path", "-ø")
     assert "motion_ratio" in compared and not list(at.glob("-s/evaluation/.*"))
