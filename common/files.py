@@ -83,6 +83,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporaries that killed runs have left of `atomic_path`; `folder` must be locked."""
+    for path in list(folder.rglob(".*.tmp*")):
+        remove(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"

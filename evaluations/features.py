@@ -21,7 +21,7 @@ import torch
 
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path, read_json
+from common.files import atomic_path, read_json, remove_unfinished
 from common.locks import locked
 from common.progress import progress
 from common.spread import evenly
@@ -131,6 +131,7 @@ class Extraction:
             if runtime.is_main:
                 starts = range(0, len(clips.entries), BLOCK)
                 join_blocks([block_path(folder, start) for start in starts], folder)
+                remove_unfinished(folder)
 
     def _key(self, clips: ClipSet) -> str:
         """Hash of everything that the features depend on."""

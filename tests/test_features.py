@@ -49,6 +49,17 @@ def test_a_clip_has_the_same_frames_in_every_kind_of_folder(grids, tmp_path, kin
         np.testing.assert_array_equal(clips.frames(a), other.frames(b))
 
 
+def test_what_a_kill_leaves_beside_the_features_goes_with_the_rerun(grids, tmp_path, runtime):
+    clips, work = ClipSet.read(grids, "x"), extraction(tmp_path)
+    work.run(clips, runtime, "real")
+    (folder,) = tmp_path.iterdir()
+    whole = sorted(path.name for path in folder.iterdir())
+    (folder / "features.json").unlink()  # killed while the array was written
+    (folder / ".features.4711.tmp.npy").write_bytes(b"half")
+    work.run(clips, runtime, "real")
+    assert sorted(path.name for path in folder.iterdir()) == whole
+
+
 def test_folder_of_the_sampler_is_read_as_grids_frames_and_videos(sample_config, runtime):
     sample(sample_config, runtime)
     folder = sample_config.save_folder

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.files import atomic_path, remove
+from common.files import atomic_path
 from common.names import inside
 from dataset.grid import grid_to_frames
 from dataset.manifest import Clip, Manifest
@@ -61,12 +61,6 @@ def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: 
     for name, picture_3HW in reversed(list(zip(names, pictures, strict=True))):
         with atomic_path(inside(folder, name)) as temporary:
             Image.fromarray(picture_3HW.permute(1, 2, 0).numpy()).save(temporary)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed run has left half written."""
-    for path in list(folder.rglob(".*.tmp*")):
-        remove(path)
 
 
 def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:

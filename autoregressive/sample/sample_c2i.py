@@ -19,7 +19,6 @@ from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import (
     ClipJob,
-    remove_unfinished,
     write_clip,
     write_manifest,
     write_sheet,
@@ -32,7 +31,7 @@ from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import file_hash, write_json
+from common.files import file_hash, remove_unfinished, write_json
 from common.hardware import own_cores
 from common.locks import locked
 from common.names import without_names
