@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: i
     Raises: `OSError` naming the path if it cannot be written, and then the older ones are as they were.
     """
     path = Path(folder) / f"{step:07d}.pt"
-    remove_halves(folder)
+    remove_unfinished(folder)
     with atomic_path(path) as temporary:
         write_tensors(temporary, checkpoint)
     keep_newest(folder, keep)
@@ -50,18 +50,18 @@ def write_tensors(path: Path, value: Any) -> None:
         raise OSError(f"{path.parent}: no checkpoint written ({cause}), the older are intact") from None
 
 
-def remove_halves(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Delete what a run that was killed while it saved has left."""
     for pattern in (".*.tmp.pt", f".*.tmp{SHARDS}"):
-        for half in Path(folder).glob(pattern):
-            remove(half)
+        for unfinished in Path(folder).glob(pattern):
+            remove(unfinished)
 
 
 def keep_newest(folder: Path, keep: int) -> None:
     """Delete what is older than the newest `keep` whole checkpoints."""
     found = checkpoints(folder)
-    kept = [path for path in found if not damage(path)][-keep:]
-    for old in found[: found.index(kept[0])] if kept else []:
+    newest = [path for path in found if not damage(path)][-keep:]
+    for old in found[: found.index(newest[0])] if newest else []:
         remove(old)
 
 

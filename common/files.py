@@ -41,7 +41,7 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
         yield temporary
         settle(temporary)
         if folder and path.exists():
-            refuse_strangers(path, temporary)
+            refuse_other_files(path, temporary)
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
@@ -64,7 +64,7 @@ def settle(path: Path) -> None:
             os.close(descriptor)
 
 
-def refuse_strangers(old: Path, new: Path) -> None:
+def refuse_other_files(old: Path, new: Path) -> None:
     """`InputError` if `old` holds a folder, or a file of a kind that `new` has none of.
 
     Hidden files do not count: file managers leave them behind.

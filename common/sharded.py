@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.checkpoints import keep_newest, remove_halves, write_tensors
+from common.checkpoints import keep_newest, remove_unfinished, write_tensors
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import remove
@@ -63,7 +63,7 @@ class ShardWriter:
         facts = take_tensors(checkpoint, tensors)
         with self.runtime.together():
             if self.runtime.is_main:
-                remove_halves(self.folder)
+                remove_unfinished(self.folder)
                 temporary.mkdir(parents=True)
                 write_tensors(temporary / FACTS, facts)
         storage = dcp.HuggingFaceStorageWriter(str(temporary), file_numbers(tensors), save_distributed=True)

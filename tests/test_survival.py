@@ -83,7 +83,7 @@ def test_later_signal_acts_at_once_and_an_echo_does_not(monkeypatch, interruptib
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
             assert stop.name == "SIGINT"
-        monkeypatch.setattr(common.training.signals, "ECHO", -1.0)
+        monkeypatch.setattr(common.training.signals, "REPEAT_SECONDS", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

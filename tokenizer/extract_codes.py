@@ -22,6 +22,7 @@ from common.errors import InputError
 from common.files import atomic_path, remove, write_json
 from common.locks import locked
 from common.progress import progress
+from common.spread import evenly
 from dataset.codes import Codes
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages, to_pixels
@@ -92,9 +93,8 @@ def work_folder(config: ExtractCodesConfig, manifest: Manifest, tokenizer: dict)
 
 def check_quality(model: VQModel, images: GridImages, pictures: int, device: torch.device) -> Quality:
     """Reconstruction quality on pictures spread over the data set."""
-    chosen = np.linspace(0, len(images) - 1, min(pictures, len(images))).round().astype(int)
     rows, cols = images.manifest.rows, images.manifest.cols
-    return measure_quality(model, [images[int(i)] for i in chosen], rows, cols, device)
+    return measure_quality(model, [images[i] for i in evenly(len(images), pictures)], rows, cols, device)
 
 
 def quality_lines(quality: Quality, codebook_size: int) -> list[str]:

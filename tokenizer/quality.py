@@ -44,9 +44,10 @@ def measure_quality(
     scores: list[np.ndarray] = []
     counts_V = np.zeros(model.config.codebook_size)
     for picture_3HW in pictures:
-        again_3HW, codes_hw = reconstruct(model, picture_3HW, device)
+        output_3HW, codes_hw = reconstruct(model, picture_3HW, device)
         counts_V += np.bincount(codes_hw.flatten().numpy(), minlength=len(counts_V))
-        scores += [*frame_quality(*(grid_to_frames(p.numpy(), rows, cols) for p in (picture_3HW, again_3HW)))]
+        pair = (grid_to_frames(p.numpy(), rows, cols) for p in (picture_3HW, output_3HW))
+        scores += [*frame_quality(*pair)]
     means = np.mean(scores, axis=0)
     usage = float((counts_V > 0).mean())
     return Quality(float(means[0]), float(means[1]), usage, perplexity(counts_V), len(scores))

@@ -23,6 +23,7 @@ from common.locks import locked
 from common.names import inside
 from common.perceptual import Perceptual
 from common.progress import progress
+from common.spread import evenly
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid, to_pixels
 from dataset.manifest import Clip, Manifest
@@ -70,12 +71,11 @@ def choose(manifest: Manifest, config: ReconstructConfig) -> list[Clip]:
     chosen = []
     for label in range(len(manifest.class_names)):
         own = [clip for clip in clips if clip.label == label]
-        places = np.linspace(0, len(own) - 1, min(len(own), config.clips_per_class)).round().astype(int)
-        chosen += [own[i] for i in places]
+        chosen += [own[i] for i in evenly(len(own), config.clips_per_class)]
     return chosen
 
 
-def compare(original_T3HW: np.ndarray, again_T3HW: np.ndarray) -> dict[str, float]:
+def compare(original_T3HW: np.ndarray, output_T3HW: np.ndarray) -> dict[str, float]:
     """Measures of one clip, uint8 frames.
 
     psnr, ssim         means over frames; psnr in dB
@@ -84,26 +84,26 @@ def compare(original_T3HW: np.ndarray, again_T3HW: np.ndarray) -> dict[str, floa
     flicker            mean absolute change from frame to frame of the reconstruction where the original
                        stands still; flicker_original the same of the original; nan where nothing does
     """
-    psnr, ssim = frame_quality(original_T3HW, again_T3HW).mean(0)
-    original, again = original_T3HW.astype(np.float32), again_T3HW.astype(np.float32)
-    error_HW = np.abs(original - again).mean((0, 1))
+    psnr, ssim = frame_quality(original_T3HW, output_T3HW).mean(0)
+    original, output = original_T3HW.astype(np.float32), output_T3HW.astype(np.float32)
+    error_HW = np.abs(original - output).mean((0, 1))
     inside = np.zeros(error_HW.shape, bool)
     inside[SEAM:-SEAM, SEAM:-SEAM] = True
-    change, change_again = (np.abs(np.diff(frames, axis=0)) for frames in (original, again))
+    change, change_output = (np.abs(np.diff(frames, axis=0)) for frames in (original, output))
     still = change.max(1, keepdims=True) <= STATIC
     count = 3 * still.sum()
     return {"psnr": float(psnr), "ssim": float(ssim),
             "seam_error": float(error_HW[~inside].mean() / max(error_HW[inside].mean(), 1e-6)),
-            "flicker": float((change_again * still).sum() / count) if count else float("nan"),
+            "flicker": float((change_output * still).sum() / count) if count else float("nan"),
             "flicker_original": float((change * still).sum() / count) if count else float("nan")}
 
 
 @torch.no_grad()
-def mean_lpips(perceptual: Perceptual, original_T3HW: np.ndarray, again_T3HW: np.ndarray,
+def mean_lpips(perceptual: Perceptual, original_T3HW: np.ndarray, output_T3HW: np.ndarray,
                device: torch.device) -> float:
     """LPIPS of the frames of one clip, uint8, mean over frames."""
     return float(perceptual(*(to_pixels(torch.from_numpy(frames).to(device))
-                              for frames in (original_T3HW, again_T3HW))))
+                              for frames in (original_T3HW, output_T3HW))))
 
 
 def reconstruct_clip(model: VQModel, perceptual: Perceptual | None, clip: Clip, manifest: Manifest,
@@ -111,11 +111,11 @@ def reconstruct_clip(model: VQModel, perceptual: Perceptual | None, clip: Clip, 
     """Write the reconstruction of a clip unless it is there; its measures."""
     original_3HW, path = load_grid(config.data_path, clip, manifest), inside(config.save_path, clip.name)
     if not path.exists():
-        again_3HW, _ = reconstruct(model, original_3HW, device)
+        output_3HW, _ = reconstruct(model, original_3HW, device)
         with atomic_path(path) as temporary:
-            Image.fromarray(again_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
-    again_3HW = load_grid(config.save_path, clip, manifest)
-    pair = [grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, again_3HW)]
+            Image.fromarray(output_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
+    output_3HW = load_grid(config.save_path, clip, manifest)
+    pair = [grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, output_3HW)]
     return compare(*pair) | ({"lpips": mean_lpips(perceptual, *pair, device)} if perceptual else {})
 
 
@@ -129,13 +129,13 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
 def write_sheet(clips: list[Clip], manifest: Manifest, config: ReconstructConfig) -> None:
     """Originals, reconstructions and differences (amplified, grey is none) of clips spread over the set."""
     rows = []
-    for i in np.unique(np.linspace(0, len(clips) - 1, min(SHEET_CLIPS, len(clips))).round().astype(int)):
-        original, again = (
+    for i in evenly(len(clips), SHEET_CLIPS):
+        original, output = (
             grid_to_frames(load_grid(folder, clips[i], manifest).numpy(), manifest.rows, manifest.cols)
             .transpose(0, 2, 3, 1) for folder in (config.data_path, config.save_path))
-        difference = 128 + SHEET_GAIN * (again.astype(np.int16) - original)
+        difference = 128 + SHEET_GAIN * (output.astype(np.int16) - original)
         title = f"{clips[i].name}: original, reconstruction, difference x {SHEET_GAIN}"
-        rows += [(title, original), ("", again), ("", difference.clip(0, 255).astype(np.uint8))]
+        rows += [(title, original), ("", output), ("", difference.clip(0, 255).astype(np.uint8))]
     with atomic_path(config.save_path / "sheet.png") as temporary:
         contact_sheet(rows).save(temporary)
 
@@ -163,8 +163,7 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
         raise InputError(f"--save-path {config.save_path}: is --data-path")
     file = checkpoint_file(config.vq_ckpt, runtime)
     model, clips = load_tokenizer(file).to(device), choose(manifest, config)
-    tokenizer = tokenizer_facts(model.cpu(), file)
-    model.to(device)
+    tokenizer = tokenizer_facts(model, file)
     if runtime.is_main:
         claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})
     runtime.gather(None)

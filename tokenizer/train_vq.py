@@ -87,7 +87,6 @@ class TrainVQConfig(TrainingConfig):
     val_pictures: int = 32
     """Grid pictures that a validation looks at."""
 
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,

@@ -59,8 +59,8 @@ class GridSet:
         images = self.held_out if len(self.held_out) else self.crops.images
         count = max(4, 16 // self.manifest.cols)
         pictures = [images[i] for i in evenly(len(images), count)]
-        again = [reconstruct(model, picture_3HW, device)[0] for picture_3HW in pictures]
-        return [torch.cat(pictures, -1), torch.cat(again, -1)]
+        outputs = [reconstruct(model, picture_3HW, device)[0] for picture_3HW in pictures]
+        return [torch.cat(pictures, -1), torch.cat(outputs, -1)]
 
 
 def flip_frames(pixels_B3HW: Tensor, window: int, seeds_B: Tensor) -> Tensor:

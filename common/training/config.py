@@ -18,8 +18,6 @@ MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_ever
               "num_workers", "wandb_project", "device", "val_clips", "val_pictures", "data_parallel",
               "compile", "activation_checkpointing", "gradient_accumulation_steps", "max_skipped_steps",
               "dry_run"}
-
-
 LOST = timedelta(minutes=30)  # longer than any work between two steps that the others wait for
 
 

@@ -1,44 +1,46 @@
 """What a run would take: sizes, memory and time, from a few of its steps."""
 
 import resource
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.distributed import own_part
+from common.distributed import Runtime, own_part
+from common.training.config import TrainingConfig
+from common.training.task import Task
 
-if TYPE_CHECKING:
-    from common.training.loop import TrainingState
-
-STEPS = 3  # that are timed
+TIMED_STEPS = 3
 
 
-def dry_run(state: "TrainingState") -> str:
-    """Take a few steps of a run that has not begun -> the report; nothing is written."""
-    config, samples = state.config, len(state.task.train_set)
-    batches, times = iter(state.batches()), []
-    shapes = ", ".join(tensor_shapes(next(iter(state.batches()))))
-    untimed = 5 if state.recorder else 1  # compile, allocate, and are recorded
-    for step in range(min(untimed + STEPS, config.max_steps)):
+def dry_run(task: Task, config: TrainingConfig, runtime: Runtime, batch: Any,
+            take_step: Callable[[int], object], untimed: int) -> str:
+    """Take a few steps of a run that has not begun -> the report; nothing is written.
+
+    `batch` is one of those to come. `take_step(step)` returns when the device has finished. The first
+    `untimed` steps, which compile and allocate, do not count.
+    """
+    times = []
+    for step in range(min(untimed + TIMED_STEPS, config.max_steps)):
         started = perf_counter()
-        state.optimise(step, batches)
-        state.meter.read()  # waits for the device
+        take_step(step)
         times.append(perf_counter() - started)
-    parameters = sum(p.numel() for p in state.model.parameters())
-    held = sum(own_part(p).numel() for p in state.model.parameters())
-    copies = 5 if state.ema else 4
-    peak = max(state.runtime.gather(peak_memory(state.device)))
+    parameters, samples = list(task.model.parameters()), len(task.train_set)
+    held = sum(own_part(p).numel() for p in parameters)
+    copies = 5 if config.ema_decay else 4
+    device = parameters[0].device
+    peak = max(runtime.gather(peak_memory(device)))
     step_time = median(times[untimed:] or times)
     return "\n".join([
-        f"model: {parameters:,} parameters, {state.task.facts['config']}",
-        f"batch: {shapes} in each of {config.gradient_accumulation_steps} parts on each of "
-        f"{state.runtime.world_size} processes",
+        f"model: {sum(p.numel() for p in parameters):,} parameters, {task.facts['config']}",
+        f"batch: {', '.join(tensor_shapes(batch))} in each of {config.gradient_accumulation_steps} parts "
+        f"on each of {runtime.world_size} processes",
         f"memory of a process: {4 * copies * held / 1e9:.2f} GB for weights, gradients, "
-        f"{'two moments and the average' if state.ema else 'and two moments'}; "
-        f"{peak / 1e9:.2f} GB at the peak of a step ({memory_kind(state.device)})",
+        f"{'two moments and the average' if config.ema_decay else 'and two moments'}; "
+        f"{peak / 1e9:.2f} GB at the peak of a step ({memory_kind(device)})",
         f"steps: {config.max_steps:,} of {config.global_batch_size} samples, "
         f"{config.max_steps * config.global_batch_size / samples:.1f} times over {samples:,} samples",
         f"time: {step_time:.3g} s per step, {duration(step_time * config.max_steps)} in all, "

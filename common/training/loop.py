@@ -56,7 +56,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     """
     state = TrainingState(task, config, runtime)
     if config.dry_run:
-        report = dry_run(state)
+        report = state.dry_run()
         if runtime.is_main:
             print("\n".join([*state.notes, report]))
         return state.step
@@ -252,6 +252,17 @@ class TrainingState:
         finite = means[0].isfinite() & norm.isfinite()
         take_step(self.optimizers, ~finite)
         return {**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite
+
+    def dry_run(self) -> str:
+        """Take a few steps -> what the whole run would take."""
+        batches = iter(self.batches())
+
+        def take_step(step: int) -> None:
+            self.optimise(step, batches)
+            self.meter.read()  # waits for the device
+
+        untimed = 5 if self.recorder else 1  # with a recorder three run first, and one records
+        return dry_run(self.task, self.config, self.runtime, next(iter(self.batches())), take_step, untimed)
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:

@@ -170,9 +170,9 @@ class AveragedWeights:
     @torch.no_grad()
     def _swap(self) -> None:
         for average, parameter in zip(*self._pairs(), strict=True):
-            kept = parameter.clone()
+            before = parameter.clone()
             parameter.copy_(average)
-            average.copy_(kept)
+            average.copy_(before)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The model's state dict with the averages in place of its parameters."""

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from common.errors import InputError
 
-ECHO = 10.0  # seconds in which a process may get the same signal again, from the terminal and from torchrun
+REPEAT_SECONDS = 10.0  # the terminal and torchrun may both send the same signal within this time
 
 
 class StopSignals:
-    """Within it SIGTERM and SIGINT are only noted in `name`; one that comes after `ECHO` acts as always."""
+    """Within it SIGTERM and SIGINT are only noted in `name`.
+
+    A further signal after `REPEAT_SECONDS` has its usual effect.
+    """
 
     def __init__(self) -> None:
         self.name, self.since = "", 0.0
@@ -33,7 +36,7 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         if not self.name:
             self.name, self.since = signal.Signals(number).name, monotonic()
-        elif monotonic() - self.since > ECHO:
+        elif monotonic() - self.since > REPEAT_SECONDS:
             self.__exit__()
             signal.raise_signal(number)
 
