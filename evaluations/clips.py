@@ -92,6 +92,14 @@ class ClipSet:
                         if entry.class_name in class_names and split in (ANY_SPLIT, entry.split))
         return replace(self, class_names=class_names, entries=entries)
 
+    def require_counterparts(self, others: "ClipSet", flag: str, other_flag: str) -> None:
+        """`InputError` unless there are clips, and each has a clip of the same name in `others`."""
+        if not self.entries:
+            raise InputError(f"{flag} {self.folder}: no clips of {', '.join(self.class_names)}")
+        known = {entry.name for entry in others.entries}
+        if unknown := [entry.name for entry in self.entries if entry.name not in known]:
+            raise InputError(f"{flag} {self.folder}: {unknown[0]} is no clip of {other_flag} {others.folder}")
+
     def frames(self, entry: Entry) -> np.ndarray:
         """The frames of a clip, uint8 (T, 3, H, W). Raises: `InputError` naming the file that is wrong."""
         path = self.folder / entry.name

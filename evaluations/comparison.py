@@ -85,9 +85,8 @@ class Comparison:
             lines.append("the reference contains training clips: copies of them score well")
         if self.not_generated:
             lines.append(f"nothing was generated of {', '.join(self.not_generated)}: left out of all scores")
-        reference = self.real.select(self.class_names, self.protocol.reference)
-        recordings = _clip_facts(reference)["recordings"]
-        if single := [name for name, count in recordings.items() if count == 1]:
+        reference = self.real.select(split=self.protocol.reference)
+        if single := [name for name, count in _recordings(reference).items() if count == 1]:
             lines.append(f"the reference of {', '.join(single)} is one recording: its standard errors do not "
                          "include the variance between recordings")
         return lines
@@ -102,7 +101,7 @@ class CompareConfig:
     sample_path: Path
     """Generated clips: the sampler's output folder, or any of those."""
     reconstruction_path: Path | None = None
-    """The real clips after the tokenizer, with the same names; their score is a lower bound of the GPT's."""
+    """The real clips after the tokenizer, under the same names; their scores are the tokenizer floor."""
     output: Path | None = None
     """Folder for metrics.json, the table and the page; default "evaluation" in --sample-path."""
     cache_path: Path | None = None
@@ -150,23 +149,14 @@ class CompareConfig:
         if missing := [name for name in class_names if name not in with_reference]:
             raise InputError(f"--reference {protocol.reference}: {self.data_path} has no "
                              f"{protocol.reference} clips of class {missing[0]}; --reference all has all")
-        reconstructed = self.reconstruction_path and _reconstructions(self.reconstruction_path, real)
+        reconstructed = self.reconstruction_path and ClipSet.read(
+            self.reconstruction_path, "--reconstruction-path").select(class_names)
+        if reconstructed:
+            reconstructed.require_counterparts(real, "--reconstruction-path", "--data-path")
         device, output = runtime.device(self.device), self.output or self.sample_path / RESULTS_FOLDER
         return Comparison(protocol, class_names, real, generated, reconstructed, rest, output,
                           self.cache_path or output / "features", device,
                           self.batch_size or (16 if device.type == "cuda" else 1), self.groups, self.skip_bad)
-
-
-def _reconstructions(path: Path, real: ClipSet) -> ClipSet:
-    """The reconstructed clips of the classes of `real`; all must have a real clip of the same name."""
-    reconstructed = ClipSet.read(path, "--reconstruction-path").select(real.class_names)
-    if not reconstructed.entries:
-        raise InputError(f"--reconstruction-path {path}: no clips of {', '.join(real.class_names)}")
-    known = {entry.name for entry in real.entries}
-    if unknown := [entry.name for entry in reconstructed.entries if entry.name not in known]:
-        raise InputError(f"--reconstruction-path {path}: {unknown[0]} is no clip of --data-path "
-                         f"{real.origin['path']}")
-    return reconstructed
 
 
 def _classes(clips: ClipSet) -> set[str]:
@@ -178,7 +168,11 @@ def _clip_facts(clips: ClipSet) -> dict[str, Any]:
     """Counts, and a hash of names and file sizes."""
     files = [[entry.name, [size for _, size, _ in clips.files(entry)]] for entry in clips.entries]
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    by_class = {name: clips.select([name]).entries for name in clips.class_names}
-    return {"clips": {name: len(own) for name, own in by_class.items()},
-            "recordings": {name: len({entry.recording for entry in own}) for name, own in by_class.items()},
-            "sha256": digest}
+    counts = {name: len(clips.select([name]).entries) for name in clips.class_names}
+    return {"clips": counts, "recordings": _recordings(clips), "sha256": digest}
+
+
+def _recordings(clips: ClipSet) -> dict[str, int]:
+    """Number of recordings of each class."""
+    return {name: len({entry.recording for entry in clips.select([name]).entries})
+            for name in clips.class_names}

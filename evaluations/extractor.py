@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.layouts import model_state
 from common.weights import load_checkpoint, load_strict
-from evaluations.i3d import I3D, MIN_FRAMES, SIDE
-from evaluations.weight_files import INCEPTION, STYLEGANV_I3D, VIDEOGPT_I3D
+from evaluations import i3d, videomae
+from evaluations.weight_files import INCEPTION, STYLEGANV_I3D, VIDEOGPT_I3D, VIDEOMAE
 
 POOLED = 2048  # of Inception's features; the logits follow them
 
@@ -39,7 +39,7 @@ class Extractor(Protocol):
 class StyleGANVI3D:
     """The TorchScript I3D of StyleGAN-V, used for most published FVD numbers."""
 
-    name, min_frames = "i3d-styleganv", MIN_FRAMES
+    name, min_frames = "i3d-styleganv", i3d.MIN_FRAMES
     preprocessing = "uint8 range; rescaled and resized to 224 px by the TorchScript file"
 
     def __init__(self, path: Path | None, unverified: bool, device: torch.device):
@@ -60,12 +60,12 @@ class StyleGANVI3D:
 class VideoGPTI3D:
     """The I3D of VideoGPT, also a baseline of CD-FVD; the network is `evaluations.i3d`."""
 
-    name, min_frames = "i3d-videogpt", MIN_FRAMES
+    name, min_frames = "i3d-videogpt", i3d.MIN_FRAMES
     preprocessing = "short side bilinear to 224 px, middle square, [-1, 1]"
 
     def __init__(self, path: Path | None, unverified: bool, device: torch.device):
         path, self.weights = VIDEOGPT_I3D.find(path, unverified)
-        network = I3D()
+        network = i3d.I3D()
         counters = [key for key in network.state_dict() if key.endswith("num_batches_tracked")]
         load_strict(network, model_state(load_checkpoint(path)), f"--i3d-weights {path}", reinit=counters)
         # channels last is 1.6 times as fast on a CPU; not measured on a GPU
@@ -74,7 +74,7 @@ class VideoGPTI3D:
 
     def features(self, frames_BT3HW: Tensor) -> Tensor:
         """-> (B, 1, 400) logits."""
-        return self.network(square_pixels(frames_BT3HW, SIDE))[:, None]
+        return self.network(square_pixels(frames_BT3HW, i3d.SIDE))[:, None]
 
 
 def square_pixels(frames_BT3HW: Tensor, side: int) -> Tensor:
@@ -112,3 +112,31 @@ class Inception:
         """-> (B, T, 2048 + 1008); the network resizes the frames itself."""
         flat_N3HW = frames_BT3HW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return torch.cat(self.network(flat_N3HW), 1).unflatten(0, frames_BT3HW.shape[:2])
+
+
+class VideoMAE:
+    """VideoMAE v2 fine-tuned on Something-Something v2: more sensitive to motion than I3D."""
+
+    name, min_frames = "videomae", videomae.FRAMES
+    preprocessing = "every frame bilinear to 224 x 224 px, [0, 1]"
+
+    def __init__(self, path: Path | None, unverified: bool, device: torch.device):
+        path, self.weights = VIDEOMAE.find(path, unverified)
+        state = {key: value for key, value in model_state(load_checkpoint(path)).items()
+                 if not key.startswith("head.")}  # the classifier comes after the features
+        try:
+            network = videomae.network_for(state)
+        except (KeyError, ValueError):
+            raise InputError(f"--videomae-weights {path}: not weights of a VideoMAE encoder") from None
+        load_strict(network, state, f"--videomae-weights {path}")
+        self.network = network.to(device).eval()
+
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
+        """-> (B, 1, D)."""
+        shape, needed, size = frames_BT3HW.shape[:2], videomae.FRAMES, (videomae.SIDE, videomae.SIDE)
+        if shape[1] != needed:
+            raise InputError(f"--features videomae: needs clips of {needed} frames, these have {shape[1]}; "
+                             f"--protocol stylegan-v takes {needed} frames of longer ones")
+        pixels_N3HW = frames_BT3HW.flatten(0, 1).float() / 255
+        pixels_N3SS = F.interpolate(pixels_N3HW, size, mode="bilinear", align_corners=False)
+        return self.network(pixels_N3SS.unflatten(0, shape).transpose(1, 2))[:, None]

@@ -6,7 +6,6 @@ trace is the sum of the singular values of F^T G. That needs no square root of a
 exact for covariances of deficient rank. Shapes: n and m features of D dimensions; all in float64.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,17 +39,6 @@ class Moments:
         mean_D = features_nD.mean(0)
         centred_nD = features_nD - mean_D
         return cls(len(features_nD), mean_D, centred_nD.T @ centred_nD)
-
-    @classmethod
-    def of_stream(cls, chunks: Iterable[Array]) -> "Moments":
-        """Moments of features that come chunk by chunk, in the memory of one chunk and one matrix D x D."""
-        total = None
-        for features_nD in chunks:
-            part = cls.of(features_nD)
-            total = part if total is None else total + part
-        if total is None:
-            raise NoValue("there are no features")
-        return total
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of the union (Chan, Golub and LeVeque 1979)."""

@@ -7,12 +7,11 @@ from typing import Any, Literal
 from common.command import run_command
 from common.distributed import Runtime
 from evaluations.comparison import CompareConfig, Comparison
-from evaluations.extractor import Extractor, StyleGANVI3D, VideoGPTI3D
+from evaluations.extractor import Extractor, StyleGANVI3D, VideoGPTI3D, VideoMAE
 from evaluations.failures import attempt
 from evaluations.measures import section, video_measures
 from evaluations.memorisation import memorisation
 from evaluations.results import write_results
-from evaluations.videomae import VideoMAE
 
 EXTRACTORS = {extractor.name: extractor for extractor in (StyleGANVI3D, VideoGPTI3D, VideoMAE)}
 SECTIONS = {"i3d-styleganv": "fvd", "i3d-videogpt": "fvd-videogpt", "videomae": "cd-fvd"}  # of the results

@@ -8,6 +8,8 @@ clips, D dimensions.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -55,7 +57,7 @@ class Frechet:
         key = b"%d:" % id(features.stored_NRD) + features.places.tobytes()
         gaussian = self.gaussians.pop(key, None)
         if gaussian is None:
-            moments = Moments.of_stream(features.chunks(self.columns))
+            moments = reduce(add, map(Moments.of, features.chunks(self.columns)))
             gaussian = moments.mean_D, moments.factor(self.ddof)
         self.gaussians = {**dict(list(self.gaussians.items())[-1:]), key: gaussian}
         return gaussian

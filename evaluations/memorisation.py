@@ -26,8 +26,9 @@ def nearest(clips: Features, others: Features, except_same: str = "") -> tuple[n
 
     `except_same` "recording" ignores clips of the same recording, "name" the clip itself.
     """
-    owners = [[getattr(entry, except_same) for entry in side.entries] for side in (clips, others)
-              ] if except_same else None
+    owners = None
+    if except_same:
+        owners = tuple([getattr(entry, except_same) for entry in side.entries] for side in (clips, others))
     return nearest_neighbours(clips.vectors(), others.vectors(), owners)
 
 

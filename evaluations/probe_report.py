@@ -104,10 +104,7 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
     for name, clips in sets.items():
         if not clips.entries:
             raise InputError(f"--data-path {config.data_path}: has no {name.split()[1]} clips")
-    known = {entry.name for entry in sets["real val"].entries}
-    if unknown := [entry.name for entry in reconstructed.entries if entry.name not in known]:
-        raise InputError(f"--reconstruction-path {config.reconstruction_path}: {unknown[0]} is no held-out "
-                         "clip of --data-path")
+    reconstructed.require_counterparts(sets["real val"], "--reconstruction-path", "the val split of")
     measured = {name: measure_clips(clips, probe, device) for name, clips in sets.items()}
     summaries = {name: summary for name, (summary, _) in measured.items()}
     print_summaries(summaries)

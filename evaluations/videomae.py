@@ -4,18 +4,11 @@ Parameter names are those of the published file, and its shapes give the size of
 T frames, H x W pixels, L tokens, D width.
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import InputError
-from common.layouts import model_state
-from common.weights import load_checkpoint, load_strict
-from evaluations.weight_files import VIDEOMAE
-
-SIDE, FRAMES = 224, 16
+SIDE, FRAMES = 224, 16  # of a clip
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}  # of the published sizes, by width
 HEAD_SIZE = 64  # of any other width
 
@@ -83,31 +76,3 @@ def network_for(state: dict[str, Tensor]) -> VideoMAENetwork:
     dim, _, *patch = state["patch_embed.proj.weight"].shape
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
     return VideoMAENetwork(dim, depth, len(state["blocks.0.mlp.fc1.weight"]), tuple(patch))
-
-
-class VideoMAE:
-    """VideoMAE v2 fine-tuned on Something-Something v2: more sensitive to motion than I3D."""
-
-    name, min_frames = "videomae", FRAMES
-    preprocessing = "every frame bilinear to 224 x 224 px, [0, 1]"
-
-    def __init__(self, path: Path | None, unverified: bool, device: torch.device):
-        path, self.weights = VIDEOMAE.find(path, unverified)
-        state = {key: value for key, value in model_state(load_checkpoint(path)).items()
-                 if not key.startswith("head.")}  # the classifier comes after the features
-        try:
-            network = network_for(state)
-        except (KeyError, ValueError):
-            raise InputError(f"--videomae-weights {path}: not weights of a VideoMAE encoder") from None
-        load_strict(network, state, f"--videomae-weights {path}")
-        self.network = network.to(device).eval()
-
-    def features(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> (B, 1, D)."""
-        clips, frames = frames_BT3HW.shape[:2]
-        if frames != FRAMES:
-            raise InputError(f"--features videomae: needs clips of {FRAMES} frames, these have {frames}; "
-                             f"--protocol stylegan-v cuts {FRAMES} out of longer ones")
-        pixels_N3SS = F.interpolate(frames_BT3HW.flatten(0, 1).float() / 255, (SIDE, SIDE), mode="bilinear",
-                                    align_corners=False)
-        return self.network(pixels_N3SS.unflatten(0, (clips, frames)).transpose(1, 2))[:, None]

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluations.videomae import VideoMAE, VideoMAENetwork, positions
+from evaluations.extractor import VideoMAE
+from evaluations.videomae import VideoMAENetwork, positions
 
 DIM, DEPTH, HIDDEN = 128, 2, 200  # two heads
 
