@@ -51,6 +51,13 @@ def clip_statistics(frames_T3HW: np.ndarray) -> np.ndarray:
     return np.mean(values, axis=0)
 
 
+def measure_clips(clips: ClipSet) -> tuple[np.ndarray, np.ndarray]:
+    """(statistics (n, D), motion (n,)); one clip in memory at a time."""
+    measured = [(clip_statistics(frames), motion(frames)) for frames in map(clips.frames, clips.entries)]
+    statistics, motions = zip(*measured, strict=True)
+    return np.array(statistics), np.array(motions)
+
+
 def nearest_class(train_nD: np.ndarray, labels_n: np.ndarray, statistics_mD: np.ndarray) -> np.ndarray:
     """Labels (m,) of the nearest class mean, each statistic in units of its spread within classes.
 
@@ -99,15 +106,10 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     if missing := set(range(len(real.class_names))) - set(sets["real train"].labels.tolist()):
         name = real.class_names[min(missing)]
         raise InputError(f"--data-path {config.data_path}: no training clip of {name}")
-    result, train_nD = {}, None
-    for name, clips in sets.items():
-        if clips.entries:
-            all_frames = map(clips.frames, clips.entries)
-            measured = [(clip_statistics(frames), motion(frames)) for frames in all_frames]
-            statistics_nD, motion_n = map(np.array, zip(*measured, strict=True))
-            train_nD = statistics_nD if train_nD is None else train_nD
-            predicted_n = nearest_class(train_nD, sets["real train"].labels, statistics_nD)
-            result[name] = class_summary(clips, predicted_n, motion_n)
+    measured = {name: measure_clips(clips) for name, clips in sets.items() if clips.entries}
+    train_nD, train_labels_n = measured["real train"][0], sets["real train"].labels
+    result = {name: class_summary(sets[name], nearest_class(train_nD, train_labels_n, own_nD), motion_n)
+              for name, (own_nD, motion_n) in measured.items()}
     print_summaries(result)
     inputs = {**generated.origin, "data": str(config.data_path), "samples": str(config.sample_path)}
     del inputs["path"]

@@ -19,8 +19,7 @@ class EvaluateConfig(fvd.FVDConfig, fid.FIDConfig):
     """All metrics, or those of --metrics."""
 
     metrics: tuple[Metric, ...] = ("fvd", "fid", "lpips", "temporal", "reconstruction")
-    """What to compute. fvd includes memorisation, lpips needs the network of fvd to find the nearest clips,
-    reconstruction needs --reconstruction-path and is skipped without it."""
+    """What to compute; fvd includes memorisation, reconstruction is skipped without --reconstruction-path."""
     lpips_weights: Path | None = None
     """Weight file of torchvision's AlexNet; default the published file in pretrained_models/."""
 

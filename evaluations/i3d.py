@@ -71,7 +71,6 @@ class Mixed(nn.Module):
         self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), Unit(channels_in, out[5], 1, 1, eps)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Same T, H and W."""
         return torch.cat([self.b0(x_BCTHW), self.b1b(self.b1a(x_BCTHW)), self.b2b(self.b2a(x_BCTHW)),
                           self.b3b(self.b3a(x_BCTHW))], 1)
 

@@ -50,7 +50,6 @@ class Frechet:
         self.gaussians: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(self, real: Features, generated: Features) -> list[float]:
-        """One number."""
         return [gaussian_distance(*self._gaussian(real), *self._gaussian(generated))]
 
     def _gaussian(self, features: Features) -> tuple[np.ndarray, np.ndarray]:

@@ -101,9 +101,9 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
             raise InputError(f"{flag} {clips.folder}: its classes are not those of the probe")
     sets = {"real train": real.select(split="train"), "real val": real.select(split="val"),
             "reconstructed val": reconstructed, "generated": generated}
-    for name, clips in sets.items():
-        if not clips.entries:
-            raise InputError(f"--data-path {config.data_path}: has no {name.split()[1]} clips")
+    for split in ("train", "val"):
+        if not sets[f"real {split}"].entries:
+            raise InputError(f"--data-path {config.data_path}: has no {split} clips")
     reconstructed.require_counterparts(sets["real val"], "--reconstruction-path", "the val split of")
     measured = {name: measure_clips(clips, probe, device) for name, clips in sets.items()}
     summaries = {name: summary for name, (summary, _) in measured.items()}

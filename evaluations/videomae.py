@@ -24,7 +24,6 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Same shape."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         q, k, v = F.linear(x_BLD, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)
         mixed_BhLd = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -41,7 +40,6 @@ class Block(nn.Module):
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, hidden), "fc2": nn.Linear(hidden, dim)})
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Same shape."""
         x_BLD = x_BLD + self.attn(self.norm1(x_BLD))
         return x_BLD + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x_BLD))))
 

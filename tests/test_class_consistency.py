@@ -1,4 +1,4 @@
-"""The class check tells right from wrong, and refuses what cannot be compared."""
+"""The class check separates right from swapped classes, and refuses clips that cannot be compared."""
 
 import json
 import shutil

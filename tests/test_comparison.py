@@ -1,4 +1,4 @@
-"""Whole comparisons: protocols against brute force, ranks, planted copies, floors, refusals in one line."""
+"""Whole comparisons: protocols against brute force, processes, planted copies, floors, error messages."""
 
 import json
 import shutil
@@ -240,14 +240,14 @@ def one_line(arguments, env):
     return done.stderr
 
 
-def test_missing_weights_are_said_in_one_line_before_any_work(real, generated, tmp_path, command_env):
+def test_missing_weights_are_reported_in_one_line_before_any_work(real, generated, tmp_path, command_env):
     flags = ["--data-path", real, "--sample-path", generated, "--output", tmp_path / "out"]
     line = one_line(["evaluations.evaluate", *flags, "--i3d-weights", tmp_path / "none.pt"], command_env)
     assert "--i3d-weights" in line and "none.pt is missing" in line and "curl -L" in line
     assert not (tmp_path / "out").exists()
 
 
-def test_error_bars_over_a_single_recording_are_warned_of(generated, tmp_path, weights, runtime):
+def test_standard_errors_over_a_single_recording_give_a_warning(generated, tmp_path, weights, runtime):
     real = make_clips(tmp_path / "real", (6, 6), recordings=2)
     results = fvd.run(config_for(real, generated, tmp_path / "out", weights), runtime)
     assert "the reference of blue, red is one recording" in results["warnings"][0]
@@ -260,7 +260,7 @@ def test_error_bars_over_a_single_recording_are_warned_of(generated, tmp_path, w
     ({"data_path": "generated"}, "--reference val: .* has no val clips of class blue"),
     ({"sample_path": "nowhere"}, "--sample-path .*nowhere: no such folder"),
 ])
-def test_what_does_not_fit_is_refused_by_the_name_of_its_flag(
+def test_inputs_that_do_not_fit_are_refused_with_their_flag(
     real, generated, tmp_path, weights, runtime, flags, message
 ):
     paths = {"generated": generated, "nowhere": tmp_path / "nowhere"}

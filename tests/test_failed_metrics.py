@@ -1,4 +1,4 @@
-"""What fails is said and ends with status 2, and takes nothing with it; what clips cannot have is none."""
+"""Failed metrics are reported, give status 2 and leave the others; undefined scores are no failures."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Features: the same whatever the kind of folder or a kill; bad clips and damaged caches are said."""
+"""Features: equal for all kinds of folders and after a kill; bad clips and damaged caches are reported."""
 
 import shutil
 import time
@@ -103,11 +103,11 @@ def test_vectors_of_some_clips_are_theirs_whole_or_in_chunks(grids, tmp_path, ru
 
 def test_rerun_reads_the_cache_and_changed_clips_do_not(tmp_path, runtime):
     grids = make_grids(tmp_path / "grids")
-    first, again, changed = TinyExtractor(), TinyExtractor(), TinyExtractor()
+    first, second, changed = TinyExtractor(), TinyExtractor(), TinyExtractor()
     clips = ClipSet.read(grids, "x")
     made = extraction(tmp_path / "cache", extractor=first).run(clips, runtime, "test")
-    cached = extraction(tmp_path / "cache", extractor=again).run(clips, runtime, "test")
-    assert first.batches and not again.batches
+    cached = extraction(tmp_path / "cache", extractor=second).run(clips, runtime, "test")
+    assert first.batches and not second.batches
     np.testing.assert_array_equal(made.vectors(), cached.vectors())
     picture = Image.open(grids / clips.entries[0].name)
     Image.fromarray(255 - np.array(picture)).save(grids / clips.entries[0].name)
@@ -171,7 +171,7 @@ def test_batches_computed_side_by_side_stay_in_order(grids, tmp_path, runtime, m
 
 
 @pytest.mark.parametrize("name", ["features.npy", "features.json", "blocks/0000000.npz"])
-def test_damaged_cache_is_said_and_made_again(grids, tmp_path, runtime, capsys, name):
+def test_damaged_cache_is_reported_and_computed_again(grids, tmp_path, runtime, capsys, name):
     clips = ClipSet.read(grids, "x")
     whole = extraction(tmp_path).run(clips, runtime, "test").vectors()
     path = next(tmp_path.iterdir()) / name

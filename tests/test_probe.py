@@ -1,4 +1,4 @@
-"""The probe learns what clips show; its report tells good samples from copies and from mixed-up classes."""
+"""The probe learns the classes; its report separates good samples from copies and from swapped classes."""
 
 import dataclasses
 import shutil

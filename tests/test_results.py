@@ -1,4 +1,4 @@
-"""Results as files: names of any kind, what stays of an earlier command, and what a reader is told first."""
+"""Results as files: class names of any kind, sections of earlier commands, warnings."""
 
 import base64
 from dataclasses import replace
@@ -55,7 +55,7 @@ def test_class_that_is_called_pooled_is_not_taken_for_all(tmp_path, weights, run
     assert (entry["per_class"]["pooled"]["n_generated"], entry["pooled"]["n_generated"]) == (8, 16)
 
 
-def test_damaged_results_of_an_earlier_command_are_written_anew(
+def test_damaged_results_of_an_earlier_command_are_overwritten(
     real, generated, tmp_path, weights, runtime, capsys
 ):
     config = config_for(real, generated, tmp_path, weights, groups=0)
@@ -78,7 +78,7 @@ def test_folder_of_grids_may_hold_its_own_evaluation(tmp_path, runtime):
     assert set(again["sections"]["temporal"]["scores"]["frozen"]["per_class"]) == set(CLASSES)
 
 
-def test_results_of_clips_that_were_made_anew_under_the_same_names_do_not_stay(tmp_path, weights, runtime):
+def test_results_of_overwritten_clips_are_dropped(tmp_path, weights, runtime):
     def fill(seed):
         for i in range(4):
             clip = np.random.RandomState(seed + i).randint(0, 255, (16, 16, 16, 3)).astype(np.uint8)
@@ -96,7 +96,7 @@ def test_results_of_clips_that_were_made_anew_under_the_same_names_do_not_stay(t
     assert set(anew["sections"]) == {"temporal"}
 
 
-def test_classes_that_were_not_generated_are_said(real, tmp_path, weights, runtime):
+def test_classes_without_generated_clips_give_a_warning(real, tmp_path, weights, runtime):
     samples = make_clips(tmp_path / "samples", (0, 6), seed=500, recordings=6, val=0)
     config = config_for(real, samples, tmp_path / "out", weights, groups=0)
     assert "nothing was generated of blue" in fvd.run(config, runtime)["warnings"][-1]

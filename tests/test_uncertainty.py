@@ -1,4 +1,4 @@
-"""Standard errors, extrapolation and floors: against what they should be on data of known spread."""
+"""Standard errors, extrapolation and halves, on data with known answers."""
 
 import numpy as np
 import pytest
