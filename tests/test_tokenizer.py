@@ -153,7 +153,8 @@ def test_moved_codes_move_in_the_averaged_weights_too(grids, tmp_path, runtime):
 
 
 def test_training_learns_to_reconstruct(grids, tmp_path, runtime):
-    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, max_steps=30, lr=1e-3, **TINY)
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path, max_steps=30, lr=1e-3,
+                           **{**TINY, "sample_every": 30, "ckpt_every": 30})
     train_vq(config, runtime)
     psnr = [record["val_psnr"] for record in read_jsonl(tmp_path / "log.jsonl") if "val_psnr" in record]
     assert psnr[-1] > max(16, psnr[0] + 3)
@@ -184,12 +185,11 @@ def test_two_data_folders_are_measured_apart(grids, tmp_path, runtime):
 
 
 def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime, command_env):
-    config = TrainVQConfig(
-        data_path=(grids,), results_dir=tmp_path / "whole", max_steps=8, ema_decay=0.9, **TINY
-    )
+    settings = {**TINY, "ema_decay": 0.9, "sample_every": 0}
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "whole", max_steps=8, **settings)
     train_vq(config, runtime)
     flags = ["--data-path", str(grids), "--results-dir", str(tmp_path / "killed"), "--max-steps", "8"]
-    for name, value in {**TINY, "ema_decay": 0.9}.items():
+    for name, value in settings.items():
         values = map(str, value) if isinstance(value, tuple) else [str(value)]
         flags += [f"--{name.replace('_', '-')}", *values]
     command = [sys.executable, "-m", "tokenizer.train_vq", *flags]
