@@ -18,7 +18,7 @@ from av.container import InputContainer
 from dataset.display import Matrix, display_matrix
 
 REORDERED = 16  # no codec shows a frame more than so many packets late
-KEPT = 4 * REORDERED  # latest packets of which something is known
+PACKET_HISTORY = 4 * REORDERED  # number of latest packets remembered
 # Frames are matched with packets by their time stamps, which are numbers from this one on in the decoder.
 FIRST = 1 << 40
 # Formats that can begin anywhere: what fails before the first key frame there has lost its references only.
@@ -47,11 +47,11 @@ class GoodFrames:
         """Good frames before the first damage."""
         self._container, self._stream = container, stream
         self._codec = stream.codec_context.name
-        self._keys: deque[_Packet] = deque(maxlen=KEPT)
+        self._keys: deque[_Packet] = deque(maxlen=PACKET_HISTORY)
         self._damaged: list[tuple[int, int]] = []  # sorted numbers, and those of their key frames
         self._absent: list[_Packet] = []  # those of frames that are lost and not counted yet
         self._awaited: list[_Packet] = []  # sent, and neither their frame nor a failure has come back
-        self._sent: deque[_Packet] = deque(maxlen=KEPT)
+        self._sent: deque[_Packet] = deque(maxlen=PACKET_HISTORY)
         self._started = False
         self._cut_off = False
         self._matrix: Matrix | None = None

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import InputError
 
-MOST_FRAMES = 32  # kept while looking, spread over the recording
+MOST_FRAMES = 32  # held in memory, spread over the recording
 WORK_SIZE = 256  # longer side of the reduced pictures in pixels
 BORDER_LEVEL = 20  # brightness, 0 to 255, that tissue exceeds at times and a border does not
 BRIGHT_QUANTILE = 0.9  # of a pixel's brightness over time: above dark moments, below a few flashes
@@ -63,15 +63,15 @@ def find_field_of_view(frames: Iterable[np.ndarray]) -> Crop:
     disc, the middle square of a full frame. If it is smaller than 0.3 of the frame's shorter side, in a dark
     or empty recording, the middle square of the frame is taken instead and `found` is "centre".
     """
-    kept: list[np.ndarray] = []
+    brightness: list[np.ndarray] = []
     step = 1
     for index, frame_HWC in enumerate(frames):
         if index % step == 0:
-            kept.append(_brightness(frame_HWC))
-        if len(kept) == MOST_FRAMES:
-            kept, step = kept[::2], 2 * step
+            brightness.append(_brightness(frame_HWC))
+        if len(brightness) == MOST_FRAMES:
+            brightness, step = brightness[::2], 2 * step
     height, width = frame_HWC.shape[:2]
-    bright_hw = np.quantile(np.stack(kept), BRIGHT_QUANTILE, axis=0)
+    bright_hw = np.quantile(np.stack(brightness), BRIGHT_QUANTILE, axis=0)
     square = _largest_square(_hull(bright_hw > BORDER_LEVEL))
     if square is None or square[2] < SMALLEST * min(bright_hw.shape):
         return centre_square(height, width, "centre")

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from common.errors import InputError
 from common.files import is_junk, read_json, write_json
 from common.names import check_classes, check_paths
 from common.presets import PRESETS, Preset
+from dataset.pictures import picture_size
 from dataset.split import Piece, split_class
 
 FILE_NAME = "dataset.json"
@@ -89,7 +88,7 @@ class Manifest:
             raise InputError(f"{folder}: no such folder")
         if not path.exists():
             if (folder / WORK_FOLDER).exists():
-                raise InputError(f"{path}: not there yet, dataset.prepare was stopped; run it again")
+                raise InputError(f"{path}: missing, dataset.prepare was interrupted; run it again")
             return read_released(folder)
         record = read_json(path)
         if not isinstance(record, dict) or record.get("version") != VERSION:
@@ -197,11 +196,7 @@ def _common_size(folder: Path, names: dict[str, list[str]]) -> tuple[int, int]:
     """(height, width) of all the pictures; `InputError` names the first that is broken or differs."""
     size = None
     for path in (folder / class_name / file for class_name, files in names.items() for file in files):
-        try:
-            with Image.open(path) as picture:
-                own = (picture.height, picture.width)
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"{path}: not a readable picture ({error})") from None
+        own = picture_size(path)
         size = size or own
         if own != size:
             raise InputError(f"{path}: {own[1]} x {own[0]} pixels, those before it {size[1]} x {size[0]}")

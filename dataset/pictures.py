@@ -4,15 +4,18 @@ Shapes: H x W pixels, uint8 RGB, 0 to 255.
 """
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from common.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's conversions clip these to 255
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 # tags of TIFF 6.0
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 LOWEST = (340, 280)  # SMinSampleValue, MinSampleValue
@@ -27,18 +30,36 @@ def read_picture(path: Path) -> np.ndarray:
 
     Raises: `InputError` naming the file if it is broken, or if its numbers have no known range.
     """
+    with _opened(path) as picture:
+        upright = ImageOps.exif_transpose(picture)
+        if picture.mode in DEEP_GREY:
+            return _deep_grey(path, picture, np.asarray(upright).astype(np.float64))
+        if not upright.has_transparency_data:
+            return np.array(upright.convert("RGB"))
+        return on_black(np.asarray(upright.convert("RGBA")))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels of a picture file as `read_picture` returns it, from the file's header.
+
+    Raises: `InputError` naming the file if it is broken.
+    """
+    with _opened(path) as picture:
+        # The base class reads the header only; the getexif of PNG decodes the pixels to look behind them.
+        orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+        sides = picture.height, picture.width
+    return sides[::-1] if orientation in QUARTER_TURNS else sides
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The open picture file; errors of opening and decoding become `InputError`."""
     try:
         with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if picture.mode in DEEP_GREY:
-                return _deep_grey(path, picture, np.asarray(upright).astype(np.float64))
-            if not upright.has_transparency_data:
-                return np.array(upright.convert("RGB"))
-            rgba = upright.convert("RGBA")
+            yield picture
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         reason = str(error).replace(f"'{path}'", "the file")
         raise InputError(f"{path}: not a readable picture ({reason})") from None
-    return on_black(np.asarray(rgba))
 
 
 def on_black(rgba_HW4: np.ndarray) -> np.ndarray:

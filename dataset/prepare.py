@@ -50,22 +50,23 @@ class PrepareConfig:
     frame_size: int | None = None
     """Pixels of a frame's side (default 128)."""
     fps: float | None = None
-    """Resample to this many frames per second by time stamps; not together with --frame-stride."""
+    """Resample to this many frames per second by time stamps. Excludes --frame-stride."""
     frame_stride: int | None = None
     """Take every n-th frame (default 1)."""
     clip_stride: int | None = None
-    """Sampled frames from one clip's start to the next one's (default: a clip's length, so no overlap)."""
+    """Sampled frames between the starts of consecutive clips (default: the clip's length, so no overlap)."""
     clips_per_recording: int | None = None
-    """At most so many clips of each file, evenly spread over its good ones (default 100)."""
+    """Maximum number of clips per file, evenly spread over its usable ones (default 100)."""
     recording_pattern: str | None = None
     """Regular expression whose first group, found in a file's path below its class folder without the suffix,
     names the recording that the file is a piece of, as "^(.*)_[^_]+$" (default: each file is its own)."""
     val_fraction: float = manifests.DEFAULT_VAL_FRACTION
-    """Part of the clips for validation, 0 to 0.5: whole recordings, or the end of a class's only one."""
+    """Fraction of the clips for validation, 0 to 0.5. Whole recordings are held out; in a class of
+    one recording, its end."""
     crop: str = "auto"
     """auto (the field of view), none (the middle square) or x,y,side in pixels."""
     crop_file: Path | None = None
-    """JSON file {"<class>/<path of the recording>": crop, ...} that goes before --crop."""
+    """JSON file {"<class>/<path of the recording>": crop, ...}. Its crops override --crop."""
     workers: int | None = None
     """Processes per rank (default: the cores, shared among the ranks of the machine)."""
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -144,7 +145,7 @@ def check_data_path(config: PrepareConfig) -> None:
     """Refuse a data folder among the videos, and one that holds a data set of other origin."""
     data, videos = config.data_path.resolve(), config.video_path.resolve()
     if data == videos or videos in data.parents:
-        raise InputError(f"--data-path {config.data_path}: lies in --video-path, give a folder outside it")
+        raise InputError(f"--data-path {config.data_path}: lies in --video-path; give a folder outside it")
     if (data / manifests.FILE_NAME).exists() and not (data / manifests.WORK_FOLDER).is_dir():
         raise InputError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
 
@@ -254,7 +255,7 @@ def accept_released(config: PrepareConfig, preset: Preset | None, runtime: Runti
     """Write the dataset.json of class folders of grid PNGs, in place."""
     if config.data_path.resolve() != config.video_path.resolve():
         raise InputError(f"--data-path {config.data_path}: {config.video_path} holds grid pictures already, "
-                         "which get their dataset.json in place; give the same folder twice")
+                         "which get their dataset.json in place; give that folder as --data-path")
     facts = {name: getattr(config, name) or (getattr(preset, name) if preset else None)
              for name in ("rows", "cols", "frame_size", "fps")}
     facts["fps"] = facts["fps"] or manifests.DEFAULT_FPS

@@ -134,14 +134,14 @@ def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
     for path in paths:
         state = (folder / path).stat()
         same[(state.st_dev, state.st_ino, state.st_size)].append(path)
-    kept = set()
+    owners = set()
     for group in same.values():
         owner = min(group, key=lambda path: _links_to(folder, path)) if len(group) > 1 else group[0]
-        kept.add(owner)
+        owners.add(owner)
         for path in group:
             alone = "" if _class_of(path) == _class_of(owner) else ", which keeps it: a file has one class"
             found.copies += [(path, f"the same file as {owner}{alone}")] if path != owner else []
-    return [path for path in paths if path in kept]
+    return [path for path in paths if path in owners]
 
 
 def _links_to(folder: Path, path: str) -> int:

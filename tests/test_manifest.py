@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from common.presets import PRESETS, find_preset
 from dataset.manifest import Clip, Manifest
+from dataset.pictures import read_picture
 from dataset.split import Piece, split_class
 
 CLIPS = (Clip("polyps/a_000000.png", 0, "polyps/a", "train", 0.0),
@@ -173,3 +174,14 @@ def test_class_ids_of_the_presets_are_alphabetical_and_facts_match_the_manifest(
     assert find_preset("hyperkvasir64").rows == find_preset("hyperkvasir64").cols == 8
     with pytest.raises(ValueError, match=r"--preset nonsense: .*hyperkvasir16"):
         find_preset("nonsense")
+
+
+def test_size_of_released_grids_is_that_of_the_upright_pictures(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    (tmp_path / "red").mkdir()
+    Image.new("RGB", (128, 256)).save(tmp_path / "red/v_1.png", exif=exif)
+    Image.new("RGB", (256, 128)).save(tmp_path / "red/v_2.png")
+    manifest = Manifest.read(tmp_path)
+    assert (manifest.rows, manifest.cols) == (1, 2)
+    assert read_picture(tmp_path / "red/v_1.png").shape[:2] == manifest.grid_size
