@@ -1,7 +1,6 @@
-"""LPIPS (Zhang et al. 2018): how different two pictures look to AlexNet or VGG-16.
+"""How different two pictures look to a network: LPIPS (Zhang et al. 2018), and the same without its weights.
 
-Its own weights come with the lpips package; those of the network are torchvision's and have to be given as a
-file: nothing is fetched on the way.
+Shapes: B pictures of H x W pixels in [-1, 1].
 """
 
 import warnings
@@ -9,16 +8,22 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.networks import VGG16, Lite0
 from common.weights import load_checkpoint, load_strict
 
 NETWORKS = {"alex": "AlexNet", "vgg": "VGG-16"}
 
 
-class Perceptual(nn.Module):
-    """Mean LPIPS distance of pictures (B, 3, H, W) in [-1, 1]; gradients flow to both."""
+class LPIPSDistance(nn.Module):
+    """Mean LPIPS distance of pictures (B, 3, H, W); gradients flow to both.
+
+    The weights of its layers come with the lpips package. Those of the network are torchvision's and have to
+    be given as a file.
+    """
 
     def __init__(self, network: Literal["alex", "vgg"], weights: Path, flag: str):
         """Raises: `InputError` naming the flag and the file if that is not torchvision's of this network."""
@@ -39,3 +44,38 @@ class Perceptual(nn.Module):
     def forward(self, a_B3HW: Tensor, b_B3HW: Tensor) -> Tensor:
         with torch.autocast(a_B3HW.device.type, enabled=False):
             return self.distance(a_B3HW.float(), b_B3HW.float()).mean()
+
+
+class FeatureDistance(nn.Module):
+    """Squared difference of unit feature vectors, mean over pixels and stages of a network, from 0 to 4.
+
+    That is LPIPS (Zhang et al. 2018, eq. 1) with all weights one. Gradients flow to both pictures.
+    """
+
+    def __init__(self, network: Lite0 | VGG16):
+        super().__init__()
+        self.network = network
+
+    def forward(self, a_B3HW: Tensor, b_B3HW: Tensor) -> Tensor:
+        with torch.autocast(a_B3HW.device.type, enabled=False):
+            pairs = zip(*(self.network.stages(side.float()) for side in (a_B3HW, b_B3HW)), strict=True)
+            distances = [(F.normalize(a, eps=1e-6) - F.normalize(b, eps=1e-6)).square().sum(1).mean()
+                         for a, b in pairs]
+            return torch.stack(distances).mean()
+
+
+def perceptual_loss(kind: Literal["none", "lite0", "vgg", "lpips"], vgg_weights: Path | None,
+                    flag: str) -> nn.Module | None:
+    """The distance of this name, `flag` that of `vgg_weights`.
+
+    Raises: `InputError` if a file is needed and not given, or not what it should be.
+    """
+    if kind == "none":
+        return None
+    if kind == "lite0":
+        return FeatureDistance(Lite0())
+    if vgg_weights is None:
+        raise InputError(f"--perceptual {kind}: needs {flag}")
+    if kind == "lpips":
+        return LPIPSDistance("vgg", vgg_weights, flag)
+    return FeatureDistance(VGG16(vgg_weights, flag))

@@ -3,23 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from common.command import run_command
 from common.distributed import Runtime
-from evaluations import fid, fvd, pairs, temporal
+from evaluations import fid, fvd, lite0, pairs, sharpness, temporal
+from evaluations.extractor import Lite0Frames
 from evaluations.failures import attempt
 from evaluations.results import save_sections, write_results
 
-Metric = Literal["fvd", "fid", "lpips", "temporal", "reconstruction"]
+Metric = Literal["fvd", "fid", "lpips", "temporal", "sharpness", "lite0", "reconstruction"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(fvd.FVDConfig, fid.FIDConfig):
     """All metrics, or those of --metrics."""
 
-    metrics: tuple[Metric, ...] = ("fvd", "fid", "lpips", "temporal", "reconstruction")
-    """What to compute; fvd includes memorisation, reconstruction is skipped without --reconstruction-path."""
+    metrics: tuple[Metric, ...] = get_args(Metric)
+    """What to compute. temporal, sharpness, lite0 and reconstruction need no downloaded weights. fvd and
+    lite0 include memorisation. reconstruction is skipped without --reconstruction-path."""
     lpips_weights: Path | None = None
     """Weight file of torchvision's AlexNet; default the published file in pretrained_models/."""
 
@@ -35,6 +37,8 @@ def run(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
         "fvd": lambda: fvd.measure(comparison, video, runtime),
         "fid": lambda: fid.measure(comparison, frame, runtime),
         "temporal": lambda: temporal.measure(comparison, runtime),
+        "sharpness": lambda: sharpness.measure(comparison, runtime),
+        "lite0": lambda: lite0.measure(comparison, Lite0Frames(comparison.device), runtime),
         "lpips": lambda: pairs.measure_lpips(
             comparison, lpips, *comparison.features(video, runtime)[:2], runtime),
         "reconstruction": lambda: pairs.measure_reconstruction(comparison, runtime),

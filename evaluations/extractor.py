@@ -12,12 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.files import file_hash
 from common.layouts import model_state
+from common.networks import Lite0
 from common.weights import load_checkpoint, load_strict
 from evaluations import i3d, videomae
 from evaluations.weight_files import INCEPTION, STYLEGANV_I3D, VIDEOGPT_I3D, VIDEOMAE
 
 POOLED = 2048  # of Inception's features; the logits follow them
+LITE0_SIDE = 224  # pixels
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class Extractor(Protocol):
@@ -112,6 +116,26 @@ class Inception:
         """-> (B, T, 2048 + 1008); the network resizes the frames itself."""
         flat_N3HW = frames_BT3HW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return torch.cat(self.network(flat_N3HW), 1).unflatten(0, frames_BT3HW.shape[:2])
+
+
+class Lite0Frames:
+    """EfficientNet-Lite0 of ImageNet, frame by frame; its weights come with the requirements."""
+
+    name, min_frames = "lite0", 1
+    preprocessing = f"short side bilinear to {LITE0_SIDE} px, middle square; (x - 127) / 128"
+
+    def __init__(self, device: torch.device):
+        network = Lite0()
+        digest = file_hash(network.path)
+        self.weights: dict[str, Any] = {"file": network.path.name, "sha256": digest,
+                                        "verified": digest == LITE0_SHA256}
+        self.network = network.to(device, memory_format=torch.channels_last)
+
+    def features(self, frames_BT3HW: Tensor) -> Tensor:
+        """-> (B, T, 1280)."""
+        pixels_N3SS = square_pixels(frames_BT3HW, LITE0_SIDE).flatten(0, 1)
+        features_ND = self.network(pixels_N3SS.contiguous(memory_format=torch.channels_last))
+        return features_ND.unflatten(0, frames_BT3HW.shape[:2])
 
 
 class VideoMAE:

@@ -66,6 +66,10 @@ class Features:
         """The clips of one class."""
         return self.where(lambda entry: entry.class_name == class_name)
 
+    def shape(self, columns: slice = slice(None)) -> tuple[int, int]:
+        """(n * R, D) of `vectors`."""
+        return len(self) * self.stored_NRD.shape[1], self.stored_NRD[:1, :1, columns].shape[-1]
+
     def vectors(self, columns: slice = slice(None), most: int | None = None) -> np.ndarray:
         """All feature vectors (n * R, D), clip after clip, or `most` of them evenly spread."""
         per_clip = self.stored_NRD.shape[1]

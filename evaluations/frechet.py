@@ -30,15 +30,8 @@ class Moments:
 
         Raises: `NoValue` if there are none, `InputError` if they are not a matrix or not finite.
         """
-        features_nD = np.asarray(features_nD, np.float64)
-        if features_nD.ndim != 2 or 0 in features_nD.shape:
-            kind = NoValue if len(features_nD) == 0 else InputError
-            raise kind(f"features must be (n, D) and not empty, not {features_nD.shape}")
-        if not np.isfinite(features_nD).all():
-            raise InputError("features hold values that are not finite")
-        mean_D = features_nD.mean(0)
-        centred_nD = features_nD - mean_D
-        return cls(len(features_nD), mean_D, centred_nD.T @ centred_nD)
+        mean_D, centred_nD = _centred(features_nD)
+        return cls(len(centred_nD), mean_D, centred_nD.T @ centred_nD)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of the union (Chan, Golub and LeVeque 1979)."""
@@ -50,11 +43,33 @@ class Moments:
 
     def factor(self, ddof: int) -> Array:
         """F (D, rank) with F F^T the covariance; directions with variance at rounding level are dropped."""
-        if self.count <= ddof:
-            raise NoValue(f"a covariance needs more than {ddof} features, there is {self.count}")
+        _require_more(self.count, ddof)
         values_D, vectors_DD = np.linalg.eigh(self.scatter_DD / (self.count - ddof))
         significant_D = values_D > max(values_D[-1], 0) * len(values_D) * np.finfo(np.float64).eps
         return vectors_DD[:, significant_D] * np.sqrt(values_D[significant_D])
+
+
+def gaussian_of_few(features_nD: Array, ddof: int) -> tuple[Array, Array]:
+    """Mean, and a factor (D, n) of the covariance, found without eigenvectors. Raises: as `Moments`."""
+    mean_D, centred_nD = _centred(features_nD)
+    _require_more(len(centred_nD), ddof)
+    return mean_D, centred_nD.T / np.sqrt(len(centred_nD) - ddof)
+
+
+def _centred(features_nD: Array) -> tuple[Array, Array]:
+    features_nD = np.asarray(features_nD, np.float64)
+    if features_nD.ndim != 2 or 0 in features_nD.shape:
+        kind = NoValue if len(features_nD) == 0 else InputError
+        raise kind(f"features must be (n, D) and not empty, not {features_nD.shape}")
+    if not np.isfinite(features_nD).all():
+        raise InputError("features hold values that are not finite")
+    mean_D = features_nD.mean(0)
+    return mean_D, features_nD - mean_D
+
+
+def _require_more(count: int, ddof: int) -> None:
+    if count <= ddof:
+        raise NoValue(f"a covariance needs more than {ddof} features, there is {count}")
 
 
 def gaussian_distance(

@@ -20,7 +20,7 @@ from evaluations.clips import ANY_SPLIT
 from evaluations.comparison import Comparison, FeatureSets
 from evaluations.failures import NoValue
 from evaluations.features import Features
-from evaluations.frechet import Moments, gaussian_distance
+from evaluations.frechet import Moments, gaussian_distance, gaussian_of_few
 from evaluations.scores import inception_score, kernel_distance, neighbourhood_scores
 from evaluations.uncertainty import deal_groups, disjoint_halves, extrapolate, jackknife_error
 
@@ -56,8 +56,12 @@ class Frechet:
         key = b"%d:" % id(features.stored_NRD) + features.places.tobytes()
         gaussian = self.gaussians.pop(key, None)
         if gaussian is None:
-            moments = reduce(add, map(Moments.of, features.chunks(self.columns)))
-            gaussian = moments.mean_D, moments.factor(self.ddof)
+            count, dimensions = features.shape(self.columns)
+            if count <= dimensions:
+                gaussian = gaussian_of_few(features.vectors(self.columns), self.ddof)
+            else:
+                moments = reduce(add, map(Moments.of, features.chunks(self.columns)))
+                gaussian = moments.mean_D, moments.factor(self.ddof)
         self.gaussians = {**dict(list(self.gaussians.items())[-1:]), key: gaussian}
         return gaussian
 

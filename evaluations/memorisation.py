@@ -5,6 +5,7 @@ give the threshold: held-out clips, or, if there are none, training clips agains
 and m clips, D dimensions.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from evaluations.scores import nearest_neighbours
 
 QUANTILE = 0.05  # of the real clips' distances: the threshold below which a clip is too near
 SHEET_PAIRS = 8  # closest pairs on the sheet
-SHEET = "closest_pairs.png"
 EXACT = 1e-5  # of the length of a feature vector: nearer clips are the same up to rounding
 
 
@@ -67,8 +67,9 @@ def class_report(real: Features, generated: Features) -> tuple[dict[str, Any], l
     return report, pairs
 
 
-def memorisation(comparison: Comparison, real: Features, generated: Features) -> dict[str, Any]:
-    """The section of the results, and the sheet of the closest pairs in the output folder."""
+def memorisation(comparison: Comparison, real: Features, generated: Features,
+                 sheet: str = "closest_pairs.png") -> dict[str, Any]:
+    """The section of the results, and the sheet of the closest pairs, a file of the output folder."""
     per_class, pairs = {}, []
     for name in comparison.class_names:
         per_class[name], own = class_report(real.of_class(name), generated.of_class(name))
@@ -78,12 +79,12 @@ def memorisation(comparison: Comparison, real: Features, generated: Features) ->
                "closest": pairs[:SHEET_PAIRS],
                "lines": [_line(name, report) for name, report in per_class.items()]}
     if pairs:
-        write_sheet(comparison, pairs[:SHEET_PAIRS])
-        section["sheet"] = SHEET
+        write_sheet(comparison, pairs[:SHEET_PAIRS], comparison.output / sheet)
+        section["sheet"] = sheet
     return section
 
 
-def write_sheet(comparison: Comparison, pairs: list[dict[str, Any]]) -> None:
+def write_sheet(comparison: Comparison, pairs: list[dict[str, Any]], path: Path) -> None:
     """Each generated clip above its nearest training clip."""
     rows = []
     for pair in pairs:
@@ -93,7 +94,7 @@ def write_sheet(comparison: Comparison, pairs: list[dict[str, Any]]) -> None:
             entry = next(entry for entry in clips.entries if entry.name == pair[side])
             rows.append((f"{side} {entry.name}   distance {pair['distance']:.3g}{suffix}",
                          clips.frames(entry).transpose(0, 2, 3, 1)))
-    with atomic_path(comparison.output / SHEET) as temporary:
+    with atomic_path(path) as temporary:
         contact_sheet(rows).save(temporary)
 
 

@@ -14,7 +14,7 @@ import torch
 from common.distributed import Runtime
 from common.errors import InputError
 from common.image_quality import frame_quality
-from common.perceptual import Perceptual
+from common.perceptual import LPIPSDistance
 from common.progress import progress
 from common.spread import evenly
 from evaluations.clips import ClipSet, Entry
@@ -35,7 +35,7 @@ class LPIPS:
 
     def __init__(self, path: Path | None, unverified: bool, device: torch.device):
         path, self.weights = ALEXNET.find(path, unverified)
-        self.network, self.device = Perceptual("alex", path, "--lpips-weights").to(device), device
+        self.network, self.device = LPIPSDistance("alex", path, "--lpips-weights").to(device), device
 
     @torch.inference_mode()
     def __call__(self, a_T3HW: np.ndarray, b_T3HW: np.ndarray) -> float:

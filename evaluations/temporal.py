@@ -16,8 +16,9 @@ from evaluations.comparison import Comparison
 from evaluations.failures import NoValue
 from evaluations.features import Features
 from evaluations.measures import Measure, section
+from evaluations.two_sample import c2st
 
-STATISTICS = ("motion", "jump", "jerk", "flicker")
+STATISTICS = ("motion", "jump", "jerk", "flicker", "reversal")
 FROZEN = 0.1  # of the real median: a clip that moves less is frozen
 
 
@@ -34,25 +35,29 @@ def motion(frames_TCHW: np.ndarray) -> float:
 
 
 class FrameDifferences:
-    """An extractor of four numbers per clip, in grey levels of 0 to 255, each 0 for a still clip.
+    """An extractor of five numbers per clip, in grey levels of 0 to 255, each 0 for a still clip.
 
     motion: mean absolute change of a pixel from frame to frame; jump: its maximum over frames; jerk: mean
-    absolute second difference; flicker: mean absolute change of a frame's mean.
+    absolute second difference; flicker: mean absolute change of a frame's mean; reversal: how far a pixel
+    goes back on its last change, mean over pixels, which is the flicker of what should stand still.
     """
 
     name, min_frames = "frame-differences", 3
-    preprocessing = "as they are"
+    preprocessing = f"as they are; {', '.join(STATISTICS)}"
 
     def __init__(self) -> None:
         self.weights: dict[str, Any] = {}
 
     def features(self, frames_BT3HW: Tensor) -> Tensor:
-        """-> (B, 1, 4)."""
+        """-> (B, 1, 5)."""
         pixels_BT3HW = frames_BT3HW.float()
         change_BT = changes(pixels_BT3HW)
+        step_BT3HW = pixels_BT3HW.diff(dim=1)
+        before, after = step_BT3HW[:, :-1], step_BT3HW[:, 1:]
+        reversal_B = (torch.minimum(before.abs(), after.abs()) * (before * after < 0)).mean((1, 2, 3, 4))
         jerk_B = pixels_BT3HW.diff(n=2, dim=1).abs().mean((1, 2, 3, 4))
         flicker_B = pixels_BT3HW.mean((2, 3, 4)).diff(dim=1).abs().mean(1)
-        return torch.stack([change_BT.mean(1), change_BT.amax(1), jerk_B, flicker_B], 1)[:, None]
+        return torch.stack([change_BT.mean(1), change_BT.amax(1), jerk_B, flicker_B, reversal_B], 1)[:, None]
 
 
 def _distances(real: Features, generated: Features) -> list[float]:
@@ -61,12 +66,17 @@ def _distances(real: Features, generated: Features) -> list[float]:
             for a, b in zip(real.vectors().T, generated.vectors().T, strict=True)]
 
 
-def _ratio(real: Features, generated: Features) -> list[float]:
-    """Mean motion over that of real clips. Raises: `NoValue` if no real clip moves."""
-    real_mean = real.vectors()[:, 0].mean()
-    if real_mean == 0:
-        raise NoValue("the real clips do not move")
-    return [float(generated.vectors()[:, 0].mean() / real_mean)]
+def _ratio(statistic: str) -> Measure:
+    """Mean of a statistic over that of real clips; `NoValue` if no real clip has any."""
+    column = STATISTICS.index(statistic)
+
+    def ratio(real: Features, generated: Features) -> list[float]:
+        real_mean, mean = (side.vectors()[:, column].mean() for side in (real, generated))
+        if real_mean == 0:
+            raise NoValue(f"the real clips have no {statistic}")
+        return [float(mean / real_mean)]
+
+    return Measure((f"{statistic}_ratio",), "near 1", ratio)
 
 
 def _frozen(real: Features, generated: Features) -> list[float]:
@@ -78,7 +88,7 @@ def _frozen(real: Features, generated: Features) -> list[float]:
 
 
 MEASURES = [Measure(tuple(f"{name}_distance" for name in STATISTICS), "lower", _distances),
-            Measure(("motion_ratio",), "near 1", _ratio),
+            _ratio("motion"), _ratio("reversal"), c2st(lambda x_n1D: x_n1D[:, 0]),
             Measure(("frozen",), "lower", _frozen)]
 
 

@@ -229,7 +229,7 @@ def test_still_real_clips_have_no_share_of_their_motion(generated, tmp_path, run
     comparison = CompareConfig(data_path=real, sample_path=generated, device="cpu",
                                output=tmp_path / "out").open(runtime)
     scores = temporal.measure(comparison, runtime)["temporal"]["scores"]
-    assert scores["motion_ratio"]["pooled"]["reason"] == "the real clips do not move"
+    assert scores["motion_ratio"]["pooled"]["reason"] == "the real clips have no motion"
     assert scores["frozen"]["pooled"]["reason"] == "most real clips do not move"
     assert scores["motion_distance"]["pooled"]["value"] > 0
     json.dumps(scores, allow_nan=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ortho_group
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from evaluations.frechet import Moments, frechet_distance, gaussian_distance
+from evaluations.frechet import Moments, frechet_distance, gaussian_distance, gaussian_of_few
 
 
 def gaussians(mean_a, covariance_a, mean_b, covariance_b):
@@ -67,6 +67,12 @@ def test_moments_of_parts_add_up_to_those_of_the_whole():
     assert stream.count == 50
     np.testing.assert_allclose(stream.mean_D, whole.mean_D, rtol=1e-12)
     np.testing.assert_allclose(stream.scatter_DD, whole.scatter_DD, atol=1e-8)
+
+
+def test_features_fewer_than_dimensions_have_the_same_distance_either_way():
+    a, b = np.random.RandomState(0).randn(2, 7, 20)
+    few = gaussian_distance(*gaussian_of_few(a, 1), *gaussian_of_few(b + 1, 1))
+    assert few == pytest.approx(frechet_distance(a, b + 1), rel=1e-9)
 
 
 @pytest.mark.parametrize(("a", "b", "message"), [

@@ -112,7 +112,8 @@ def test_motion_statistics_of_known_clips():
     frames[1, :] = np.array([0, 10, 20, 30])[:, None, None, None]  # grows evenly
     frames[2, 2] = 40  # one bright frame
     values = FrameDifferences().features(torch.from_numpy(frames))[:, 0]
-    np.testing.assert_allclose(values, [[0, 0, 0, 0], [10, 10, 0, 10], [80 / 3, 40, 60, 80 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(
+        values, [[0, 0, 0, 0, 0], [10, 10, 0, 10, 0], [80 / 3, 40, 60, 80 / 3, 20]], rtol=1e-6)
 
 
 def test_frozen_clips_are_told_from_moving_ones(comparison, runtime, tmp_path, monkeypatch):

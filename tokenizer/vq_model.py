@@ -254,12 +254,16 @@ class VQModel(nn.Module):
             raise InputError("no VQ tokenizer: it lacks LlamaGen's parameter names") from None
         return cls(VQConfig(ch, tuple(w // ch for w in widths), z_channels, size, width, blocks))
 
-    def forward(self, pixels_B3HW: Tensor) -> Quantised:
-        """Reconstruct through the codebook, with a straight-through gradient to the encoder."""
+    def forward(self, pixels_B3HW: Tensor, perturb: Callable[[Tensor], Tensor] | None = None) -> Quantised:
+        """Reconstruct through the codebook, with a straight-through gradient to the encoder.
+
+        `perturb` changes the codes (B, h, w) that the decoder sees, and no others.
+        """
         latent_BDhw = F.normalize(self.latent(pixels_B3HW).float(), dim=1)
         codes_Bhw = self.quantize.nearest(latent_BDhw)
         vectors_BDhw = self.quantize.lookup(codes_Bhw)
-        through_BDhw = latent_BDhw + (vectors_BDhw - latent_BDhw).detach()
+        seen_BDhw = self.quantize.lookup(perturb(codes_Bhw)) if perturb else vectors_BDhw
+        through_BDhw = latent_BDhw + (seen_BDhw - latent_BDhw).detach()
         return Quantised(self.pixels(through_BDhw), latent_BDhw, vectors_BDhw, codes_Bhw)
 
     def latent(self, pixels_B3HW: Tensor) -> Tensor:
