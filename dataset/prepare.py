@@ -21,8 +21,8 @@ from common.names import check_paths, inside
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
 from dataset import report as reports
-from dataset.class_folders import find_class_folders, note_deep_classes
 from dataset.cutting import Plan, Recording, Settings, cut, plan
+from dataset.folders import find_class_folders, note_deep_classes
 from dataset.manifest import Clip, Manifest
 from dataset.parallel import map_everywhere
 from dataset.recordings import Found, find_sources
