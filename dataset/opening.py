@@ -1,4 +1,4 @@
-"""Video files are opened by what is in them: a name is never an address, and no file leads to another one."""
+"""Opening video files by their content: names are never addresses, and no file opens another one."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ VIDEO_SUFFIXES = (
     ".m2ts", ".m2t", ".m2v", ".m1v", ".mpv", ".mpe", ".tod", ".mod", ".dat", ".3gp", ".3g2", ".asf", ".flv",
     ".f4v", ".ogv", ".ogm", ".dv", ".dif", ".mxf", ".divx", ".xvid", ".h264", ".264", ".avc", ".h265", ".265",
     ".hevc", ".mjpg", ".mjpeg", ".mjp", ".qt", ".rm", ".rmvb", ".nut", ".ivf", ".y4m", ".dcm", ".dicom")
-OFTEN_NO_VIDEO = (".dat", ".mod", ".dcm", ".dicom")  # a look inside must tell
+OFTEN_NO_VIDEO = (".dat", ".mod", ".dcm", ".dicom")  # the content decides
 STILL_FORMATS = ("image2", "ico", "tty")
 COVER = av.stream.Disposition.attached_pic  # a picture of the whole recording beside its moving pictures
 ALONE = {"protocol_whitelist": "none"}  # playlists and the like name other files and addresses
@@ -27,7 +27,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
 
     Raises: `InputError` naming the file if there is none.
     """
-    with open(os.open(path, os.O_RDONLY), "rb", buffering=0) as file:  # by number: the library sees no name
+    with open(os.open(path, os.O_RDONLY), "rb", buffering=0) as file:  # the library sees no name
         if os.path.getsize(path) == 0:
             raise InputError(f"{path}: empty file")
         if is_dicom(path):

@@ -1,4 +1,4 @@
-"""The recordings in a folder of class folders, each once, and what else is there."""
+"""The recordings in a folder of class folders, each once, and the files that are none."""
 
 import hashlib
 import re
@@ -46,14 +46,14 @@ def find_sources(
 ) -> Found:
     """All recordings below `folder`/<class>, each file once, and what else is there.
 
-    `class_names` limits the classes, all of which must be there. `pattern` is a regular expression searched
-    in the path below the class folder without its suffix; its first group names the recording that a file is
-    a piece of. With `stills` every picture is a recording of its own. Hidden files and junk are passed over.
+    `class_names` limits the classes. `pattern` is a regular expression for the path below the class folder
+    without its suffix; its first group names the recording that a file is a piece of. With `stills` every
+    picture is a recording. Hidden files and junk are ignored.
 
-    A file that several links lead to belongs to the class whose folder really holds it, else to the first
-    one. Of copies in one class the first is taken; copies in several classes are `shared`.
+    A file that several links lead to belongs to the class whose folder really holds it, else to the first.
+    Of copies in one class the first is taken; copies in several classes are `shared`.
 
-    Raises: `InputError` if a folder is missing, there is no class folder, or the pattern is wrong.
+    Raises: `InputError` if there is no class folder or the pattern is wrong; `OSError` if one is missing.
     """
     found = Found()
     classes = class_names or _class_folders(folder, found)
@@ -70,7 +70,6 @@ def find_sources(
 
 
 def _class_folders(folder: Path, found: Found) -> list[str]:
-    """The folders in `folder` whose names can be class names."""
     top = next(walk(folder))
     names = [name for name in top.folders if is_name(name)]
     unsafe = [(name, f"not taken for a class: {RULE}") for name in top.folders if name not in names]
@@ -82,14 +81,12 @@ def _class_folders(folder: Path, found: Found) -> list[str]:
 
 
 def _report(others: Iterable[Note], path: str, found: Found) -> None:
-    """Put the `others` of the folder `path` into `found`."""
     for name, reason in others:
         shown = join(path, name).encode(errors="replace").decode()
         (found.notes if reason == LINK_UP else found.unusable).append((shown, reason))
 
 
 def _recordings_of(folder: Path, class_name: str, stills: bool, found: Found) -> list[str]:
-    """The paths of the recordings in a class folder, sorted."""
     paths = []
     for place in walk(folder, class_name):
         if place.path != class_name and not stills and is_frame_folder(folder / place.path):
@@ -107,7 +104,7 @@ def _recordings_of(folder: Path, class_name: str, stills: bool, found: Found) ->
 
 
 def _reason_against(file: Path, stills: bool) -> str | None:
-    """Why a file cannot be a recording, as far as its name or, if that says nothing, its beginning tells."""
+    """Why a file cannot be a recording, by its suffix or, if that is unknown, its beginning; else None."""
     suffix = file.suffix.lower()
     try:
         if is_dicom(file):
@@ -122,7 +119,7 @@ def _reason_against(file: Path, stills: bool) -> str | None:
 
 
 def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
-    """`paths` without those that lead to the file, or the folder of pictures, of another one."""
+    """`paths` without further links to the same file or folder of pictures."""
     same = defaultdict(list)
     for path in paths:
         state = (folder / path).stat()
@@ -138,14 +135,14 @@ def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
 
 
 def _is_linked(folder: Path, path: str) -> tuple[bool, bool]:
-    """True if a link leads from `folder` to the file; True if one does from the file's class folder."""
+    """Whether `folder` reaches the file through a link; whether the class folder does."""
     real, class_folder = (folder / path).resolve(), folder / _class_of(path)
     below = (folder / path).relative_to(class_folder)
     return real != folder.resolve() / path, real != class_folder.resolve() / below
 
 
 def _each_content_once(folder: Path, paths: list[str], found: Found) -> tuple[list[str], set[str]]:
-    """`paths` without copies in the same class, and those among them that another class has a copy of."""
+    """`paths` without copies in the same class, and those that another class has a copy of."""
     dropped, shared = set(), set()
     for group in same_content([folder / path for path in paths]):
         firsts: dict[str, str] = {}  # class -> its first one
@@ -171,7 +168,7 @@ def _without_suffix(path: str) -> str:
 
 
 def _distinct_stems(paths: list[str]) -> dict[str, str]:
-    """Path -> name: the path without suffix, "-" for unsafe characters, with a hash if equal or long."""
+    """Path -> its safe name without suffix, with a hash where names are equal or too long."""
     stems = {path: as_name(_without_suffix(path)) for path in paths}
     counts = Counter(stem.casefold() for stem in stems.values())
     for path, stem in stems.items():
@@ -182,7 +179,7 @@ def _distinct_stems(paths: list[str]) -> dict[str, str]:
 
 
 def _recording(path: str, stem: str, pattern: str | None) -> str:
-    """The recording that the file at `path` is, or is a piece of."""
+    """Name of the recording that the file at `path` is, or is a piece of."""
     if pattern is None:
         return stem
     try:

@@ -1,9 +1,11 @@
-"""Contact sheets: clips side by side with their titles, to see at a glance what a set of clips looks like."""
+"""Contact sheets: frames of clips, one titled row per clip."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from common.spread import evenly
 
 TITLE_SIZE = 14  # pixels of the letters; a title line is 1.5 times as high
 GAP = 2  # pixels between frames
@@ -33,11 +35,6 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: 
 
 
 def _strip(frames: Sequence[np.ndarray], max_frames: int) -> Image.Image:
-    """Evenly spread frames side by side."""
-    places = np.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().astype(int)
-    picked = [frames[i] for i in places]
-    height, width = picked[0].shape[:2]
-    strip = Image.new("RGB", (len(picked) * (width + GAP) - GAP, height), PAPER)
-    for place, frame in enumerate(picked):
-        strip.paste(Image.fromarray(np.asarray(frame)), (place * (width + GAP), 0))
-    return strip
+    gap = ((0, 0), (0, GAP), (0, 0))
+    padded = [np.pad(frames[i], gap, constant_values=PAPER[0]) for i in evenly(len(frames), max_frames)]
+    return Image.fromarray(np.concatenate(padded, axis=1)[:, :-GAP])
