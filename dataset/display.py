@@ -1,19 +1,19 @@
 """Conversion of decoded frames for display: deinterlaced, square pixels, no transparency, upright."""
 
 from collections import deque
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
 
 from dataset.pictures import on_black
+from dataset.timing import Timed
 
 # libswscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without them YUV <-> RGB rounds down
 # (colours sink by one or two levels) and depends on the processor
 EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
 Matrix = tuple[float, float, float, float]
-Frames = Iterator[tuple[int, float, av.VideoFrame]]  # segment, time in seconds, frame
+Frames = Timed[av.VideoFrame]
 DISPLAY_MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 
 
@@ -43,7 +43,7 @@ def upright(pixels_HWC: np.ndarray, matrix: Matrix | None) -> np.ndarray:
     return np.ascontiguousarray(pixels_HWC)
 
 
-def shown_pixels(frame: av.VideoFrame, aspect: Fraction | None, matrix: Matrix | None) -> np.ndarray:
+def display_pixels(frame: av.VideoFrame, aspect: Fraction | None, matrix: Matrix | None) -> np.ndarray:
     """The pixels (H, W, 3) of a frame whose pixels are `aspect` times as wide as high."""
     width = round(frame.width * aspect) if aspect and 0.25 <= aspect <= 4 else frame.width
     transparent = any(component.is_alpha for component in frame.format.components)
@@ -52,7 +52,7 @@ def shown_pixels(frame: av.VideoFrame, aspect: Fraction | None, matrix: Matrix |
     return upright(on_black(pixels) if transparent else pixels, matrix)
 
 
-def whole_pictures(stamped: Frames) -> Frames:
+def deinterlaced(stamped: Frames) -> Frames:
     """The same frames, interlaced ones deinterlaced at the moment of their first field.
 
     The lines of the other field are interpolated within a segment. Progressive frames are unchanged.

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.files import is_junk
 from common.presets import Preset
 
-LINK_UP = "a link to a folder that holds it, not followed"
+LINK_UP = "a link to one of its parent folders, not followed"
 
 Note = tuple[str, str]  # path, and what to know of it
 
@@ -59,10 +59,10 @@ def _kind(place: Path) -> str:
     if os.path.isdir(place):
         if place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve()):
             return LINK_UP
-        return "folder" if os.access(place, os.R_OK | os.X_OK) else "a folder that may not be read"
+        return "folder" if os.access(place, os.R_OK | os.X_OK) else "a folder without read permission"
     if os.path.isfile(place):
-        return "file" if os.access(place, os.R_OK) else "a file that may not be read"
-    return "neither a file nor a folder" if os.path.exists(place) else "a link that leads nowhere"
+        return "file" if os.access(place, os.R_OK) else "a file without read permission"
+    return "neither a file nor a folder" if os.path.exists(place) else "a broken link"
 
 
 def find_class_folders(folder: Path, preset: Preset) -> tuple[str, list[Note]]:
@@ -95,7 +95,7 @@ def find_class_folders(folder: Path, preset: Preset) -> tuple[str, list[Note]]:
 def _left_out(found: dict[str, list[str]], chosen: str, names: set[str]) -> list[Note]:
     """Folders beside the chosen one, beside those that lead to it, and elsewhere with the name of a class."""
     way = {"", chosen, *map(str, PurePosixPath(chosen).parents)}
-    notes = [(chosen, "here --preset finds its class folders")] if chosen else []
+    notes = [(chosen, "--preset found its class folders here")] if chosen else []
     for path, inner in found.items():
         for name in inner:
             own = (path == chosen and name in names) or join(path, name) in way

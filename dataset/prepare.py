@@ -32,7 +32,7 @@ from dataset.split import Piece
 
 POSITIVE = ("rows", "cols", "frame_size", "fps", "frame_stride", "clip_stride", "clips_per_recording",
             "workers")
-KILLS = "reading it kills the process"
+CRASHES = "reading it crashes the process"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def cut_all(config: PrepareConfig, runtime: Runtime) -> Manifest:
     jobs = [Recording(source, folder, config.data_path, settings, crops.get(source.path, config.crop))
             for source in found.sources]
     made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
-    planned = [(job, Plan(problem=KILLS) if isinstance(one, BrokenProcessPool) else one)
+    planned = [(job, Plan(problem=CRASHES) if isinstance(one, BrokenProcessPool) else one)
                for job, one in zip(jobs, made, strict=True)]
     manifest = merge(planned, settings, config, found)
     report = make_report(manifest, planned, found)
@@ -136,7 +136,7 @@ def cut_all(config: PrepareConfig, runtime: Runtime) -> Manifest:
              for job, made in planned]
     for job, result in zip(jobs, map_everywhere(cut, calls, runtime, config.workers, "write"), strict=True):
         if isinstance(result, BrokenProcessPool):
-            raise InputError(f"{job.path}: {KILLS}")
+            raise InputError(f"{job.path}: {CRASHES}")
     if runtime.is_main:
         finish(manifest, report, config.data_path)
     return manifest

@@ -17,7 +17,7 @@ from dataset.opening import VIDEO_SUFFIXES, can_open, is_dicom
 from dataset.pictures import IMAGE_SUFFIXES
 from dataset.video import is_frame_folder
 
-NO_VIDEO = "not a video, nor in a folder of numbered pictures alone"
+NO_VIDEO = "not a video, and not in a folder that holds numbered pictures only"
 LONGEST_STEM = 120  # bytes; file systems allow 255 for a name
 
 
@@ -129,8 +129,8 @@ def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
         owner = min(group, key=lambda path: _is_linked(folder, path))
         owners |= dict.fromkeys(group, owner)
         for path in group:
-            alone = "" if _class_of(path) == _class_of(owner) else ", which keeps it: a file has one class"
-            found.copies += [(path, f"the same file as {owner}{alone}")] if path != owner else []
+            other = "" if _class_of(path) == _class_of(owner) else " in another class"
+            found.copies += [(path, f"the same file as {owner}{other}, left out")] if path != owner else []
     return [path for path in paths if owners[path] == path]
 
 
@@ -153,8 +153,8 @@ def _each_content_once(folder: Path, paths: list[str], found: Found) -> tuple[li
                 found.copies.append((path, f"a copy of {first}, left out"))
         original, *others = firsts.values()
         shared.update(firsts.values() if others else ())
-        found.copies += [(path, f"a copy of {original}, in another class: used for both, in train alone; "
-                                "delete the one whose class is wrong") for path in others]
+        found.copies += [(path, f"a copy of {original} in another class: both are used, for training only; "
+                                "delete the one in the wrong class") for path in others]
     return [path for path in paths if path not in dropped], shared
 
 

@@ -54,15 +54,13 @@ def _held_out(owners: list[str], val_fraction: float, only_train: Collection[str
 
 def _split_by_time(pieces: Sequence[Piece], val_fraction: float) -> list[str | None]:
     """The last `val_fraction` of one recording's clips to "val", those that overlap it left out."""
-    order = sorted(range(len(pieces)), key=lambda i: (pieces[i].file, pieces[i].start))
-    splits: list[str | None] = ["train"] * len(pieces)
     if len(pieces) < 2 or val_fraction == 0:
-        return splits
-    cut = len(pieces) - max(round(val_fraction * len(pieces)), 1)
-    first = pieces[order[cut]]
-    for place, i in enumerate(order):
-        if place >= cut:
-            splits[i] = "val"
-        elif pieces[i].file == first.file and pieces[i].end > first.start:
-            splits[i] = None
+        return ["train"] * len(pieces)
+    order = sorted(pieces, key=lambda piece: (piece.file, piece.start))
+    held_out = order[-max(round(val_fraction * len(pieces)), 1):]
+    first, held_out = held_out[0], set(held_out)
+    splits: list[str | None] = []
+    for piece in pieces:
+        overlaps = piece.file == first.file and piece.end > first.start
+        splits.append("val" if piece in held_out else None if overlaps else "train")
     return splits if "train" in splits else ["train"] * len(pieces)

@@ -15,11 +15,10 @@ LONGEST_STEPS = 10  # times the usual step, for recordings of few frames per min
 REMEMBERED = 25  # steps, whose median is the usual step
 
 Item = TypeVar("Item")
+Timed = Iterator[tuple[int, float, Item]]  # segment, time in seconds, item
 
 
-def timed(
-    source: Iterable[tuple[float | None, bool, Item]], interval: float
-) -> Iterator[tuple[int, float, Item]]:
+def timed(source: Iterable[tuple[float | None, bool, Item]], interval: float) -> Timed[Item]:
     """(segment, time, item) of every (time stamp in seconds, frames before it are missing, item).
 
     `interval` is the mean time between two frames.
@@ -47,22 +46,22 @@ def timed(
         yield segment, time, item
 
 
-def sampled(
-    source: Iterator[tuple[int, float, Item]], fps: float | None, stride: int
-) -> Iterator[tuple[int, float, Item]]:
+def sampled(source: Timed[Item], fps: float | None, stride: int) -> Timed[Item]:
     """(segment, time, item)s at `fps`, or else every `stride`-th, beginning anew in every segment."""
-    for segment, piece in groupby(source, key=lambda entry: entry[0]):
-        pairs = ((time, item) for _, time, item in piece)
-        for time, item in _nearest(pairs, fps) if fps else islice(pairs, 0, None, stride):
-            yield segment, time, item
+    for _, piece in groupby(source, key=lambda entry: entry[0]):
+        if fps:
+            yield from _nearest(piece, fps)
+        else:
+            yield from islice(piece, 0, None, stride)
 
 
-def _nearest(source: Iterator[tuple[float, Item]], fps: float) -> Iterator[tuple[float, Item]]:
-    """Resample (time, item) pairs: the k-th is nearest to the first time + k / fps, the later on a tie."""
+def _nearest(source: Timed[Item], fps: float) -> Timed[Item]:
+    """Resample one segment: the k-th entry is nearest to the first time + k / fps, the later on a tie."""
     k, start = 0, None
     for current, following in pairwise(chain(source, [None])):
-        start = current[0] if start is None else start
-        end = (current[0] + following[0]) / 2 - 1e-9 if following else current[0] + 1e-9
+        time = current[1]
+        start = time if start is None else start
+        end = (time + following[1]) / 2 - 1e-9 if following else time + 1e-9
         while start + k / fps < end:
             yield current
             k += 1

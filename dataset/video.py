@@ -18,10 +18,10 @@ from PIL import Image
 from common.errors import InputError
 from common.files import atomic_path, is_junk
 from dataset.decoder import GoodFrames
-from dataset.display import EXACT, display_matrix, shown_pixels, whole_pictures
+from dataset.display import EXACT, deinterlaced, display_matrix, display_pixels
 from dataset.opening import may_be_video, open_video
 from dataset.pictures import IMAGE_SUFFIXES, read_picture
-from dataset.timing import sampled, timed
+from dataset.timing import Timed, sampled, timed
 
 FOLDER_FPS = 25.0  # assumed rate of a folder of pictures, and of a video that states none
 BT709, LIMITED_RANGE = 1, 1  # codes of ITU-T H.273 and libavutil
@@ -91,14 +91,14 @@ def _numbered_pictures(folder: Path) -> list[Path]:
                                            for i, part in enumerate(re.split(r"(\d+)", path.name))])
 
 
-def _video_frames(path: Path, damage: list[DamagedRecording]) -> Iterator[tuple[int, float, Pixels]]:
+def _video_frames(path: Path, damage: list[DamagedRecording]) -> Timed[Pixels]:
     """(segment, time, pixels) of every good frame of a video in order of time; adds lost ones to `damage`."""
     with open_video(path) as (container, stream):
         good = GoodFrames(container, stream)
         stamped = timed(_stamped(good), float(1 / (stream.average_rate or FOLDER_FPS)))
-        for segment, time, frame in whole_pictures(stamped):
+        for segment, time, frame in deinterlaced(stamped):
             matrix = display_matrix(frame) or good.matrix
-            yield segment, time, partial(shown_pixels, frame, stream.sample_aspect_ratio, matrix)
+            yield segment, time, partial(display_pixels, frame, stream.sample_aspect_ratio, matrix)
         if good.lost and not good.count:
             raise InputError(f"{path}: not a readable video (all of its frames are damaged)")
         if good.lost:
