@@ -8,7 +8,7 @@ from common.errors import InputError
 from dataset.report import report_text
 from dataset.video import DamagedRecording, read_frames, write_mp4
 
-COUNT, GROUP = 40, 10  # frames, and from one key frame to the next
+COUNT, GROUP = 50, 10  # frames, and from one key frame to the next
 CODECS = {
     "mpeg4": ("x.avi", {}), "mpeg4 with B": ("x.mp4", {"bf": "2"}), "libx264": ("x.mp4", {}),
     "libx264 in a stream": ("x.ts", {}), "libx264 without B": ("x.mkv", {"bf": "0"}),
