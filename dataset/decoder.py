@@ -9,7 +9,7 @@ import re
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import av
 from av.container import InputContainer
@@ -27,9 +27,11 @@ STREAMS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
 WIPED = re.compile(rb"\0{16,}[^\0\1]")
 
 
-class _Packet(NamedTuple):
+@dataclass(eq=False)
+class _Packet:
     number: int
     pts: int | None
+    key: int = -1  # number of the key frame that it was predicted from; -1 if that is not known
 
     def before(self, other: "_Packet") -> bool:
         """True if it is shown before another one, as far as is known."""
@@ -77,6 +79,7 @@ class GoodFrames:
             sent = _Packet(number, packet.pts)
             if packet.is_keyframe:
                 self._keys.append(sent)
+            sent.key = next((key.number for key in reversed(self._keys) if not sent.before(key)), -1)
             if packet.is_corrupt or (self._codec in ("h264", "hevc") and _is_wiped(bytes(packet))):
                 if not self._keys:
                     continue  # nothing that can be used depends on it
@@ -138,27 +141,21 @@ class GoodFrames:
             self._awaited.remove(packet)
             if packet.number == shown.number:
                 continue
-            if self._codec == "hevc" and self._key_of(packet) >= 0:
+            if self._codec == "hevc" and packet.key >= 0:
                 self._damage(packet)
             if not self._is_good(packet):
                 self._absent.add(packet)
 
     def _damage(self, packet: _Packet) -> None:
-        insort(self._damaged, (packet.number, self._key_of(packet)))
-
-    def _key_of(self, packet: _Packet) -> int:
-        """Number of the key frame that a packet was predicted from; -1 if it is not known."""
-        return next((key.number for key in reversed(self._keys)
-                     if key.number <= packet.number and not packet.before(key)), -1)
+        insort(self._damaged, (packet.number, packet.key))
 
     def _is_good(self, packet: _Packet) -> bool:
         """True if no packet from its key frame to its own is damaged.
 
         Packets after a key frame that are shown before it do not count: no later frame depends on them.
         """
-        key = self._key_of(packet)
-        first, last = bisect_left(self._damaged, (key,)), bisect_left(self._damaged, (packet.number + 1,))
-        return all(key_of_damaged < key for _, key_of_damaged in self._damaged[first:last])
+        first, last = (bisect_left(self._damaged, (n,)) for n in (packet.key, packet.number + 1))
+        return all(key < packet.key for _, key in self._damaged[first:last])
 
     def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """The frame if it is good; counts the lost ones before it."""
