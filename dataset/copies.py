@@ -1,6 +1,7 @@
 """Recordings that are the same, byte for byte."""
 
 import hashlib
+import os
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -11,19 +12,19 @@ BEGINNING = 1 << 16  # bytes
 
 
 def same_content(paths: Sequence[Path]) -> list[list[Path]]:
-    """The recordings that occur more than once, put together in the order of `paths`.
+    """Groups of recordings with the same content, each in the order of `paths`.
 
-    Videos are the same if their bytes are, folders if their pictures are, whatever they are called. Only
+    Videos are compared by their bytes, folders by the bytes of their pictures; names do not count. Only
     recordings whose files agree in size and in their beginnings are read whole.
     """
     groups = [list(paths)]
-    for measure in (_size, _beginning, file_hash):
+    for measure in (os.path.getsize, _beginning, file_hash):
         groups = [same for group in groups for same in _agreeing(group, measure)]
     return groups
 
 
 def _agreeing(paths: list[Path], measure: Callable[[Path], Hashable]) -> list[list[Path]]:
-    """The groups of two or more whose files have the same measures; what cannot be read agrees with none."""
+    """Groups of two or more whose files have the same measures; unreadable recordings are left out."""
     groups: dict[Hashable, list[Path]] = {}
     for path in paths:
         try:
@@ -36,10 +37,6 @@ def _agreeing(paths: list[Path], measure: Callable[[Path], Hashable]) -> list[li
         if any(measures):  # empty files are broken, not copies
             groups.setdefault(tuple(measures), []).append(path)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size
 
 
 def _beginning(file: Path) -> bytes:

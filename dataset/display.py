@@ -27,7 +27,7 @@ def display_matrix(frame: av.VideoFrame) -> Matrix | None:
             if data.type == DISPLAY_MATRIX:
                 a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
                 return a, b, c, d
-    except ValueError:  # PyAV does not know the kind of some other data; it tells the angle all the same
+    except ValueError:  # PyAV does not know the type of other side data, but still gives the angle
         turn = np.exp(1j * np.radians(frame.rotation))
         return turn.real, -turn.imag, turn.imag, turn.real
     return None

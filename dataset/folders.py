@@ -23,13 +23,13 @@ class Folder(NamedTuple):
     """One folder of a walk; its entries are sorted by name."""
 
     path: str
-    folders: list[str]  # names; those removed before the walk goes on are not entered
+    folders: list[str]  # names; the caller may remove some, which are then not entered
     files: list[str]  # names
     others: list[Note]  # (name, why it is neither)
 
 
 def walk(root: Path, start: str = "") -> Iterator[Folder]:
-    """`root`/`start` and every folder below it once, those behind links last, without hidden files and junk.
+    """`root`/`start` and every folder below it once, linked ones last, without hidden files and junk.
 
     A folder that cannot be read is among the others of its parent. Raises: `OSError` if the first one cannot.
     """

@@ -23,7 +23,7 @@ ALONE = {"protocol_whitelist": "none"}  # playlists and the like name other file
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """A video file's container and its first stream of moving pictures.
+    """A video file's container and its first video stream that is not a cover picture.
 
     Raises: `InputError` naming the file if there is none.
     """
@@ -53,7 +53,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def can_open(path: Path) -> bool:
-    """True if a file holds moving pictures that can be read, whatever its name; reads its beginning only."""
+    """True if a file of any name holds a readable video; reads its beginning only."""
     try:
         with open_video(path) as (container, stream):
             still = container.format.name in STILL_FORMATS or container.format.name.endswith("_pipe")
@@ -63,6 +63,6 @@ def can_open(path: Path) -> bool:
 
 
 def may_be_video(path: Path) -> bool:
-    """True if a file's name says that it is a video, and its content does not say otherwise."""
+    """True for a file with the suffix of a video; where that is ambiguous, the content decides."""
     suffix = path.suffix.lower()
     return suffix in VIDEO_SUFFIXES and (suffix not in OFTEN_NO_VIDEO or can_open(path))

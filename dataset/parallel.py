@@ -1,4 +1,4 @@
-"""Work on many items at once: shared among the ranks of a run, and on each among processes."""
+"""Parallel calls: shared among the ranks of a run, and on each rank among processes."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,10 +14,10 @@ from common.progress import progress
 def map_everywhere(
     function: Callable[..., Any], calls: Sequence[tuple], runtime: Runtime, workers: int | None, title: str
 ) -> list[Any]:
-    """`function(*call)` for every call, in order, known to every rank in the end; also a barrier.
+    """`function(*call)` for every call, in order, on every rank; also a barrier.
 
-    `workers` processes per rank, by default the machine's cores shared among its ranks. A call that kills its
-    process gives a `BrokenProcessPool` in place of its result; any exception of `function` goes on.
+    `workers` is the number of processes per rank, by default the machine's cores shared among its ranks. The
+    result of a call that kills its process is a `BrokenProcessPool`; exceptions of `function` are raised.
     """
     mine = runtime.share(calls)
     workers = min(workers or own_cores(), len(mine))
@@ -36,7 +36,7 @@ def map_everywhere(
 def _in_processes(
     function: Callable[..., Any], calls: Sequence[tuple], workers: int, finished: Callable[[], object]
 ) -> list[Any]:
-    """The results; calls that went down with the process of another one are tried again alone."""
+    """The results; calls that a dead process took with it are repeated alone."""
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # fork would copy locked threads
         futures = [pool.submit(function, *call) for call in calls]
         for _ in as_completed(futures):

@@ -9,11 +9,12 @@ from common.spread import evenly
 
 TITLE_SIZE = 14  # pixels of the letters; a title line is 1.5 times as high
 GAP = 2  # pixels between frames
+MOST_FRAMES = 8  # per clip
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: int = 8) -> Image.Image:
-    """One titled row per clip, of at most `max_frames` frames evenly spread from its first to its last.
+def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:
+    """One titled row per clip, of at most 8 frames evenly spread from its first to its last.
 
     A row is (title, frames); frames are uint8 RGB, (T, H, W, 3) or a list of (H, W, 3), and may differ in
     size between rows. Raises: `ValueError` if there are no rows or a row has no frames.
@@ -22,7 +23,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: 
         raise ValueError("a contact sheet needs clips with frames")
     font = ImageFont.load_default(TITLE_SIZE)
     line = TITLE_SIZE * 3 // 2
-    strips = [_strip(frames, max_frames) for _, frames in rows]
+    strips = [_strip(frames) for _, frames in rows]
     width = max(max(strip.width, int(font.getlength(title)) + GAP)
                 for strip, (title, _) in zip(strips, rows, strict=True))
     sheet = Image.new("RGB", (width, sum(line + strip.height + GAP for strip in strips)), PAPER)
@@ -34,7 +35,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: 
     return sheet
 
 
-def _strip(frames: Sequence[np.ndarray], max_frames: int) -> Image.Image:
+def _strip(frames: Sequence[np.ndarray]) -> Image.Image:
     gap = ((0, 0), (0, GAP), (0, 0))
-    padded = [np.pad(frames[i], gap, constant_values=PAPER[0]) for i in evenly(len(frames), max_frames)]
+    padded = [np.pad(frames[i], gap, constant_values=PAPER[0]) for i in evenly(len(frames), MOST_FRAMES)]
     return Image.fromarray(np.concatenate(padded, axis=1)[:, :-GAP])

@@ -30,11 +30,11 @@ def timed(source: Iterable[tuple[float | None, bool, Item]], interval: float) ->
         step = interval if stamp is None or first is None else stamp - first - time
         if first is None:
             first = stamp or 0.0
-        elif step < -LONGEST_STEP:  # another clock
+        elif step < -LONGEST_STEP:  # the clock was reset
             first = stamp - time - usual
             time += usual
             segment += 1
-        elif stamp is None or step <= 0:  # a clock that stands or goes back a little
+        elif stamp is None or step <= 0:  # no time stamp, or one that stands still or jitters
             time += interval
             segment += missing
         else:
