@@ -26,6 +26,8 @@ STREAMS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
 # out. Their decoders take it for the end of a unit and report nothing.
 WIPED = re.compile(rb"\0{16,}[^\0\1]")
 
+Stamped = tuple[float | None, bool, av.VideoFrame]
+
 
 @dataclass(eq=False)
 class _Packet:
@@ -40,7 +42,10 @@ class _Packet:
 
 
 class GoodFrames:
-    """Iterates over the good frames of a stream; counts them and the lost ones up to the current frame."""
+    """Iterates over the good frames of a stream, and counts them and the lost ones up to the current frame.
+
+    Items are (time stamp in seconds or None, True if frames before it are lost, frame).
+    """
 
     def __init__(self, container: InputContainer, stream: av.VideoStream) -> None:
         self.count, self.lost = 0, 0
@@ -55,7 +60,7 @@ class GoodFrames:
         self._sent: deque[_Packet] = deque(maxlen=PACKET_HISTORY)
         self._cut_off = False
 
-    def __iter__(self) -> Iterator[av.VideoFrame]:
+    def __iter__(self) -> Iterator[Stamped]:
         waiting: deque[tuple[_Packet, av.VideoFrame]] = deque()
         started = False
         for own, frame in self._decoded():
@@ -157,17 +162,18 @@ class GoodFrames:
         first, last = (bisect_left(self._damaged, (n,)) for n in (packet.key, packet.number + 1))
         return all(key < packet.key for _, key in self._damaged[first:last])
 
-    def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+    def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[Stamped]:
         """The frame if it is good; counts the lost ones before it."""
         if not self._is_good(own):
             self._absent.add(own)
             return
         left = {packet for packet in self._absent if not packet.before(own)}
-        self.lost += len(self._absent) - len(left)
+        missing = len(self._absent) - len(left)
         self._absent = left
+        self.lost += missing
         self.count += 1
         self.intact += self.lost == 0
-        yield frame
+        yield frame.time, missing > 0, frame
 
     def _missing_at_the_end(self) -> int:
         """Frames missing from a file that was cut off; one, if its format does not state their number."""

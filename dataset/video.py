@@ -78,9 +78,8 @@ def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterat
 def is_frame_folder(folder: Path) -> bool:
     """True if a folder is one recording: it holds numbered pictures, and no folders or videos."""
     entries = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
-    if any(entry.is_dir() or may_be_video(entry) for entry in entries):
-        return False
-    return bool(_numbered_pictures(folder))
+    others = any(entry.is_dir() or may_be_video(entry) for entry in entries)
+    return not others and bool(_numbered_pictures(folder))
 
 
 def _numbered_pictures(folder: Path) -> list[Path]:
@@ -95,8 +94,8 @@ def _video_frames(path: Path, damage: list[DamagedRecording]) -> Timed[Pixels]:
     """(segment, time, pixels) of every good frame of a video in order of time; adds lost ones to `damage`."""
     with open_video(path) as (container, stream):
         good = GoodFrames(container, stream)
-        stamped = timed(_stamped(good), float(1 / (stream.average_rate or FOLDER_FPS)))
-        for segment, time, frame in deinterlaced(stamped):
+        interval = float(1 / (stream.average_rate or FOLDER_FPS))
+        for segment, time, frame in deinterlaced(timed(good, interval)):
             matrix = display_matrix(frame) or good.matrix
             yield segment, time, partial(display_pixels, frame, stream.sample_aspect_ratio, matrix)
         if good.lost and not good.count:
@@ -104,14 +103,6 @@ def _video_frames(path: Path, damage: list[DamagedRecording]) -> Timed[Pixels]:
         if good.lost:
             reason = f"damaged after {good.intact} frames, {good.lost} lost"
             damage.append(DamagedRecording(f"{path}: {reason}", good.lost))
-
-
-def _stamped(good: GoodFrames) -> Iterator[tuple[float | None, bool, av.VideoFrame]]:
-    """(time stamp, frames before it are missing, frame) of every good frame."""
-    lost = 0
-    for frame in good:
-        missing, lost = good.lost > lost, good.lost
-        yield frame.time, missing, frame
 
 
 def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float, preset: str = "medium") -> None:
