@@ -1,4 +1,7 @@
-"""What this machine can do, and what does not work here: found out once, said once with the reason."""
+"""What this machine can do, and what does not work here: found out once, said once with the reason.
+
+torch is imported only where it is needed, as in `common.distributed`.
+"""
 
 import os
 import re
@@ -8,9 +11,11 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 TRIAL = "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); x @ x"
 TRIAL_SECONDS = 60.0  # far more than it takes, also from a slow disk
@@ -68,16 +73,16 @@ def free_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def kernels_for(name: str, x: Tensor) -> ModuleType | None:
+def kernels_for(name: str, x: "Tensor") -> ModuleType | None:
     """The module `name` if its Triton kernels work on the device of `x` and in its dtype.
 
     Such a module needs Triton to be imported, and has `check`, which runs all kernels once.
     """
-    return working_kernels(name, x.device) if x.is_cuda and x.dtype != torch.float64 else None
+    return working_kernels(name, x.device) if x.is_cuda and x.dtype.itemsize < 8 else None
 
 
 @cache
-def working_kernels(name: str, device: torch.device) -> ModuleType | None:
+def working_kernels(name: str, device: "torch.device") -> ModuleType | None:
     """The module `name`, or None if its kernels do not work on `device`."""
     try:
         module = import_module(name)
@@ -88,8 +93,10 @@ def working_kernels(name: str, device: torch.device) -> ModuleType | None:
     return module
 
 
-def compiler_works(device: torch.device) -> bool:
+def compiler_works(device: "torch.device") -> bool:
     """True if `torch.compile` can make code for `device` here, which takes a C++ compiler, or Triton."""
+    import torch
+
     try:
         torch.compile(torch.cos)(torch.zeros(8, device=device))
     except Exception as error:  # as above

@@ -1,9 +1,8 @@
-"""Clips as tokens: what `tokenizer.extract_codes` writes and GPT training reads.
+"""Tokens of clips, as `tokenizer.extract_codes` writes and GPT training reads them.
 
-Shapes: A variants of each clip (the clip as it is; with flips, the mirrored one too), h x w tokens per
-grid picture, N = h*w tokens in raster order. Own layout: `codes.npy` (clips, A, h, w) and `codes.json`.
-The reference's layout (`<name>_codes/<i>.npy` of shape (1, A, N) beside `<name>_labels/<i>.npy` of shape
-(1,)) is read too.
+Shapes: A variants of each clip (1, or 2 with mirrored ones), h x w tokens per grid picture, N = h*w tokens in
+raster order. Own layout: `codes.npy` (clips, A, h, w) and `codes.json`. The layout of LlamaGen and EndoGen,
+`<name>_codes/<i>.npy` (1, A, N) beside `<name>_labels/<i>.npy` (1,), is read too.
 """
 
 import hashlib
@@ -37,7 +36,7 @@ class Codes:
     tokenizer: dict[str, Any]  # name, path, hash, downsample, codebook_size
 
     def write(self, folder: Path) -> None:
-        """Write the own layout; `codes.json` goes first and comes last, so that it stands for the whole."""
+        """Write the own layout; `codes.json` is written last, so that it marks complete codes."""
         (Path(folder) / "codes.json").unlink(missing_ok=True)
         with atomic_path(Path(folder) / "codes.npy") as temporary:
             np.save(temporary, self.codes_CAhw)
@@ -47,7 +46,7 @@ class Codes:
 
     @classmethod
     def read(cls, folder: Path, preset: str | None = None) -> "Codes":
-        """Read either layout. `preset` tells the facts behind codes in the reference's layout."""
+        """Read either layout; `preset` gives the facts for codes in the reference's layout."""
         folder = Path(folder)
         if not (folder / "codes.json").exists():
             return read_reference(folder, preset)
@@ -67,9 +66,9 @@ class Codes:
 
 
 class CodesDataset(Dataset):
-    """(tokens (N,) int64, label) of every variant of the clips of one split, held in memory.
+    """(tokens (N,) int64, label) of the first `variants` of every clip of one split, in memory.
 
-    With `count` only the first so many tokens of each clip.
+    `count` limits the tokens of each clip to the first ones.
     """
 
     def __init__(self, codes: Codes, split: str, variants: int | None = None, count: int | None = None):
@@ -93,10 +92,9 @@ class CodesDataset(Dataset):
 
 
 def read_reference(folder: Path, preset: str | None) -> Codes:
-    """Codes extracted by LlamaGen's or EndoGen's own script.
+    """Codes extracted by the script of LlamaGen or EndoGen; every clip is a training clip.
 
-    They hold no class names, recordings or geometry: those come from the preset (as `read_facts` takes it),
-    and every clip is a training clip.
+    They hold no class names and no geometry: those come from `preset` (see `read_facts`).
     """
     found = sorted(folder.glob("*_codes")) if folder.is_dir() else []
     if len(found) != 1:
@@ -126,7 +124,7 @@ def read_reference(folder: Path, preset: str | None) -> Codes:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """An .npy file; one that is missing or broken is an `InputError` that names it."""
+    """An .npy file; `InputError` names one that is missing or broken."""
     try:
         return np.load(path)
     except (OSError, ValueError) as error:

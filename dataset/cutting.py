@@ -1,7 +1,7 @@
 """One recording -> grid pictures, in two steps: plan which clips to cut, then write them.
 
-A recording is read three times (to find its field of view, to screen it, to write its clips), so that memory
-does not grow with its length.
+A recording is read three times (field of view, screening, writing), so that memory does not grow with its
+length.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from PIL import Image
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.names import check_paths, inside
+from common.spread import evenly
 from dataset.field_of_view import Crop, centre_square, find_field_of_view
 from dataset.grid import frames_to_grid
 from dataset.manifest import WORK_FOLDER
@@ -38,15 +39,13 @@ class Settings:
     cols: int
     frame_size: int
     fps: float | None
-    frame_stride: int | None
-    """Exactly one of `fps` and `frame_stride` is None."""
+    frame_stride: int | None  # exactly one of `fps` and `frame_stride` is None
     clip_stride: int
     clips_per_recording: int
     thresholds: Thresholds
 
     @property
     def clip_length(self) -> int:
-        """Frames of a clip."""
         return self.rows * self.cols
 
 
@@ -55,15 +54,13 @@ class Recording:
     """A recording to be prepared."""
 
     source: Source
-    video_path: Path
+    video_path: Path  # folder of class folders
     data_path: Path
     settings: Settings
-    crop: str
-    """"auto", "none" or "x,y,side"."""
+    crop: str  # "auto", "none" or "x,y,side"
 
     @property
     def path(self) -> Path:
-        """The video file or the folder of pictures."""
         return self.video_path / self.source.path
 
     @property
@@ -76,7 +73,6 @@ class Recording:
         return self.data_path / WORK_FOLDER / f"{digest[:24]}.json"
 
     def clip_name(self, start: int) -> str:
-        """Name of the grid picture whose first frame is sampled frame `start`."""
         return f"{self.source.class_name}/{self.source.stem}_{start:06d}.png"
 
 
@@ -84,32 +80,24 @@ class Recording:
 class Plan:
     """What is known of a recording: the clips to cut from it, or why there are none."""
 
-    starts: list[int] = field(default_factory=list)
-    """First sampled frame of every clip."""
-    times: list[float] = field(default_factory=list)
-    """The same in seconds."""
-    names: list[str] = field(default_factory=list)
-    """Their grid pictures."""
-    frames: int = 0
-    """Sampled frames."""
-    fps: float = 0.0
-    """Sampled frames per second."""
-    crop: Sequence[int | str] | None = None
-    """A `Crop`."""
-    rejected: dict[str, int] = field(default_factory=dict)
-    """Reason -> number of clips."""
-    lost: int = 0
-    """Frames that could not be read."""
-    surplus: int = 0
-    """Good clips beyond the maximum."""
-    problem: str | None = None
-    """Why no clip came out."""
-    notes: list[str] = field(default_factory=list)
-    """What a user should know of a recording that is used all the same."""
+    starts: list[int] = field(default_factory=list)  # first sampled frame of every clip
+    times: list[float] = field(default_factory=list)  # the same in seconds
+    names: list[str] = field(default_factory=list)  # the clips' grid pictures
+    frames: int = 0  # sampled frames
+    fps: float = 0.0  # sampled frames per second, 0 if that is not known
+    crop: Sequence[int | str] | None = None  # a `Crop`
+    rejected: dict[str, int] = field(default_factory=dict)  # reason -> number of clips
+    lost: int = 0  # frames that could not be read
+    surplus: int = 0  # good clips beyond the maximum
+    problem: str | None = None  # why no clip came out
+    notes: list[str] = field(default_factory=list)  # what is unusual about a recording that is used
 
 
 def plan(job: Recording) -> Plan:
-    """The plan of a recording: the one in the data folder, else a new one, which is written there."""
+    """The plan of a recording: the one in the data folder, else a new one, which is written there.
+
+    Raises: `InputError` if the one in the data folder names pictures outside of it.
+    """
     cv2.setNumThreads(1)
     path = job.plan_path
     if not path.exists():
@@ -119,11 +107,6 @@ def plan(job: Recording) -> Plan:
         except InputError as error:
             made.problem = _without_folders(error, job)
         write_json(path, asdict(made))
-    return read_plan(path)
-
-
-def read_plan(path: Path) -> Plan:
-    """A plan that was written; `InputError` if it names pictures outside of the data folder."""
     made = Plan(**read_json(path))
     check_paths(made.names, path)
     return made
@@ -141,43 +124,40 @@ def cut(job: Recording, starts: Sequence[int]) -> None:
         frames.append(crop.apply(frame.pixels, settings.frame_size))
         start = index + 1 - settings.clip_length
         if start in missing:
-            _write_grid(inside(job.data_path, job.clip_name(start)), np.stack(frames), settings)
+            frames_TCHW = np.stack(frames).transpose(0, 3, 1, 2)
+            grid_HWC = frames_to_grid(frames_TCHW, settings.rows, settings.cols).transpose(1, 2, 0)
+            with atomic_path(inside(job.data_path, job.clip_name(start))) as temporary:
+                Image.fromarray(np.ascontiguousarray(grid_HWC)).save(temporary, compress_level=3)
             missing.remove(start)
         if not missing:
             return
     raise InputError(f"{job.path}: changed while it was read")
 
 
-def _write_grid(path: Path, frames_THWC: np.ndarray, settings: Settings) -> None:
-    grid_CHW = frames_to_grid(frames_THWC.transpose(0, 3, 1, 2), settings.rows, settings.cols)
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(grid_CHW.transpose(1, 2, 0))).save(temporary, compress_level=3)
-
-
 def _frames(job: Recording, damage: list[InputError]) -> Iterator[Frame]:
-    """The sampled frames; the error that ends a recording after good frames is added to `damage` instead."""
-    count = 0
+    """The sampled frames; an error after good frames is not raised but added to `damage`."""
+    good = False
     try:
         for frame in read_frames(job.path, job.settings.fps, job.settings.frame_stride or 1):
-            count += 1
+            good = True
             yield frame
     except InputError as error:
-        if count == 0:
+        if not good:
             raise
         damage.append(error)
 
 
 def _without_folders(error: InputError, job: Recording) -> str:
-    """The error's text without the folders of this machine, and without the recording's own name."""
+    """The error's text without the paths of this machine and without the recording's name."""
     return str(error).removeprefix(f"{job.path}: ").replace(f"{job.video_path}/", "")
 
 
 def _choose_clips(job: Recording, made: Plan) -> None:
-    """Fill in the plan: crop, screening, and the good clips, evenly spread if they are more than the maximum.
+    """Fill in the plan: crop, screening, and the good clips, evenly spread if they exceed the maximum.
 
     Raises: `InputError` saying why there are none, after filling in what is known.
     """
-    settings, damage = job.settings, []
+    settings, length, damage = job.settings, job.settings.clip_length, []
     crop = _find_crop(job)
     times, stats, segments, previous_HW = [], [], [], None
     for frame in _frames(job, damage):
@@ -186,47 +166,38 @@ def _choose_clips(job: Recording, made: Plan) -> None:
         times.append(frame.time)
         segments.append(frame.segment)
         previous_HW = luma_HW
-    pieces = _pieces(segments)
+    borders = [0, *(np.flatnonzero(np.diff(segments)) + 1).tolist(), len(segments)]
+    pieces = list(pairwise(borders))  # (first frame, one past the last) of every segment
+    problems = [_without_folders(error, job) for error in damage]
     made.crop, made.frames = crop, len(times)
     made.lost = sum(error.lost for error in damage if isinstance(error, DamagedRecording))
     made.fps = settings.fps or _mean_rate(times, pieces)
-    made.notes = [_without_folders(error, job) for error in damage] + _notes(crop, times, pieces, settings)
-    length, stats_N3 = settings.clip_length, np.array(stats)
-    longest = max(map(len, pieces))
+    made.notes = problems + _notes(crop, times, pieces, settings)
+    longest = max(end - first for first, end in pieces)
     if longest < length:
         where = " in a row" if len(pieces) > 1 else ""
-        raise InputError("; ".join([f"only {longest} frames{where} at this rate, a clip has {length}",
-                                    *(_without_folders(error, job) for error in damage)]))
-    reasons = {start: reason_to_reject(stats_N3[start : start + length], settings.thresholds)
-               for piece in pieces
-               for start in range(piece.start, piece.stop - length + 1, settings.clip_stride)}
+        short = f"only {longest} frames{where} at this rate, a clip has {length}"
+        raise InputError("; ".join([short, *problems]))
+    reasons = {start: reason_to_reject(np.array(stats[start : start + length]), settings.thresholds)
+               for first, end in pieces for start in range(first, end - length + 1, settings.clip_stride)}
     good = [start for start, reason in reasons.items() if reason is None]
     made.rejected = dict(sorted(Counter(filter(None, reasons.values())).items()))
     if not good:
         counts = ", ".join(f"{count} {reason}" for reason, count in made.rejected.items())
         raise InputError(f"every clip rejected ({counts})")
-    chosen = min(len(good), settings.clips_per_recording)
-    made.surplus = len(good) - chosen
-    made.starts = [good[i] for i in np.linspace(0, len(good) - 1, chosen).round().astype(int)]
+    made.starts = [good[i] for i in evenly(len(good), settings.clips_per_recording)]
+    made.surplus = len(good) - len(made.starts)
     made.times = [round(times[start], 6) for start in made.starts]
     made.names = [job.clip_name(start) for start in made.starts]
 
 
-def _pieces(segments: Sequence[int]) -> list[range]:
-    """The indices of the frames of every segment: no clip reaches from one to another."""
-    borders = [0, *(np.flatnonzero(np.diff(segments)) + 1).tolist(), len(segments)]
-    return [range(first, last) for first, last in pairwise(borders)]
-
-
-def _mean_rate(times: Sequence[float], pieces: Sequence[range]) -> float:
+def _mean_rate(times: Sequence[float], pieces: Sequence[tuple[int, int]]) -> float:
     """Frames per second, with nothing missing in between; 0 if that is not known."""
-    steps = sum(len(piece) - 1 for piece in pieces)
-    seconds = sum(times[piece[-1]] - times[piece[0]] for piece in pieces)
-    return round(steps / seconds, 3) if seconds else 0.0
+    seconds = sum(times[end - 1] - times[first] for first, end in pieces)
+    return round((len(times) - len(pieces)) / seconds, 3) if seconds else 0.0
 
 
 def _find_crop(job: Recording) -> Crop:
-    """The crop that the user gives for the recording, or its field of view."""
     if job.crop == "auto":
         return find_field_of_view(frame.pixels for frame in _frames(job, []))
     height, width = next(_frames(job, [])).pixels.shape[:2]
@@ -235,9 +206,11 @@ def _find_crop(job: Recording) -> Crop:
     return Crop(*map(int, job.crop.split(",")), "given")
 
 
-def _notes(crop: Crop, times: Sequence[float], pieces: Sequence[range], settings: Settings) -> list[str]:
+def _notes(
+    crop: Crop, times: Sequence[float], pieces: Sequence[tuple[int, int]], settings: Settings
+) -> list[str]:
     notes = []
-    breaks = (times[after[0]] - times[before[-1]] for before, after in pairwise(pieces))
+    breaks = [times[first] - times[first - 1] for first, _ in pieces[1:]]
     gaps = [seconds for seconds in breaks if seconds > LONGEST_STEP]
     if gaps:
         notes.append(f"gaps in its time stamps: {len(gaps)}, up to {max(gaps):.0f} s; no clip spans them")

@@ -1,36 +1,39 @@
-"""The frames of a video that no damage reaches, in the order in which they are shown.
+"""The undamaged frames of a video, in display order.
 
-Decoders differ in what they say of damage: some fail, some mark the frame that they made up, some leave it
-out. None marks the frames that were predicted from it. So damage is kept by packets here: a frame is good if
-no packet from its key frame to its own is damaged. Packets are numbered in the order of the file, in which a
-frame comes after those it is predicted from, but not always after those shown before it.
+At a damaged packet some decoders fail, some mark the frame as corrupt, some leave it out. None marks the
+frames predicted from it. Here a frame is good if no packet from its key frame to its own is damaged. Packets
+are numbered in file order: a frame comes after those it is predicted from, but not always in display order.
 """
 
 import re
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import av
 from av.container import InputContainer
 
 from dataset.display import Matrix, display_matrix
 
-REORDERED = 16  # no codec shows a frame more than so many packets late
+REORDERED = 16  # packets by which a codec may delay a frame
 PACKET_HISTORY = 4 * REORDERED  # number of latest packets remembered
 # Frames are matched with packets by their time stamps, which are numbers from this one on in the decoder.
 FIRST = 1 << 40
-# Formats that can begin anywhere: what fails before the first key frame there has lost its references only.
+# Formats that can begin anywhere: what fails before the first key frame has lost its references, no more.
 STREAMS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
-# Inside its units H.264 and H.265 escape three zeros in a row, so a longer row is a part that was wiped out.
-# Their decoders take it for the end of a unit, and say nothing.
+# Inside their units H.264 and H.265 escape three zero bytes in a row, so a longer row is data that was wiped
+# out. Their decoders take it for the end of a unit and report nothing.
 WIPED = re.compile(rb"\0{16,}[^\0\1]")
 
+Stamped = tuple[float | None, bool, av.VideoFrame]
 
-class _Packet(NamedTuple):
+
+@dataclass(eq=False)
+class _Packet:
     number: int
     pts: int | None
+    key: int = -1  # number of the key frame that it was predicted from; -1 if that is not known
 
     def before(self, other: "_Packet") -> bool:
         """True if it is shown before another one, as far as is known."""
@@ -39,36 +42,34 @@ class _Packet(NamedTuple):
 
 
 class GoodFrames:
-    """Iterates over the good frames of a stream, and counts them and the others up to the current one."""
+    """Iterates over the good frames of a stream, and counts them and the lost ones up to the current frame.
+
+    Items are (time stamp in seconds or None, True if frames before it are lost, frame).
+    """
 
     def __init__(self, container: InputContainer, stream: av.VideoStream) -> None:
         self.count, self.lost = 0, 0
-        self.intact = 0
-        """Good frames before the first damage."""
+        self.intact = 0  # good frames before the first damage
+        self.matrix: Matrix | None = None  # of frames that have no display matrix of their own
         self._container, self._stream = container, stream
         self._codec = stream.codec_context.name
         self._keys: deque[_Packet] = deque(maxlen=PACKET_HISTORY)
         self._damaged: list[tuple[int, int]] = []  # sorted numbers, and those of their key frames
-        self._absent: list[_Packet] = []  # those of frames that are lost and not counted yet
-        self._awaited: list[_Packet] = []  # sent, and neither their frame nor a failure has come back
+        self._absent: set[_Packet] = set()  # lost frames that are not counted yet
+        self._awaited: list[_Packet] = []  # sent to the decoder, which has neither given a frame nor failed
         self._sent: deque[_Packet] = deque(maxlen=PACKET_HISTORY)
-        self._started = False
         self._cut_off = False
-        self._matrix: Matrix | None = None
 
-    def matrix_of(self, frame: av.VideoFrame) -> Matrix | None:
-        """How a frame is turned and mirrored for display (see `display_matrix`)."""
-        return display_matrix(frame) or self._matrix
-
-    def __iter__(self) -> Iterator[av.VideoFrame]:
+    def __iter__(self) -> Iterator[Stamped]:
         waiting: deque[tuple[_Packet, av.VideoFrame]] = deque()
+        started = False
         for own, frame in self._decoded():
             self._settle(own)
             if frame.is_corrupt and self._is_good(own):
-                if not self._started and own.number not in (key.number for key in self._keys):
+                if not started and own not in self._keys:
                     continue  # the beginning was cut off, and its references with it
                 self._damage(own)
-            self._started = True
+            started = True
             waiting.append((own, frame))
             while waiting and all(packet.number > waiting[0][0].number for packet in self._awaited):
                 yield from self._judged(*waiting.popleft())
@@ -78,18 +79,18 @@ class GoodFrames:
         self.lost += len(self._absent) + len(never) + self._missing_at_the_end()
 
     def _decoded(self) -> Iterator[tuple[_Packet, av.VideoFrame]]:
-        """The frames that the decoder gives, each with its packet."""
         decoder = _decoder(self._stream)
         for number, packet in enumerate(self._packets()):
             sent = _Packet(number, packet.pts)
             if packet.is_keyframe:
                 self._keys.append(sent)
+            sent.key = next((key.number for key in reversed(self._keys) if not sent.before(key)), -1)
             if packet.is_corrupt or (self._codec in ("h264", "hevc") and _is_wiped(bytes(packet))):
                 if not self._keys:
                     continue  # nothing that can be used depends on it
                 self._damage(sent)
             if number == 0 and decoder is not self._stream.codec_context:
-                self._matrix = self._matrix_in_container(packet)
+                self.matrix = self._matrix_in_container(packet)
             if not packet.is_discard:
                 self._awaited.append(sent)
             self._sent.append(sent)
@@ -98,7 +99,9 @@ class GoodFrames:
                 frames = decoder.decode(packet)
             except av.error.FFmpegError:
                 self._awaited = [packet for packet in self._awaited if packet is not sent]
-                self._fail(sent)
+                if self._keys or self._container.format.name not in STREAMS:
+                    self._damage(sent)
+                    self._absent.add(sent)  # some decoders give the frame all the same
                 continue
             yield from self._matched(frames)
         try:
@@ -107,7 +110,7 @@ class GoodFrames:
             self._cut_off = True
 
     def _matrix_in_container(self, packet: av.Packet) -> Matrix | None:
-        """The display matrix, which the library tells the container's own decoder only."""
+        """The display matrix, which only the container's own decoder knows."""
         try:
             frames = self._stream.codec_context.decode(packet)
         except av.error.FFmpegError:
@@ -124,7 +127,7 @@ class GoodFrames:
             self._cut_off = True
 
     def _matched(self, frames: list[av.VideoFrame]) -> Iterator[tuple[_Packet, av.VideoFrame]]:
-        """Packets and frames, which get their time stamps back."""
+        """Each frame with its packet, whose time stamp it gets."""
         for frame in frames:
             number = frame.pts - FIRST
             own = next((packet for packet in reversed(self._sent) if packet.number == number), self._sent[-1])
@@ -133,9 +136,9 @@ class GoodFrames:
             yield own, frame
 
     def _settle(self, shown: _Packet) -> None:
-        """Wait no longer for the packets that should have been shown up to now.
+        """Stop waiting for packets that are due before a frame that is shown.
 
-        Those without a frame are pictures that are never shown, or halves of one, but in H.265 damaged ones.
+        They hold frames that are never displayed, or a second field; in H.265 they are damaged.
         """
         late = [packet for packet in self._awaited if packet.number <= shown.number - REORDERED
                 or packet.number == shown.number or (packet.before(shown) and packet.pts is not None)]
@@ -143,51 +146,37 @@ class GoodFrames:
             self._awaited.remove(packet)
             if packet.number == shown.number:
                 continue
-            if self._codec == "hevc" and self._key_of(packet) >= 0:
+            if self._codec == "hevc" and packet.key >= 0:
                 self._damage(packet)
             if not self._is_good(packet):
-                self._lose(packet)
-
-    def _fail(self, packet: _Packet) -> None:
-        if self._keys or self._container.format.name not in STREAMS:
-            self._damage(packet)
-            self._lose(packet)
-
-    def _lose(self, packet: _Packet) -> None:
-        if packet not in self._absent:  # a decoder may fail and give the frame all the same
-            self._absent.append(packet)
+                self._absent.add(packet)
 
     def _damage(self, packet: _Packet) -> None:
-        insort(self._damaged, (packet.number, self._key_of(packet)))
-
-    def _key_of(self, packet: _Packet) -> int:
-        """Number of the key frame that a packet was predicted from; -1 if that is not known."""
-        return next((key.number for key in reversed(self._keys)
-                     if key.number <= packet.number and not packet.before(key)), -1)
+        insort(self._damaged, (packet.number, packet.key))
 
     def _is_good(self, packet: _Packet) -> bool:
-        """True if nothing that it was predicted from is damaged: no packet from its key frame to its own.
+        """True if no packet from its key frame to its own is damaged.
 
-        Packets after a key frame that are shown before it do not count, nothing shown later depends on them.
+        Packets after a key frame that are shown before it do not count: no later frame depends on them.
         """
-        key = self._key_of(packet)
-        first, last = bisect_left(self._damaged, (key,)), bisect_left(self._damaged, (packet.number + 1,))
-        return all(key_of_damaged < key for _, key_of_damaged in self._damaged[first:last])
+        first, last = (bisect_left(self._damaged, (n,)) for n in (packet.key, packet.number + 1))
+        return all(key < packet.key for _, key in self._damaged[first:last])
 
-    def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+    def _judged(self, own: _Packet, frame: av.VideoFrame) -> Iterator[Stamped]:
         """The frame if it is good; counts the lost ones before it."""
         if not self._is_good(own):
-            self._lose(own)
+            self._absent.add(own)
             return
-        left = [packet for packet in self._absent if not packet.before(own)]
-        self.lost += len(self._absent) - len(left)
+        left = {packet for packet in self._absent if not packet.before(own)}
+        missing = len(self._absent) - len(left)
         self._absent = left
+        self.lost += missing
         self.count += 1
         self.intact += self.lost == 0
-        yield frame
+        yield frame.time, missing > 0, frame
 
     def _missing_at_the_end(self) -> int:
-        """Frames of a file that was cut off; where its kind does not tell how many, one."""
+        """Frames missing from a file that was cut off; one, if its format does not state their number."""
         sent = self._sent[-1].number + 1 if self._sent else 0
         if not self._cut_off and (not self._damaged or self._damaged[-1][0] != sent - 1):
             return 0
@@ -196,13 +185,13 @@ class GoodFrames:
 
 
 def _decoder(stream: av.VideoStream) -> av.CodecContext:
-    """The decoder of a stream that tells most of damage, and knows of transparency in VP8 and VP9."""
+    """The decoder that reports most damage, and transparency in VP8 and VP9."""
     decoder = stream.codec_context
     if decoder.name == "vp9" or (decoder.name == "vp8" and stream.metadata.get("alpha_mode") == "1"):
         decoder = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[decoder.name], "r")
     if decoder.name == "mjpeg":
-        decoder.options = {**decoder.options, "err_detect": "explode"}  # it shows half pictures otherwise
-    decoder.thread_count = 1  # recordings are worked on side by side
+        decoder.options = {**decoder.options, "err_detect": "explode"}  # else it gives incomplete pictures
+    decoder.thread_count = 1  # recordings are read in parallel
     return decoder
 
 

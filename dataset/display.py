@@ -1,18 +1,19 @@
-"""A decoded frame as it is meant to be seen: whole pictures, square pixels, no transparency, upright."""
+"""Conversion of decoded frames for display: deinterlaced, square pixels, no transparency, upright."""
 
 from collections import deque
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
 
 from dataset.pictures import on_black
+from dataset.timing import Timed
 
 # libswscale's BILINEAR, FULL_CHR_H_INT, ACCURATE_RND and BITEXACT: without them YUV <-> RGB rounds down
 # (colours sink by one or two levels) and depends on the processor
 EXACT = 0x2 | 0x2000 | 0x40000 | 0x80000
 Matrix = tuple[float, float, float, float]
+Frames = Timed[av.VideoFrame]
 DISPLAY_MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 
 
@@ -26,14 +27,14 @@ def display_matrix(frame: av.VideoFrame) -> Matrix | None:
             if data.type == DISPLAY_MATRIX:
                 a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
                 return a, b, c, d
-    except ValueError:  # PyAV does not know the kind of some other data; it tells the angle all the same
+    except ValueError:  # PyAV does not know the type of other side data, but still gives the angle
         turn = np.exp(1j * np.radians(frame.rotation))
         return turn.real, -turn.imag, turn.imag, turn.real
     return None
 
 
 def upright(pixels_HWC: np.ndarray, matrix: Matrix | None) -> np.ndarray:
-    """Pixels turned and mirrored by a display matrix; other angles count as the nearest right one."""
+    """Pixels turned and mirrored by a display matrix; angles are rounded to multiples of 90 degrees."""
     if matrix:
         a, b, c, d = matrix
         if abs(a) + abs(d) < abs(b) + abs(c):  # x and y change places
@@ -42,9 +43,7 @@ def upright(pixels_HWC: np.ndarray, matrix: Matrix | None) -> np.ndarray:
     return np.ascontiguousarray(pixels_HWC)
 
 
-def shown_pixels(
-    frame: av.VideoFrame, aspect: Fraction | None, matrix: Matrix | None
-) -> np.ndarray:
+def display_pixels(frame: av.VideoFrame, aspect: Fraction | None, matrix: Matrix | None) -> np.ndarray:
     """The pixels (H, W, 3) of a frame whose pixels are `aspect` times as wide as high."""
     width = round(frame.width * aspect) if aspect and 0.25 <= aspect <= 4 else frame.width
     transparent = any(component.is_alpha for component in frame.format.components)
@@ -53,18 +52,16 @@ def shown_pixels(
     return upright(on_black(pixels) if transparent else pixels, matrix)
 
 
-def whole_pictures(
-    stamped: Iterator[tuple[int, float, av.VideoFrame]],
-) -> Iterator[tuple[int, float, av.VideoFrame]]:
-    """The same (segment, time, frame)s; frames of two fields become pictures of one field's moment.
+def deinterlaced(stamped: Frames) -> Frames:
+    """The same frames, interlaced ones deinterlaced at the moment of their first field.
 
-    What is filled in comes from neighbours in the same segment. Progressive frames stay what they are.
+    The lines of the other field are interpolated within a segment. Progressive frames are unchanged.
     """
     graph, kind, stamps = None, None, deque()
     for segment, time, frame in stamped:
         own = (segment, frame.width, frame.height, frame.format.name)
         if graph and own != kind:
-            yield from _rest(graph, stamps)
+            yield from _filtered(graph, None, stamps)
             graph = None
         if graph is None and frame.interlaced_frame:
             graph, kind = _deinterlacer(frame), own
@@ -72,16 +69,19 @@ def whole_pictures(
             yield segment, time, frame
             continue
         stamps.append((segment, time))
-        graph.push(frame)
-        for whole in _pulled(graph):
-            yield *stamps.popleft(), whole
+        yield from _filtered(graph, frame, stamps)
     if graph:
-        yield from _rest(graph, stamps)
+        yield from _filtered(graph, None, stamps)
 
 
-def _rest(graph: av.filter.Graph, stamps: deque) -> Iterator[tuple[int, float, av.VideoFrame]]:
-    graph.push(None)
-    for whole in _pulled(graph):
+def _filtered(graph: av.filter.Graph, frame: av.VideoFrame | None, stamps: deque) -> Frames:
+    """The frames that a graph gives after one more frame, or at the end if it is None."""
+    graph.push(frame)
+    while True:
+        try:
+            whole = graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
         yield *stamps.popleft(), whole
 
 
@@ -94,12 +94,3 @@ def _deinterlacer(frame: av.VideoFrame) -> av.filter.Graph:
         graph.add("buffersink"),
     ).configure()
     return graph
-
-
-def _pulled(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
-    """What a graph has ready."""
-    while True:
-        try:
-            yield graph.vpull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return

@@ -15,11 +15,11 @@ from common.errors import InputError
 
 MOST_FRAMES = 32  # held in memory, spread over the recording
 WORK_SIZE = 256  # longer side of the reduced pictures in pixels
-BORDER_LEVEL = 20  # brightness, 0 to 255, that tissue exceeds at times and a border does not
-BRIGHT_QUANTILE = 0.9  # of a pixel's brightness over time: above dark moments, below a few flashes
-TEXT_WIDTH = 0.04  # of the shorter side: what is thinner than this is writing, not field
-COVERAGE = 0.97  # part of the square's area that has to lie in the field
-SMALLEST = 0.3  # of the shorter side: a smaller square is not believed
+BORDER_LEVEL = 20  # brightness, 0 to 255, that tissue exceeds at times and the border never
+BRIGHT_QUANTILE = 0.9  # of a pixel's brightness over time: ignores a few flashes
+TEXT_WIDTH = 0.04  # of the shorter side: thinner things are text
+COVERAGE = 0.97  # fraction of the square's area inside the field
+SMALLEST = 0.3  # of the shorter side: a smaller square counts as not detected
 
 
 class Crop(NamedTuple):
@@ -28,13 +28,12 @@ class Crop(NamedTuple):
     x: int
     y: int
     side: int
-    found: str
-    """"field" (seen), "centre" (nothing believable seen) or "given" (by the user)."""
+    found: str  # "field" (detected), "centre" (not detected: middle square) or "given" (by the user)
 
     def apply(self, pixels_HWC: np.ndarray, size: int) -> np.ndarray:
-        """Cut out the square and resize it to (size, size, 3), by averaging areas where it shrinks.
+        """The square resized to (size, size, 3), by area averaging where it shrinks, else bicubic.
 
-        Raises `InputError` if the square reaches outside the frame.
+        Raises: `InputError` if the square reaches outside the frame.
         """
         square = pixels_HWC[self.y : self.y + self.side, self.x : self.x + self.side]
         if square.shape[:2] != (self.side, self.side):
@@ -53,15 +52,13 @@ def centre_square(height: int, width: int, found: str) -> Crop:
 def find_field_of_view(frames: Iterable[np.ndarray]) -> Crop:
     """The square to crop from every frame of a recording, given all its frames (H, W, 3), of one size.
 
-    16 to 31 evenly spread frames are looked at (all of a shorter recording). A pixel belongs to the field if
-    its brightest channel exceeds BORDER_LEVEL at the 0.9 quantile over them. Writing and other thin things
-    are opened away; the largest connected part is kept and filled to its convex hull, because tissue may be
-    dark for a whole recording but no field of view is hollow.
+    16 to 31 evenly spread frames are used (all of a shorter recording). A pixel belongs to the field if the
+    0.9 quantile of its brightest channel exceeds BORDER_LEVEL. Morphological opening removes text. The field
+    is the convex hull of the largest connected part, because tissue may stay dark.
 
-    The crop is the largest square that has 97 % of its area in the hull and only loses corners to the border
-    (the middle half of each of its sides lies inside), nearest to the hull's centre: 0.8 of the diameter of a
-    disc, the middle square of a full frame. If it is smaller than 0.3 of the frame's shorter side, in a dark
-    or empty recording, the middle square of the frame is taken instead and `found` is "centre".
+    The crop is the largest square with 97 % of its area in the field and the middle half of each side inside,
+    nearest to the field's centre. In a disc its side is 0.8 of the diameter. If the square is smaller than
+    0.3 of the frame's shorter side, the middle square of the frame is returned, with `found` "centre".
     """
     brightness: list[np.ndarray] = []
     step = 1
@@ -82,7 +79,7 @@ def find_field_of_view(frames: Iterable[np.ndarray]) -> Crop:
 
 
 def _brightness(frame_HWC: np.ndarray) -> np.ndarray:
-    """The brightest channel of a frame, reduced: (H, W, 3) -> (h, w) uint8."""
+    """The brightest channel of a reduced frame: (H, W, 3) -> (h, w) uint8."""
     height, width = frame_HWC.shape[:2]
     scale = min(1.0, WORK_SIZE / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
@@ -90,7 +87,7 @@ def _brightness(frame_HWC: np.ndarray) -> np.ndarray:
 
 
 def _hull(mask_hw: np.ndarray) -> np.ndarray:
-    """Convex hull (0 and 1) of a mask's largest part without thin things, less its blurred rim."""
+    """Convex hull (0 and 1) of the largest part of an opened mask, eroded by the blurred edge."""
     thickness = max(round(TEXT_WIDTH * min(mask_hw.shape)), 1)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness))
     opened = cv2.morphologyEx(mask_hw.astype(np.uint8), cv2.MORPH_OPEN, kernel)
@@ -113,11 +110,9 @@ def _largest_square(mask_hw: np.ndarray) -> tuple[int, int, int] | None:
 
     def inside(top: int, left: int, height: int, width: int) -> np.ndarray:
         """Mask pixels in the box at (y + top, x + left), for every place (y, x) of the square."""
-        def corner(down: int, right: int) -> np.ndarray:
-            return sums[down : down + len(sums) - side, right : right + sums.shape[1] - side]
-
-        bottom, right = top + height, left + width
-        return corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left)
+        strips = sums[height:] - sums[:-height]
+        boxes = strips[:, width:] - strips[:, :-width]
+        return boxes[top : top + len(sums) - side, left : left + sums.shape[1] - side]
 
     for side in range(min(mask_hw.shape), 0, -1):
         quarter, middle = side // 4, side - 2 * (side // 4)

@@ -16,7 +16,7 @@ from dataset.pictures import read_picture
 
 
 def load_grid(folder: Path, clip: Clip, manifest: Manifest) -> Tensor:
-    """The picture of one clip; one of the wrong size, or unreadable, is an `InputError` that names it."""
+    """The picture of one clip; `InputError` names one that is unreadable or of the wrong size."""
     path = Path(folder) / clip.name
     picture_HWC = read_picture(path)
     if picture_HWC.shape[:2] != manifest.grid_size:

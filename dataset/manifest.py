@@ -1,8 +1,10 @@
-"""What a prepared data set is: dataset.json beside the grid pictures, read and checked.
+"""The manifest of a data set: dataset.json beside the grid pictures.
 
-A folder of the released layout (class folders of grid PNGs, no dataset.json) is read as well.
+Class folders of grid PNGs without dataset.json, the released layout, are read too.
 """
 
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ from dataset.pictures import picture_size
 from dataset.split import Piece, split_class
 
 FILE_NAME = "dataset.json"
-WORK_FOLDER = ".prepare"  # beside it: what prepare found out about every recording
-RESULTS_FOLDER = "evaluation"  # of evaluations.evaluate, by default in the folder of the clips
+WORK_FOLDER = ".prepare"  # plans of the recordings, beside dataset.json
+RESULTS_FOLDER = "evaluation"  # default of evaluations.evaluate, inside the folder of the clips
 VERSION = 1  # of the JSON layout
 RELEASED_FRAME_SIZE = 128
-DEFAULT_FPS = 25.0  # of grids that come without a clock
+DEFAULT_FPS = 25.0  # of grids of unknown frame rate
 DEFAULT_VAL_FRACTION = 0.1
 
 
@@ -27,33 +29,24 @@ DEFAULT_VAL_FRACTION = 0.1
 class Clip:
     """One grid picture."""
 
-    name: str
-    """Path below the data set's folder, with forward slashes: <class>/<recording>_<start frame>.png."""
-    label: int
-    """Position in the manifest's `class_names`."""
-    recording: str
-    """<class>/<recording>: never in both splits, unless its class is split by time."""
-    split: str
-    """"train" or "val"."""
-    start: float
-    """Seconds from the first frame of the file that it was cut from; 0 where that is not known."""
+    name: str  # path below the data set's folder: <class>/<recording>_<start frame>.png
+    label: int  # position in the manifest's `class_names`
+    recording: str  # <class>/<recording>: never in both splits, unless its class is split by time
+    split: str  # "train" or "val"
+    start: float  # seconds from the first frame of the file that it was cut from; 0 where that is not known
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The facts of a data set that later stages carry along, and its clips."""
+    """The facts of a data set, which later stages copy into their outputs, and its clips."""
 
     class_names: tuple[str, ...]
     rows: int
     cols: int
-    frame_size: int
-    """Pixels of a frame's side."""
-    fps: float
-    """Frames per second of the clips; the median over recordings where they were sampled by stride."""
-    frame_stride: int | None
-    """Every n-th frame was taken; None where clips were resampled to `fps` or it is not known."""
-    split_by: dict[str, str]
-    """Class name -> "recording", or "time" where the class has a single recording."""
+    frame_size: int  # pixels of a frame's side
+    fps: float  # frames per second of the clips; the median over recordings that were sampled by stride
+    frame_stride: int | None  # every n-th frame was taken; None if resampled to `fps`, or not known
+    split_by: dict[str, str]  # class name -> "recording", or "time" where the class has a single recording
     clips: tuple[Clip, ...]
 
     @property
@@ -66,7 +59,7 @@ class Manifest:
         return [clip for clip in self.clips if clip.split == split]
 
     def facts(self) -> dict[str, Any]:
-        """All but the clips, JSON-able: what codes, checkpoints and samples carry along."""
+        """All but the clips, JSON-able: part of codes, checkpoints and samples."""
         return {"class_names": list(self.class_names), "rows": self.rows, "cols": self.cols,
                 "frame_size": self.frame_size, "fps": self.fps, "frame_stride": self.frame_stride,
                 "split_by": dict(self.split_by)}
@@ -98,26 +91,33 @@ class Manifest:
             facts["clips"] = tuple(Clip(**clip) for clip in facts["clips"])
             check_classes(facts["class_names"], path)
             facts["class_names"] = tuple(facts["class_names"])
-            manifest = cls(**facts)
-            manifest._check(path)
+            check_paths((clip.name for clip in facts["clips"]), path)
+            check_positive(facts, path)
+            for clip in facts["clips"]:
+                if clip.split not in ("train", "val") or not 0 <= clip.label < len(facts["class_names"]):
+                    raise InputError(f"{path}: clip {clip.name}: split {clip.split}, label {clip.label}")
+            return cls(**facts)
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: {type(error).__name__} {error}") from None
-        return manifest
 
-    def _check(self, path: Path) -> None:
-        check_paths((clip.name for clip in self.clips), path)
-        check_positive(self.facts(), path)
-        for clip in self.clips:
-            if clip.split not in ("train", "val") or not 0 <= clip.label < len(self.class_names):
-                raise InputError(f"{path}: clip {clip.name}: split {clip.split}, label {clip.label}")
+
+def split_clips(
+    pieces: Mapping[str, Sequence[Piece]], val_fraction: float, only_train: Collection[str] = ()
+) -> dict[str, Any]:
+    """`clips` and `split_by` of a manifest, from the pieces of every class (see `split_class`)."""
+    clips, split_by = [], {}
+    for label, (class_name, own) in enumerate(pieces.items()):
+        splits, split_by[class_name] = split_class(own, val_fraction, only_train)
+        clips += [Clip(piece.name, label, piece.recording, split, piece.time)
+                  for piece, split in zip(own, splits, strict=True) if split]
+    return {"clips": tuple(clips), "split_by": split_by}
 
 
 def read_facts(preset: str) -> dict[str, Any]:
-    """The facts of a data set by the name of an experiment, its folder, or a JSON file that holds them.
+    """The facts of a data set: by the name of an experiment, from its folder, or from a JSON file.
 
-    The file needs class_names (in the order of their labels), rows, cols and frame_size (pixels), and should
-    tell fps (frames per second, else 25). dataset.json, codes.json and samples.json are such files, and so is
-    what autoregressive.train.export writes beside its weights.
+    The file needs class_names (in the order of their labels), rows, cols and frame_size (pixels). Without fps
+    it is 25. dataset.json, codes.json, samples.json and the JSON of autoregressive.train.export are read.
 
     Raises: `InputError` naming what is missing or wrong.
     """
@@ -141,7 +141,7 @@ def read_facts(preset: str) -> dict[str, Any]:
 
 
 def check_positive(facts: dict[str, Any], path: Path) -> None:
-    """Raise `InputError` unless a data set has frames, and a rate."""
+    """`InputError` unless grid, frame size and frame rate of a data set are positive."""
     if min(facts[name] for name in ("rows", "cols", "frame_size", "fps")) <= 0:
         raise InputError(f"{path}: rows, cols, frame_size and fps must be positive")
 
@@ -149,18 +149,17 @@ def check_positive(facts: dict[str, Any], path: Path) -> None:
 def grid_pictures(folder: Path) -> dict[str, list[str]]:
     """Class name -> sorted PNG names, if `folder` has the released layout; else an empty mapping.
 
-    That is: at least one class folder, and in every one PNG files, and no folders or files of another kind.
-    A folder of evaluation results may stand beside them.
+    In that layout every folder, apart from one of evaluation results, holds PNG files and nothing else.
     """
     found = {}
     for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not is_junk(entry.name):
-            files = sorted(file for file in entry.iterdir() if not is_junk(file.name))
-            if not files or any(file.is_dir() or file.suffix.lower() != ".png" for file in files):
-                if entry.name == RESULTS_FOLDER:
-                    continue
-                return {}
+        if not entry.is_dir() or is_junk(entry.name):
+            continue
+        files = sorted(file for file in entry.iterdir() if not is_junk(file.name))
+        if files and not any(file.is_dir() or file.suffix.lower() != ".png" for file in files):
             found[entry.name] = [file.name for file in files]
+        elif entry.name != RESULTS_FOLDER:
+            return {}
     return found
 
 
@@ -170,8 +169,8 @@ def read_released(
 ) -> Manifest:
     """Manifest of class folders of grid PNGs, all of one size; classes in the order of their names.
 
-    What is not given of rows, columns and frame size follows from the size of the pictures, with frames of
-    128 pixels if nothing is. Files <recording>_<number>.png belong to one recording, others are one each.
+    Rows, columns and frame size follow from the size of the pictures as far as they are not given; without
+    any, frames have 128 pixels. Files <recording>_<number>.png are one recording, other files one each.
     """
     names = grid_pictures(folder)
     if not names:
@@ -183,13 +182,9 @@ def read_released(
     if (rows * size, cols * size) != (height, width):
         raise InputError(f"{folder}: pictures of {width} x {height} pixels are not {rows} x {cols} frames of "
                          f"{size} pixels; give dataset.prepare --rows, --cols and --frame-size")
-    clips, split_by = [], {}
-    for label, (class_name, files) in enumerate(names.items()):
-        pieces = [_released_piece(class_name, file) for file in files]
-        splits, split_by[class_name] = split_class(pieces, val_fraction)
-        clips += [Clip(piece.name, label, piece.recording, split, 0.0)
-                  for piece, split in zip(pieces, splits, strict=True)]
-    return Manifest(tuple(names), rows, cols, size, fps, None, split_by, tuple(clips))
+    pieces = {class_name: [_released_piece(class_name, file) for file in files]
+              for class_name, files in names.items()}
+    return Manifest(tuple(names), rows, cols, size, fps, None, **split_clips(pieces, val_fraction))
 
 
 def _common_size(folder: Path, names: dict[str, list[str]]) -> tuple[int, int]:
@@ -204,9 +199,8 @@ def _common_size(folder: Path, names: dict[str, list[str]]) -> tuple[int, int]:
 
 
 def _released_piece(class_name: str, file: str) -> Piece:
-    """Recording and place of a released grid picture, taken to share no frame with the others."""
-    name, stem = f"{class_name}/{file}", Path(file).stem
-    recording, _, number = stem.rpartition("_")
-    if recording and number.isdecimal():
-        return Piece(name, f"{class_name}/{recording}", "", int(number), int(number) + 1)
-    return Piece(name, f"{class_name}/{stem}", "", 0, 1)
+    """Recording and place of a released grid picture; pictures are taken to share no frames."""
+    stem = Path(file).stem
+    numbered = re.fullmatch(r"(.+)_(\d+)", stem, re.DOTALL)
+    recording, number = (numbered[1], int(numbered[2])) if numbered else (stem, 0)
+    return Piece(f"{class_name}/{file}", f"{class_name}/{recording}", "", number, number + 1)

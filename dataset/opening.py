@@ -1,4 +1,4 @@
-"""Video files are opened by what is in them: a name is never an address, and no file leads to another one."""
+"""Opening video files by their content: names are never addresses, and no file opens another one."""
 
 import os
 from collections.abc import Iterator
@@ -15,32 +15,30 @@ VIDEO_SUFFIXES = (
     ".m2ts", ".m2t", ".m2v", ".m1v", ".mpv", ".mpe", ".tod", ".mod", ".dat", ".3gp", ".3g2", ".asf", ".flv",
     ".f4v", ".ogv", ".ogm", ".dv", ".dif", ".mxf", ".divx", ".xvid", ".h264", ".264", ".avc", ".h265", ".265",
     ".hevc", ".mjpg", ".mjpeg", ".mjp", ".qt", ".rm", ".rmvb", ".nut", ".ivf", ".y4m", ".dcm", ".dicom")
-OFTEN_NO_VIDEO = (".dat", ".mod", ".dcm", ".dicom")  # a look inside must tell
+OFTEN_NO_VIDEO = (".dat", ".mod", ".dcm", ".dicom")  # the content decides
 STILL_FORMATS = ("image2", "ico", "tty")
+COVER = av.stream.Disposition.attached_pic  # a picture of the whole recording beside its moving pictures
 ALONE = {"protocol_whitelist": "none"}  # playlists and the like name other files and addresses
-DICOM_MARK, DICOM_MARK_AT = b"DICM", 128
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """A video file's container and its first stream of moving pictures.
+    """A video file's container and its first video stream that is not a cover picture.
 
     Raises: `InputError` naming the file if there is none.
     """
-    with open(os.open(path, os.O_RDONLY), "rb", buffering=0) as file:  # by number: the library sees no name
-        if file.seek(0, os.SEEK_END) == 0:
+    with open(os.open(path, os.O_RDONLY), "rb", buffering=0) as file:  # the library sees no name
+        if os.path.getsize(path) == 0:
             raise InputError(f"{path}: empty file")
-        file.seek(DICOM_MARK_AT)
-        if file.read(len(DICOM_MARK)) == DICOM_MARK:
+        if is_dicom(path):
             raise InputError(f"{path}: a DICOM file, which is not read; convert it to a video or to numbered "
                              "pictures first, as DCMTK's dcm2img does")
-        file.seek(0)
         try:
             container = av.open(file, metadata_errors="replace", container_options=ALONE)
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{path}: not a readable video ({error.strerror})") from None
         with container:
-            streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+            streams = [stream for stream in container.streams.video if not stream.disposition & COVER]
             if not streams:
                 raise InputError(f"{path}: has no video stream")
             if streams[0].codec_context is None:
@@ -48,8 +46,14 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
             yield container, streams[0]
 
 
+def is_dicom(path: Path) -> bool:
+    """True for the medical image format DICOM, by the mark in it (PS3.10)."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def can_open(path: Path) -> bool:
-    """True if a file holds moving pictures that can be read, whatever its name; reads its beginning only."""
+    """True if a file of any name holds a readable video; reads its beginning only."""
     try:
         with open_video(path) as (container, stream):
             still = container.format.name in STILL_FORMATS or container.format.name.endswith("_pipe")
@@ -59,11 +63,6 @@ def can_open(path: Path) -> bool:
 
 
 def may_be_video(path: Path) -> bool:
-    """True if a file's name says that it is a video, and its content does not say otherwise."""
+    """True for a file with the suffix of a video; where that is ambiguous, the content decides."""
     suffix = path.suffix.lower()
     return suffix in VIDEO_SUFFIXES and (suffix not in OFTEN_NO_VIDEO or can_open(path))
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    """True for the picture on the cover of a recording."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)

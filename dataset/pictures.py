@@ -1,9 +1,9 @@
-"""Pictures of every kind, read the same way by all stages.
+"""Reading picture files of every kind.
 
 Shapes: H x W pixels, uint8 RGB, 0 to 255.
 """
 
-import struct
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from common.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's conversions clip these to 255
+DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow clips these to 255
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 # tags of TIFF 6.0
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
@@ -23,12 +23,12 @@ HIGHEST = (341, 281)
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """The pixels (H, W, 3) of a picture file, upright and laid on black.
+    """The pixels (H, W, 3) of a picture file, upright, transparent parts black.
 
-    Grey of more than 8 bits is linear from the lowest to the highest value of its format, or of the range
-    that the file itself states.
+    Grey of more than 8 bits is scaled linearly from the range that the file states, else from the range of
+    its format.
 
-    Raises: `InputError` naming the file if it is broken, or if its numbers have no known range.
+    Raises: `InputError` naming the file if it is broken, or if the range of its values is not known.
     """
     with _opened(path) as picture:
         upright = ImageOps.exif_transpose(picture)
@@ -45,7 +45,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises: `InputError` naming the file if it is broken.
     """
     with _opened(path) as picture:
-        # The base class reads the header only; the getexif of PNG decodes the pixels to look behind them.
+        # The base class reads the header only; PNG's own getexif decodes the pixels first.
         orientation = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
         sides = picture.height, picture.width
     return sides[::-1] if orientation in QUARTER_TURNS else sides
@@ -63,13 +63,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def on_black(rgba_HW4: np.ndarray) -> np.ndarray:
-    """Lay a picture on black: (H, W, 4) -> (H, W, 3)."""
+    """RGBA over black: (H, W, 4) -> (H, W, 3)."""
     colour, alpha = rgba_HW4[..., :3].astype(np.uint16), rgba_HW4[..., 3:].astype(np.uint16)
     return ((colour * alpha + 127) // 255).astype(np.uint8)
 
 
 def _deep_grey(path: Path, picture: Image.Image, values_HW: np.ndarray) -> np.ndarray:
-    """Grey numbers as the pixels (H, W, 3) that they stand for."""
+    """Grey values of more than 8 bits -> pixels (H, W, 3)."""
     tags = getattr(picture, "tag_v2", {})
     low, high = _stated(tags, LOWEST), _stated(tags, HIGHEST)
     if high is None and picture.mode.startswith("I;16"):
@@ -87,40 +87,23 @@ def _deep_grey(path: Path, picture: Image.Image, values_HW: np.ndarray) -> np.nd
 
 
 def _stated(tags: dict, names: tuple[int, ...]) -> float | None:
-    """The first of some numbers that a TIFF file gives."""
+    """The value of the first of some tags that a TIFF file has."""
     given = (tags.get(name) for name in names)
     found = next((value for value in given if value is not None), None)
     return found[0] if isinstance(found, tuple) else found
 
 
 def _png_maximum(path: Path, values_HW: np.ndarray) -> int:
-    """White in a 16-bit grey PNG: 65535, but for a file of fewer significant bits that was not scaled up.
+    """White in a 16-bit grey PNG: 65535, except in a file of fewer significant bits that was not scaled up.
 
-    PNG wants samples scaled to 16 bits, and the original number of bits in the sBIT chunk; some writers leave
-    the numbers as they are. Scaled ones end in zeros or repeat their upper bits.
+    PNG requires samples scaled to 16 bits, with the original number of bits in the sBIT chunk, but some
+    writers do not scale them. Scaled values end in zeros, repeat their upper bits, or are rounded products.
     """
-    bits = _significant_bits(path)
+    chunk = re.search(rb"\x01sBIT(.)", path.read_bytes().partition(b"IDAT")[0], re.DOTALL)
+    bits = chunk[1][0] if chunk else 16
     if not 0 < bits < 16 or values_HW.max() >= 2**bits:
         return 65535
-    samples = values_HW.astype(np.uint32)
-    upper = samples >> (16 - bits)
-    repeated, place = np.zeros_like(upper), 16 - bits
-    while place > -bits:
-        repeated |= upper << place if place >= 0 else upper >> -place
-        place -= bits
-    scaled = (samples == upper << (16 - bits)) | (samples == repeated)
+    upper = np.floor(values_HW / 2 ** (16 - bits))
+    shifted, linear = upper * 2 ** (16 - bits), upper * (65535 / (2**bits - 1))
+    scaled = (values_HW == shifted) | (np.abs(values_HW - linear) < 1)  # repeated bits differ by less than 1
     return 65535 if scaled.all() else 2**bits - 1
-
-
-def _significant_bits(path: Path) -> int:
-    """The first number of a PNG's sBIT chunk; 16 if it has none."""
-    with open(path, "rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"sBIT" and length:
-                return file.read(1)[0]
-            if kind == b"IDAT":
-                break
-            file.seek(length + 4, 1)
-    return 16

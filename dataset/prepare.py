@@ -1,13 +1,13 @@
 """STAGE: videos/<class>/... -> grid pictures, dataset.json and report.json.
 
-Every recording is planned (field of view, screening, choice of clips), then the clips of every class are
-split into train and val, then the grid pictures are written, dataset.json last. A rerun keeps what is there.
+Steps: plan every recording (field of view, screening, choice of clips), split the clips of every class into
+train and val, write the grid pictures, write dataset.json. A rerun keeps what is there.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,60 +15,58 @@ from typing import Any
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, write_json
 from common.locks import locked
 from common.names import check_paths, inside
 from common.presets import Preset, find_preset
 from dataset import manifest as manifests
-from dataset import report as reports
-from dataset.class_folders import find_class_folders, note_deep_classes
 from dataset.cutting import Plan, Recording, Settings, cut, plan
-from dataset.manifest import Clip, Manifest
+from dataset.folders import find_class_folders, note_deep_classes
+from dataset.manifest import DEFAULT_FPS, FILE_NAME, WORK_FOLDER, Manifest, grid_pictures
 from dataset.parallel import map_everywhere
 from dataset.recordings import Found, find_sources
+from dataset.report import FILE_NAME as REPORT_NAME
+from dataset.report import make_report, report_text
 from dataset.screening import Thresholds
-from dataset.split import Piece, split_class
+from dataset.split import Piece
 
 POSITIVE = ("rows", "cols", "frame_size", "fps", "frame_stride", "clip_stride", "clips_per_recording",
             "workers")
+CRASHES = "reading it crashes the process"
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
     video_path: Path
-    """Folder of class folders of recordings: videos, or folders of numbered pictures, at any depth; with
-    --rows 1 --cols 1 also still pictures. Class folders of grid PNGs alone, as released, count as prepared
-    and get a dataset.json in place."""
+    """Folder with one folder per class; class folders of grid PNGs (released layout) are accepted too."""
     data_path: Path
-    """Folder for the grid pictures; for released grid pictures the same as --video-path."""
+    """Output folder for the grid pictures; for the released layout, the same as --video-path."""
     preset: str | None = None
-    """A named experiment of common/presets.py: gives the class folders and the defaults of the flags."""
+    """Experiment of common/presets.py that gives the class folders and the defaults of other flags."""
     rows: int | None = None
-    """Frames in a column of the grid (default 4)."""
+    """Rows of frames in the grid (default 4); a grid of 1 x 1 takes still pictures too."""
     cols: int | None = None
-    """Frames in a row of the grid (default 4)."""
+    """Columns of frames in the grid (default 4)."""
     frame_size: int | None = None
-    """Pixels of a frame's side (default 128)."""
+    """Side of a frame in pixels (default 128)."""
     fps: float | None = None
-    """Resample to this many frames per second by time stamps. Excludes --frame-stride."""
+    """Resample to this many frames per second by time stamps; excludes --frame-stride."""
     frame_stride: int | None = None
     """Take every n-th frame (default 1)."""
     clip_stride: int | None = None
-    """Sampled frames between the starts of consecutive clips (default: the clip's length, so no overlap)."""
+    """Frames, after sampling, from the start of one clip to the start of the next (default: clip length)."""
     clips_per_recording: int | None = None
-    """Maximum number of clips per file, evenly spread over its usable ones (default 100)."""
+    """Maximum number of clips per file, evenly spread (default 100)."""
     recording_pattern: str | None = None
-    """Regular expression whose first group, found in a file's path below its class folder without the suffix,
-    names the recording that the file is a piece of, as "^(.*)_[^_]+$" (default: each file is its own)."""
+    """Regular expression for paths below the class folder, without suffix; group 1 names the recording."""
     val_fraction: float = manifests.DEFAULT_VAL_FRACTION
-    """Fraction of the clips for validation, 0 to 0.5. Whole recordings are held out; in a class of
-    one recording, its end."""
+    """Fraction of the clips for validation, 0 to 0.5, by whole recordings where a class has several."""
     crop: str = "auto"
-    """auto (the field of view), none (the middle square) or x,y,side in pixels."""
+    """auto (square inside the field of view), none (middle square) or x,y,side in pixels."""
     crop_file: Path | None = None
-    """JSON file {"<class>/<path of the recording>": crop, ...}. Its crops override --crop."""
+    """JSON object of recordings (<class>/<path>) and their crops, which override --crop."""
     workers: int | None = None
-    """Processes per rank (default: the cores, shared among the ranks of the machine)."""
+    """Processes per rank (default: all cores, shared among the ranks of the machine)."""
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
@@ -81,11 +79,21 @@ class PrepareConfig:
         if not 0 <= self.val_fraction <= 0.5:
             raise InputError(f"--val-fraction {self.val_fraction}: must be 0 to 0.5")
         check_crop(self.crop, "--crop")
+        if self.preset:
+            find_preset(self.preset)
 
     @property
     def stills(self) -> bool:
-        """True if a clip is a single picture."""
         return self.rows == self.cols == 1
+
+    @property
+    def experiment(self) -> Preset | None:
+        return find_preset(self.preset) if self.preset else None
+
+    def choose(self, name: str, default: Any) -> Any:
+        """The flag, else the preset's value, else the default."""
+        given = getattr(self, name, None)
+        return given if given is not None else getattr(self.experiment, name, default)
 
 
 def check_crop(crop: object, origin: str) -> str:
@@ -96,99 +104,88 @@ def check_crop(crop: object, origin: str) -> str:
 
 
 def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
-    """Prepare a data set and return its manifest; `InputError` if another job is at it."""
-    preset = find_preset(config.preset) if config.preset else None
-    if config.video_path.is_dir() and not config.stills and manifests.grid_pictures(config.video_path):
-        return accept_released(config, preset, runtime)
+    """Prepare a data set and return its manifest; `InputError` if another job uses the data folder."""
+    if config.video_path.is_dir() and not config.stills and grid_pictures(config.video_path):
+        return accept_released(config, runtime)
     check_data_path(config)
     with locked(config.data_path, runtime):
-        return cut_all(config, preset, runtime)
+        return cut_all(config, runtime)
 
 
-def cut_all(config: PrepareConfig, preset: Preset | None, runtime: Runtime) -> Manifest:
-    """Plan, split and write; `InputError` if nothing usable comes out."""
-    class_names = preset.class_names if preset else None
-    with runtime.together():
-        mine = find_recordings(config, preset) if runtime.is_main else None
-    folder, found = runtime.gather(mine)[0]
-    settings = choose_settings(config, preset)
-    jobs = list_jobs(replace(config, video_path=folder), settings, found)
+def cut_all(config: PrepareConfig, runtime: Runtime) -> Manifest:
+    """Plan, split and write; `InputError` if there is no usable clip."""
+    folder, found = runtime.agree(lambda: find_recordings(config))
+    settings, crops = choose_settings(config), read_crops(config, found)
+    jobs = [Recording(source, folder, config.data_path, settings, crops.get(source.path, config.crop))
+            for source in found.sources]
     made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
-    plans = [Plan(problem="reading it kills the process") if isinstance(one, BrokenProcessPool) else one
-             for one in made]
-    manifest = merge(jobs, plans, settings, class_names, config.val_fraction, found.shared)
-    report = reports.make_report(manifest, jobs, plans, found)
+    planned = [(job, Plan(problem=CRASHES) if isinstance(one, BrokenProcessPool) else one)
+               for job, one in zip(jobs, made, strict=True)]
+    manifest = merge(planned, settings, config, found)
+    report = make_report(manifest, planned, found)
     if not manifest.clips:
         if runtime.is_main:
-            reports.write_report(report, config.data_path)
+            write_json(config.data_path / REPORT_NAME, report)
         files_first = sorted(report["unusable"], key=lambda entry: "/" not in entry["file"])
-        first = next((f", such as {entry['file']}: {entry['reason']}" for entry in files_first), "")
+        first = "".join(f", such as {entry['file']}: {entry['reason']}" for entry in files_first[:1])
         raise InputError(f"--video-path {config.video_path}: no usable clip in {len(jobs)} recordings{first} "
-                         f"(all in {config.data_path / reports.FILE_NAME})")
-    if runtime.is_main:
-        remove_stale(config.data_path, {job.plan_path for job in jobs}, manifest)
-    runtime.gather(None)
-    write_grids(jobs, plans, manifest, config, runtime)
+                         f"(all in {config.data_path / REPORT_NAME})")
+    wanted = {clip.name for clip in manifest.clips}
+    runtime.agree(lambda: remove_stale(config.data_path, {job.plan_path for job in jobs}, wanted))
+    calls = [(job, [start for start in made.starts if job.clip_name(start) in wanted])
+             for job, made in planned]
+    for job, result in zip(jobs, map_everywhere(cut, calls, runtime, config.workers, "write"), strict=True):
+        if isinstance(result, BrokenProcessPool):
+            raise InputError(f"{job.path}: {CRASHES}")
     if runtime.is_main:
         finish(manifest, report, config.data_path)
     return manifest
 
 
 def finish(manifest: Manifest, report: dict[str, Any], folder: Path) -> None:
-    """Write report.json and dataset.json, and print the report."""
-    reports.write_report(report, folder)
+    write_json(folder / REPORT_NAME, report)
     manifest.write(folder)
-    print(reports.report_text(report, folder))
+    print(report_text(report, folder))
 
 
 def check_data_path(config: PrepareConfig) -> None:
-    """Refuse a data folder among the videos, and one that holds a data set of other origin."""
+    """Refuse a data folder inside the video folder, and one whose data set prepare did not make."""
     data, videos = config.data_path.resolve(), config.video_path.resolve()
     if data == videos or videos in data.parents:
         raise InputError(f"--data-path {config.data_path}: lies in --video-path; give a folder outside it")
-    if (data / manifests.FILE_NAME).exists() and not (data / manifests.WORK_FOLDER).is_dir():
+    if (data / FILE_NAME).exists() and not (data / WORK_FOLDER).is_dir():
         raise InputError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
 
 
-def find_recordings(config: PrepareConfig, preset: Preset | None) -> tuple[Path, Found]:
-    """The folder of the class folders, and what is in it."""
-    folder, notes = config.video_path, []
+def find_recordings(config: PrepareConfig) -> tuple[Path, Found]:
+    folder, preset = config.video_path, config.experiment
     if not folder.is_dir():
         raise InputError(f"--video-path {folder}: no such folder")
-    if preset:
-        below, notes = find_class_folders(folder, preset)
-        folder = folder / below
-    class_names = preset.class_names if preset else None
-    found = find_sources(folder, class_names, config.recording_pattern, config.stills)
-    found.notes += notes if preset else note_deep_classes([source.path for source in found.sources])
-    return folder, found
+    if not preset:
+        found = find_sources(folder, None, config.recording_pattern, config.stills)
+        found.notes += note_deep_classes([source.path for source in found.sources])
+        return folder, found
+    below, notes = find_class_folders(folder, preset)
+    found = find_sources(folder / below, preset.class_names, config.recording_pattern, config.stills)
+    found.notes += notes
+    return folder / below, found
 
 
-def choose_settings(config: PrepareConfig, preset: Preset | None) -> Settings:
-    """The flags, where not given the preset's values or the defaults."""
-    def choose(name: str, default: Any) -> Any:
-        given = getattr(config, name)
-        return given if given is not None else getattr(preset, name) if preset else default
-
-    rows, cols, stride = choose("rows", 4), choose("cols", 4), choose("frame_stride", 1)
-    resampled = config.fps is not None or stride is None
-    return Settings(rows, cols, choose("frame_size", 128), choose("fps", None) if resampled else None,
-                    None if resampled else stride, choose("clip_stride", rows * cols),
-                    choose("clips_per_recording", 100), config.thresholds)
+def choose_settings(config: PrepareConfig) -> Settings:
+    rows, cols = config.choose("rows", 4), config.choose("cols", 4)
+    stride = None if config.fps else config.choose("frame_stride", 1)
+    fps = None if stride else config.choose("fps", None)
+    return Settings(rows, cols, config.choose("frame_size", 128), fps, stride,
+                    config.choose("clip_stride", rows * cols),
+                    config.choose("clips_per_recording", 100), config.thresholds)
 
 
-def list_jobs(config: PrepareConfig, settings: Settings, found: Found) -> list[Recording]:
-    """One job per recording, with its crop."""
-    crops = read_crops(config, {source.path for source in found.sources} | {path for path, _ in found.copies})
-    return [Recording(source, config.video_path, config.data_path, settings,
-                      crops.get(source.path, config.crop)) for source in found.sources]
-
-
-def read_crops(config: PrepareConfig, recordings: Collection[str]) -> dict[str, str]:
+def read_crops(config: PrepareConfig, found: Found) -> dict[str, str]:
     """The crops that --crop-file gives: recording's path -> crop."""
     crops = read_json(config.crop_file) if config.crop_file else {}
     if not isinstance(crops, dict):
         raise InputError(f"--crop-file {config.crop_file}: must hold one object")
+    recordings = {source.path for source in found.sources} | {path for path, _ in found.copies}
     for path, crop in crops.items():
         check_crop(crop, f"--crop-file {config.crop_file}: {path}:")
         if path not in recordings:
@@ -197,74 +194,53 @@ def read_crops(config: PrepareConfig, recordings: Collection[str]) -> dict[str, 
 
 
 def merge(
-    jobs: Sequence[Recording], plans: Sequence[Plan], settings: Settings, class_names: Sequence[str] | None,
-    val_fraction: float, only_train: Collection[str],
+    planned: Sequence[tuple[Recording, Plan]], settings: Settings, config: PrepareConfig, found: Found
 ) -> Manifest:
-    """The manifest of all planned clips. If no class names are given, classes without a clip are left out."""
-    planned = [(job, made) for job, made in zip(jobs, plans, strict=True) if made.starts]
-    class_names = tuple(class_names or sorted({job.source.class_name for job, _ in planned}))
-    clips, split_by = [], {}
-    for label, class_name in enumerate(class_names):
-        pieces, times = [], []
-        for job, made in planned:
-            if job.source.class_name == class_name:
-                pieces += [Piece(name, job.source.recording, job.source.path, start,
-                                 start + job.settings.clip_length)
-                           for name, start in zip(made.names, made.starts, strict=True)]
-                times += made.times
-        splits, split_by[class_name] = split_class(pieces, val_fraction, only_train)
-        clips += [Clip(piece.name, label, piece.recording, split, time)
-                  for piece, split, time in zip(pieces, splits, times, strict=True) if split]
-    fps = median([made.fps for _, made in planned] or [0.0]) or manifests.DEFAULT_FPS
-    return Manifest(class_names, settings.rows, settings.cols, settings.frame_size, fps,
-                    settings.frame_stride, split_by, tuple(clips))
+    """The manifest of all planned clips. Without a preset, classes without a clip are left out."""
+    planned = [(job, made) for job, made in planned if made.starts]
+    class_names = sorted({job.source.class_name for job, _ in planned})
+    pieces: dict[str, list[Piece]] = {name: [] for name in config.choose("class_names", class_names)}
+    for job, made in planned:
+        source = job.source
+        pieces[source.class_name] += [
+            Piece(name, source.recording, source.path, start, start + settings.clip_length, time)
+            for name, start, time in zip(made.names, made.starts, made.times, strict=True)]
+    fps = median([made.fps for _, made in planned] or [0.0]) or DEFAULT_FPS
+    return Manifest(tuple(pieces), settings.rows, settings.cols, settings.frame_size, fps,
+                    settings.frame_stride, **manifests.split_clips(pieces, config.val_fraction, found.shared))
 
 
-def remove_stale(data_path: Path, current: set[Path], manifest: Manifest) -> None:
-    """Delete the grid pictures that other settings or other files have led to, and what a kill left behind.
+def remove_stale(data_path: Path, current: set[Path], wanted: set[str]) -> None:
+    """Delete grid pictures of earlier settings or files, their plans, and temporary files of killed runs.
 
-    dataset.json goes before them, so that at no time it speaks of pictures that are gone.
+    dataset.json is deleted first, so that it never lists pictures that are gone.
     """
-    wanted = {clip.name for clip in manifest.clips}
     pictures, plans = [], []
-    for path in sorted((data_path / manifests.WORK_FOLDER).glob("[!.]*.json")):
+    for path in sorted((data_path / WORK_FOLDER).glob("[!.]*.json")):
         names = read_json(path)["names"]
         check_paths(names, path)
         pictures += [inside(data_path, name) for name in names if path not in current or name not in wanted]
         plans += [path] if path not in current else []
     if any(picture.exists() for picture in pictures):
-        (data_path / manifests.FILE_NAME).unlink(missing_ok=True)
+        (data_path / FILE_NAME).unlink(missing_ok=True)
     for path in [*pictures, *plans, *data_path.glob("*/.*.tmp.*")]:
         path.unlink(missing_ok=True)
 
 
-def write_grids(
-    jobs: Sequence[Recording], plans: Sequence[Plan], manifest: Manifest, config: PrepareConfig,
-    runtime: Runtime,
-) -> None:
-    """Write the grid pictures of the manifest that are not there yet."""
-    wanted = {clip.name for clip in manifest.clips}
-    calls = [(job, [start for start, name in zip(made.starts, made.names, strict=True) if name in wanted])
-             for job, made in zip(jobs, plans, strict=True)]
-    for call, result in zip(calls, map_everywhere(cut, calls, runtime, config.workers, "write"), strict=True):
-        if isinstance(result, BrokenProcessPool):
-            raise InputError(f"{call[0].path}: reading it kills the process")
-
-
-def accept_released(config: PrepareConfig, preset: Preset | None, runtime: Runtime) -> Manifest:
+def accept_released(config: PrepareConfig, runtime: Runtime) -> Manifest:
     """Write the dataset.json of class folders of grid PNGs, in place."""
     if config.data_path.resolve() != config.video_path.resolve():
         raise InputError(f"--data-path {config.data_path}: {config.video_path} holds grid pictures already, "
                          "which get their dataset.json in place; give that folder as --data-path")
-    facts = {name: getattr(config, name) or (getattr(preset, name) if preset else None)
-             for name in ("rows", "cols", "frame_size", "fps")}
-    facts["fps"] = facts["fps"] or manifests.DEFAULT_FPS
-    manifest = manifests.read_released(config.video_path, **facts, val_fraction=config.val_fraction)
+    rows, cols, size = (config.choose(name, None) for name in ("rows", "cols", "frame_size"))
+    fps = config.choose("fps", DEFAULT_FPS)
+    manifest = manifests.read_released(config.video_path, rows, cols, size, fps, config.val_fraction)
+    preset = config.experiment
     if preset and manifest.class_names != preset.class_names:
         raise InputError(f"--preset {config.preset}: its classes are {', '.join(preset.class_names)}; "
                          f"{config.video_path} has {', '.join(manifest.class_names)}")
     if runtime.is_main:
-        finish(manifest, reports.make_report(manifest, [], [], Found()), config.data_path)
+        finish(manifest, make_report(manifest, [], Found()), config.data_path)
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""The recordings in a folder of class folders, each once, and what else is there."""
+"""The recordings in a folder of class folders, each once, and the files that are none."""
 
 import hashlib
 import re
@@ -6,39 +6,36 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from posixpath import join
 from typing import NamedTuple
 
 from common.errors import InputError
 from common.names import RULE, as_name, is_name
 from dataset.copies import same_content
-from dataset.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, can_open, is_frame_folder
-from dataset.walk import LINK_UP, join, walk
+from dataset.folders import LINK_UP, Note, walk
+from dataset.opening import VIDEO_SUFFIXES, can_open, is_dicom
+from dataset.pictures import IMAGE_SUFFIXES
+from dataset.video import is_frame_folder
 
-NO_VIDEO = "not a video, nor in a folder of numbered pictures alone"
+NO_VIDEO = "not a video, and not in a folder that holds numbered pictures only"
 LONGEST_STEM = 120  # bytes; file systems allow 255 for a name
-
-Note = tuple[str, str]  # path below the folder of class folders, and what to know of it
 
 
 class Source(NamedTuple):
     """A video file, a folder of numbered pictures, or a still picture."""
 
     class_name: str
-    path: str
-    """Relative to the folder of class folders, with forward slashes."""
-    stem: str
-    """What the names of its grid pictures begin with: no other source of its class has the same."""
-    recording: str
-    """<class>/<recording>: the same for all pieces of a recording."""
+    path: str  # below the folder of class folders, with forward slashes
+    stem: str  # what the names of its grid pictures begin with: no other source of its class has the same
+    recording: str  # <class>/<recording>: the same for all pieces of a recording
 
 
 @dataclass
 class Found:
-    """What there is in a folder of class folders."""
+    """What there is in a folder of class folders; the paths of notes are below that folder."""
 
     sources: list[Source] = field(default_factory=list)
-    shared: set[str] = field(default_factory=set)
-    """Recordings (as `Source.recording`) with a file whose content another class has too."""
+    shared: set[str] = field(default_factory=set)  # recordings with a file that another class has a copy of
     unusable: list[Note] = field(default_factory=list)
     copies: list[Note] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -49,23 +46,21 @@ def find_sources(
 ) -> Found:
     """All recordings below `folder`/<class>, each file once, and what else is there.
 
-    `class_names` limits the classes, all of which must be there. `pattern` is a regular expression searched
-    in the path below the class folder without its suffix; its first group names the recording that a file is
-    a piece of. With `stills` every picture is a recording of its own. Hidden files and junk are passed over.
+    `class_names` limits the classes. `pattern` is a regular expression for the path below the class folder
+    without its suffix; its first group names the recording that a file is a piece of. With `stills` every
+    picture is a recording. Hidden files and junk are ignored.
 
-    A file that several links lead to belongs to the class whose folder really holds it, else to the first
-    one. Of copies in one class the first is taken; copies in several classes are `shared`.
+    A file that several links lead to belongs to the class whose folder really holds it, else to the first.
+    Of copies in one class the first is taken; copies in several classes are `shared`.
 
-    Raises: `InputError` if a folder is missing, there is no class folder, or the pattern is wrong.
+    Raises: `InputError` if there is no class folder or the pattern is wrong; `OSError` if one is missing.
     """
     found = Found()
     classes = class_names or _class_folders(folder, found)
     paths = [path for class_name in classes for path in _recordings_of(folder, class_name, stills, found)]
     paths, shared = _each_content_once(folder, _each_file_once(folder, paths, found), found)
-    own: dict[str, list[str]] = {class_name: [] for class_name in classes}
-    for path in paths:
-        own[_class_of(path)].append(path.partition("/")[2])
-    for class_name, below in own.items():
+    for class_name in classes:
+        below = [path.partition("/")[2] for path in paths if _class_of(path) == class_name]
         for path, stem in _distinct_stems(below).items():
             recording = f"{class_name}/{_recording(path, stem, pattern)}"
             found.sources.append(Source(class_name, f"{class_name}/{path}", stem, recording))
@@ -75,50 +70,45 @@ def find_sources(
 
 
 def _class_folders(folder: Path, found: Found) -> list[str]:
-    """The names of the class folders in `folder`."""
     top = next(walk(folder))
-    unsafe = [(name, f"not taken for a class: {RULE}") for name in top.folders if not is_name(name)]
-    _report([*top.others, *unsafe], "", found)
     names = [name for name in top.folders if is_name(name)]
+    unsafe = [(name, f"not taken for a class: {RULE}") for name in top.folders if name not in names]
+    _report([*top.others, *unsafe], "", found)
     if not names:
-        reason = "; ".join(f"{name}: {reason}" for name, reason in unsafe[:1])
-        raise InputError(f"--video-path {folder}: holds no class folders{reason and f' ({reason})'}")
+        first = "".join(f" ({name}: {reason})" for name, reason in unsafe[:1])
+        raise InputError(f"--video-path {folder}: holds no class folders{first}")
     return names
 
 
 def _report(others: Iterable[Note], path: str, found: Found) -> None:
-    """Put what a walk met in the folder `path` beside folders and files into `found`."""
     for name, reason in others:
         shown = join(path, name).encode(errors="replace").decode()
         (found.notes if reason == LINK_UP else found.unusable).append((shown, reason))
 
 
 def _recordings_of(folder: Path, class_name: str, stills: bool, found: Found) -> list[str]:
-    """The paths of the recordings in a class folder, sorted."""
     paths = []
-    for place in walk(folder / class_name):
-        path = join(class_name, place.path)
-        if place.path and not stills and is_frame_folder(folder / path):
-            paths.append(path)
+    for place in walk(folder, class_name):
+        if place.path != class_name and not stills and is_frame_folder(folder / place.path):
+            paths.append(place.path)
             place.folders.clear()
             continue
-        _report(place.others, path, found)
-        for name in place.files:
-            reason = _reason_against(folder / path / name, stills)
+        _report(place.others, place.path, found)
+        for path in (join(place.path, name) for name in place.files):
+            reason = _reason_against(folder / path, stills)
             if reason:
-                found.unusable.append((join(path, name), reason))
+                found.unusable.append((path, reason))
             else:
-                paths.append(join(path, name))
+                paths.append(path)
     return sorted(paths)
 
 
 def _reason_against(file: Path, stills: bool) -> str | None:
-    """Why a file cannot be a recording, as far as its name or, if that says nothing, its beginning tells."""
+    """Why a file cannot be a recording, by its suffix or, if that is unknown, its beginning; else None."""
     suffix = file.suffix.lower()
     try:
-        with open(file, "rb") as opened:
-            if opened.read(132)[128:] == b"DICM":
-                return "DICOM: convert it to a video first"
+        if is_dicom(file):
+            return "DICOM: convert it to a video first"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if suffix in VIDEO_SUFFIXES or (stills and suffix in IMAGE_SUFFIXES):
@@ -129,31 +119,30 @@ def _reason_against(file: Path, stills: bool) -> str | None:
 
 
 def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
-    """`paths` without those that lead to the file, or the folder of pictures, of another one."""
+    """`paths` without further links to the same file or folder of pictures."""
     same = defaultdict(list)
     for path in paths:
         state = (folder / path).stat()
         same[(state.st_dev, state.st_ino, state.st_size)].append(path)
-    owners = set()
+    owners = {}
     for group in same.values():
-        owner = min(group, key=lambda path: _links_to(folder, path)) if len(group) > 1 else group[0]
-        owners.add(owner)
+        owner = min(group, key=lambda path: _is_linked(folder, path))
+        owners |= dict.fromkeys(group, owner)
         for path in group:
-            alone = "" if _class_of(path) == _class_of(owner) else ", which keeps it: a file has one class"
-            found.copies += [(path, f"the same file as {owner}{alone}")] if path != owner else []
-    return [path for path in paths if path in owners]
+            other = "" if _class_of(path) == _class_of(owner) else " in another class"
+            found.copies += [(path, f"the same file as {owner}{other}, left out")] if path != owner else []
+    return [path for path in paths if owners[path] == path]
 
 
-def _links_to(folder: Path, path: str) -> int:
-    """0 if no link leads from `folder` to the file, 1 if the class folder alone is one, else 2."""
-    real, (class_name, _, below) = (folder / path).resolve(), path.partition("/")
-    if real == folder.resolve() / path:
-        return 0
-    return 1 if real == (folder / class_name).resolve() / below else 2
+def _is_linked(folder: Path, path: str) -> tuple[bool, bool]:
+    """Whether `folder` reaches the file through a link; whether the class folder does."""
+    real, class_folder = (folder / path).resolve(), folder / _class_of(path)
+    below = (folder / path).relative_to(class_folder)
+    return real != folder.resolve() / path, real != class_folder.resolve() / below
 
 
 def _each_content_once(folder: Path, paths: list[str], found: Found) -> tuple[list[str], set[str]]:
-    """`paths` without copies in the same class, and those among them that another class has a copy of."""
+    """`paths` without copies in the same class, and those that another class has a copy of."""
     dropped, shared = set(), set()
     for group in same_content([folder / path for path in paths]):
         firsts: dict[str, str] = {}  # class -> its first one
@@ -164,8 +153,8 @@ def _each_content_once(folder: Path, paths: list[str], found: Found) -> tuple[li
                 found.copies.append((path, f"a copy of {first}, left out"))
         original, *others = firsts.values()
         shared.update(firsts.values() if others else ())
-        found.copies += [(path, f"a copy of {original}, in another class: used for both, in train alone; "
-                                "delete the one whose class is wrong") for path in others]
+        found.copies += [(path, f"a copy of {original} in another class: both are used, for training only; "
+                                "delete the one in the wrong class") for path in others]
     return [path for path in paths if path not in dropped], shared
 
 
@@ -179,7 +168,7 @@ def _without_suffix(path: str) -> str:
 
 
 def _distinct_stems(paths: list[str]) -> dict[str, str]:
-    """Path -> name: the path without suffix, "-" for unsafe characters, with a hash if equal or long."""
+    """Path -> its safe name without suffix, with a hash where names are equal or too long."""
     stems = {path: as_name(_without_suffix(path)) for path in paths}
     counts = Counter(stem.casefold() for stem in stems.values())
     for path, stem in stems.items():
@@ -190,7 +179,7 @@ def _distinct_stems(paths: list[str]) -> dict[str, str]:
 
 
 def _recording(path: str, stem: str, pattern: str | None) -> str:
-    """The recording that the file at `path` is, or is a piece of."""
+    """Name of the recording that the file at `path` is, or is a piece of."""
     if pattern is None:
         return stem
     try:

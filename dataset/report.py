@@ -1,4 +1,4 @@
-"""What became of the recordings: report.json, and the same in a few lines for people."""
+"""The report of prepare: report.json, and a summary as text."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,20 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.files import write_json
 from dataset.cutting import Plan, Recording
 from dataset.manifest import Manifest
 from dataset.recordings import Found
 
 FILE_NAME = "report.json"
-SHOWN = 10  # files listed under one heading of the text; the JSON lists all
+SHOWN = 10  # files listed under one heading of the text; report.json lists all
 
 
 def make_report(
-    manifest: Manifest, jobs: Sequence[Recording], plans: Sequence[Plan], found: Found
+    manifest: Manifest, planned: Sequence[tuple[Recording, Plan]], found: Found
 ) -> dict[str, Any]:
-    """The report, JSON-able."""
-    recordings = [(job.source.path, plan) for job, plan in zip(jobs, plans, strict=True)]
+    recordings = {job.source.path: plan for job, plan in planned}
+    plans = recordings.values()
     classes = {}
     for label, name in enumerate(manifest.class_names):
         clips = [clip for clip in manifest.clips if clip.label == label]
@@ -27,24 +26,23 @@ def make_report(
         classes[name] = {"train": splits["train"], "val": splits["val"], "split_by": manifest.split_by[name],
                          "recordings": len({clip.recording for clip in clips})}
     rejected = sum((Counter(plan.rejected) for plan in plans), Counter())
-    planned = sum(len(plan.starts) for plan in plans)
-    unusable = [*found.unusable, *((path, plan.problem) for path, plan in recordings if plan.problem)]
-    notes = [(path, note) for path, plan in recordings if not plan.problem for note in plan.notes]
+    unusable = [(path, plan.problem) for path, plan in recordings.items() if plan.problem]
+    notes = [(path, note) for path, plan in recordings.items() if not plan.problem for note in plan.notes]
     return {
         "clips": len(manifest.clips),
         "classes": classes,
         "rejected_clips": dict(sorted(rejected.items())),
-        "thresholds": asdict(jobs[0].settings.thresholds) if jobs else {},
+        "thresholds": asdict(planned[0][0].settings.thresholds) if planned else {},
         "lost_frames": sum(plan.lost for plan in plans),
         "clips_over_maximum": sum(plan.surplus for plan in plans),
-        "clips_between_train_and_val": planned - len(manifest.clips) if jobs else 0,
-        "unusable": _entries(sorted(unusable)),
+        "clips_between_train_and_val":
+            sum(len(plan.starts) for plan in plans) - len(manifest.clips) if planned else 0,
+        "unusable": _entries(sorted([*found.unusable, *unusable])),
         "copies": _entries(found.copies),
         "notes": _entries([*found.notes, *notes]),
         "recordings": {path: {"clips": len(plan.starts), "frames": plan.frames, "fps": plan.fps,
-                              "lost_frames": plan.lost, "crop": plan.crop,
-                              "rejected_clips": plan.rejected}
-                       for path, plan in recordings},
+                              "lost_frames": plan.lost, "crop": plan.crop, "rejected_clips": plan.rejected}
+                       for path, plan in recordings.items()},
     }
 
 
@@ -52,13 +50,7 @@ def _entries(pairs: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"file": path, "reason": reason} for path, reason in pairs]
 
 
-def write_report(report: dict[str, Any], folder: Path) -> None:
-    """Write report.json into `folder`, atomically."""
-    write_json(folder / FILE_NAME, report)
-
-
 def report_text(report: dict[str, Any], folder: Path) -> str:
-    """The report in a few lines."""
     width = max(map(len, report["classes"]), default=0)
     lines = [f"{folder}: {report['clips']} clips"]
     for name, row in report["classes"].items():
@@ -84,5 +76,5 @@ def report_text(report: dict[str, Any], folder: Path) -> str:
 
 
 def _printable(line: str) -> str:
-    """`line` with escapes for what would disturb a terminal, such as a line end in the name of a file."""
+    """`line` with escapes for what cannot be printed, such as a line end in the name of a file."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

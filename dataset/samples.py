@@ -1,4 +1,4 @@
-"""samples.json: what the sampler says of the clips in a folder."""
+"""samples.json: the sampler's record of the clips in a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ PATHS = ("grid", "frames", "video", "gif")  # of a clip's files, below the folde
 
 
 def read_samples(folder: Path) -> dict[str, Any]:
-    """The record in `folder`. Raises: `InputError` if it is none, or speaks of files outside of `folder`."""
+    """The record in `folder`; `InputError` if it is malformed or names files outside of `folder`."""
     path = Path(folder) / FILE_NAME
     record = read_json(path)
     try:

@@ -1,7 +1,7 @@
-"""Clips that are not worth learning from: black, flashed or frozen.
+"""Rejection of clips that are black, flashed or frozen.
 
-Everything is measured on the frames as they will stand in the grid, in levels of luminance (BT.601, 0 to
-255). Shapes: T frames of a clip, H x W pixels.
+Measured on frames as they appear in the grid, in levels of luminance (BT.601, 0 to 255).
+Shapes: T frames of a clip, H x W pixels.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from common.errors import InputError
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a clip is rejected, the first rule that applies counting as the reason."""
+    """Thresholds for rejecting clips; the first rule that applies is the reason."""
 
     black_luminance: float = 8.0
-    """black: a frame's mean luminance is below this, 0 to 255; 0 is off."""
+    """black: mean luminance of any frame below this, 0 to 255 (0: off)."""
     flash_overexposed: float = 0.5
-    """flash: more than this part of a frame, 0 to 1, has luminance 250 or more; 1 is off."""
+    """flash: fraction of a frame with luminance 250 or more above this, 0 to 1 (1: off)."""
     flash_jump: float = 50.0
-    """flash: mean luminance jumps by more than this between consecutive frames, 0 to 255; 255 is off."""
+    """flash: change of mean luminance between consecutive frames above this, 0 to 255 (255: off)."""
     frozen_difference: float = 0.2
-    """frozen: consecutive frames differ by less than this on average, 0 to 255; 0 is off ..."""
+    """frozen: mean difference of consecutive frames below this, 0 to 255 (0: off)."""
     frozen_pairs: float = 0.5
-    """... in at least this part of a clip's consecutive pairs, 0 to 1."""
+    """frozen: fraction of consecutive frame pairs, 0 to 1, from which on the clip is rejected."""
 
     def __post_init__(self) -> None:
         limits = {"black_luminance": 255, "flash_overexposed": 1, "flash_jump": 255, "frozen_difference": 255,
@@ -42,7 +42,7 @@ def luminance(pixels_HWC: np.ndarray) -> np.ndarray:
 
 
 def frame_stats(luma_HW: np.ndarray, previous_HW: np.ndarray | None) -> tuple[float, float, float]:
-    """Mean luminance, overexposed part, mean absolute difference to the frame before (0 for the first)."""
+    """Mean luminance, overexposed fraction, mean absolute difference to the previous frame (else 0)."""
     difference = 0.0 if previous_HW is None else float(cv2.absdiff(luma_HW, previous_HW).mean())
     return float(luma_HW.mean()), float((luma_HW >= 250).mean()), difference
 

@@ -1,17 +1,20 @@
-"""Contact sheets: clips side by side with their titles, to see at a glance what a set of clips looks like."""
+"""Contact sheets: frames of clips, one titled row per clip."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common.spread import evenly
+
 TITLE_SIZE = 14  # pixels of the letters; a title line is 1.5 times as high
 GAP = 2  # pixels between frames
+MOST_FRAMES = 8  # per clip
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: int = 8) -> Image.Image:
-    """One titled row per clip, of at most `max_frames` frames evenly spread from its first to its last.
+def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:
+    """One titled row per clip, of at most 8 frames evenly spread from its first to its last.
 
     A row is (title, frames); frames are uint8 RGB, (T, H, W, 3) or a list of (H, W, 3), and may differ in
     size between rows. Raises: `ValueError` if there are no rows or a row has no frames.
@@ -20,7 +23,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: 
         raise ValueError("a contact sheet needs clips with frames")
     font = ImageFont.load_default(TITLE_SIZE)
     line = TITLE_SIZE * 3 // 2
-    strips = [_strip(frames, max_frames) for _, frames in rows]
+    strips = [_strip(frames) for _, frames in rows]
     width = max(max(strip.width, int(font.getlength(title)) + GAP)
                 for strip, (title, _) in zip(strips, rows, strict=True))
     sheet = Image.new("RGB", (width, sum(line + strip.height + GAP for strip in strips)), PAPER)
@@ -32,12 +35,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], max_frames: 
     return sheet
 
 
-def _strip(frames: Sequence[np.ndarray], max_frames: int) -> Image.Image:
-    """Evenly spread frames side by side."""
-    places = np.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().astype(int)
-    picked = [frames[i] for i in places]
-    height, width = picked[0].shape[:2]
-    strip = Image.new("RGB", (len(picked) * (width + GAP) - GAP, height), PAPER)
-    for place, frame in enumerate(picked):
-        strip.paste(Image.fromarray(np.asarray(frame)), (place * (width + GAP), 0))
-    return strip
+def _strip(frames: Sequence[np.ndarray]) -> Image.Image:
+    gap = ((0, 0), (0, GAP), (0, 0))
+    padded = [np.pad(frames[i], gap, constant_values=PAPER[0]) for i in evenly(len(frames), MOST_FRAMES)]
+    return Image.fromarray(np.concatenate(padded, axis=1)[:, :-GAP])

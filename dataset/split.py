@@ -1,4 +1,4 @@
-"""Which clips are for training and which for validation: by recording, never by frame."""
+"""Split of clips into training and validation by recording, never by frame."""
 
 import hashlib
 from collections import Counter
@@ -7,16 +7,14 @@ from typing import NamedTuple
 
 
 class Piece(NamedTuple):
-    """Where a clip comes from, as far as the split needs to know."""
+    """Where a clip comes from."""
 
     name: str
     recording: str
-    file: str
-    """Pieces of different files share no frame; files follow each other in the order of their names."""
-    start: int
-    """First sampled frame of the file."""
-    end: int
-    """One past the last."""
+    file: str  # pieces of different files share no frame; files follow each other in the order of their names
+    start: int  # first sampled frame of the file
+    end: int  # one past the last
+    time: float = 0.0  # of the first frame, in seconds from the beginning of the file
 
 
 def split_class(
@@ -24,11 +22,12 @@ def split_class(
 ) -> tuple[list[str | None], str]:
     """Split one class; returns "train", "val" or None (left out) per clip, and "recording" or "time".
 
-    With several recordings whole ones go to "val": the one whose number of clips is nearest to `val_fraction`
-    of all, then, in the order of a hash of their names, every one that brings the sum nearer to it; one at
-    least stays in "train". A single recording is cut in time: its last clips are "val", and clips that share
-    a frame with those are left out. No "val" comes of `val_fraction` 0, of a single clip, or of recordings
-    that are `only_train`: what another class shows too.
+    Of several recordings whole ones are "val": first the one whose number of clips is nearest to
+    `val_fraction` of all clips, then, in the order of a hash of their names, each that brings the sum nearer
+    to it. At least one stays in "train", and so do those in `only_train`.
+
+    The clips of a single recording are split by time: the last are "val", and clips that share a frame with
+    them are left out. A single clip is "train".
     """
     owners = [piece.recording for piece in pieces]
     if len(set(owners)) == 1 and owners[0] not in only_train:
@@ -38,7 +37,6 @@ def split_class(
 
 
 def _held_out(owners: list[str], val_fraction: float, only_train: Collection[str]) -> set[str]:
-    """The recordings for validation, given the recording of every clip."""
     target = val_fraction * len(owners)
     sizes = Counter(owners)
     order = sorted(sizes.keys() - set(only_train),
@@ -56,15 +54,13 @@ def _held_out(owners: list[str], val_fraction: float, only_train: Collection[str
 
 def _split_by_time(pieces: Sequence[Piece], val_fraction: float) -> list[str | None]:
     """The last `val_fraction` of one recording's clips to "val", those that overlap it left out."""
-    order = sorted(range(len(pieces)), key=lambda i: (pieces[i].file, pieces[i].start))
-    splits: list[str | None] = ["train"] * len(pieces)
     if len(pieces) < 2 or val_fraction == 0:
-        return splits
-    cut = len(pieces) - max(round(val_fraction * len(pieces)), 1)
-    first = pieces[order[cut]]
-    for place, i in enumerate(order):
-        if place >= cut:
-            splits[i] = "val"
-        elif pieces[i].file == first.file and pieces[i].end > first.start:
-            splits[i] = None
+        return ["train"] * len(pieces)
+    order = sorted(pieces, key=lambda piece: (piece.file, piece.start))
+    held_out = order[-max(round(val_fraction * len(pieces)), 1):]
+    first, held_out = held_out[0], set(held_out)
+    splits: list[str | None] = []
+    for piece in pieces:
+        overlaps = piece.file == first.file and piece.end > first.start
+        splits.append("val" if piece in held_out else None if overlaps else "train")
     return splits if "train" in splits else ["train"] * len(pieces)

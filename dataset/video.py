@@ -1,4 +1,4 @@
-"""Clips as files: recordings read frame by frame, clips written so that browsers play them.
+"""Reading recordings frame by frame, and writing clips that browsers play.
 
 Shapes: T frames, H x W pixels, C = 3 channels. Frames are uint8 RGB, 0 to 255. Times are seconds.
 """
@@ -18,29 +18,23 @@ from PIL import Image
 from common.errors import InputError
 from common.files import atomic_path, is_junk
 from dataset.decoder import GoodFrames
-from dataset.display import EXACT, shown_pixels, whole_pictures
-from dataset.opening import VIDEO_SUFFIXES, can_open, may_be_video, open_video
+from dataset.display import EXACT, deinterlaced, display_matrix, display_pixels
+from dataset.opening import may_be_video, open_video
 from dataset.pictures import IMAGE_SUFFIXES, read_picture
-from dataset.timing import Clock, sampled
+from dataset.timing import Timed, sampled, timed
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "DamagedRecording", "Frame", "can_open", "is_frame_folder",
-           "may_be_video", "read_frames", "write_frames", "write_gif", "write_mp4"]
-
-FOLDER_FPS = 25.0  # a folder of pictures has no clock; this one is assumed
+FOLDER_FPS = 25.0  # assumed rate of a folder of pictures, and of a video that states none
 BT709, LIMITED_RANGE = 1, 1  # codes of ITU-T H.273 and libavutil
 
-Pixels = Callable[[], np.ndarray]  # makes a frame's pixels when they are wanted
+Pixels = Callable[[], np.ndarray]  # converts a frame's pixels on demand
 
 
 class Frame(NamedTuple):
     """One frame of a recording."""
 
-    time: float
-    """Seconds since the first frame."""
-    pixels: np.ndarray
-    """(H, W, 3)."""
-    segment: int
-    """Grows where frames are missing, by damage or because the recorder paused."""
+    time: float  # seconds since the first frame
+    pixels: np.ndarray  # (H, W, 3)
+    segment: int  # grows where frames are missing, by damage or because the recorder paused
 
 
 class DamagedRecording(InputError):
@@ -54,20 +48,20 @@ class DamagedRecording(InputError):
 def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterator[Frame]:
     """Frames of a video, a folder of numbered pictures or one picture, upright, in memory one at a time.
 
-    With `fps` every segment is resampled: frame k is the one nearest in time to k / fps, so a variable rate
-    comes out even and frames of a slow recording repeat. Otherwise every `stride`-th frame comes. Display
-    matrices and pixel aspect ratios are applied, fields become pictures, transparency is laid on black.
+    With `fps` every segment is resampled: frame k is the one nearest in time to k / fps, so frames of a slow
+    recording repeat. Otherwise every `stride`-th frame is taken. Display matrices and pixel aspect ratios are
+    applied, interlaced frames deinterlaced, transparent parts black.
 
-    Raises: `InputError` naming the file: at once if nothing in it can be read; after the frames before, if a
-    picture is broken or the size changes; as a `DamagedRecording` after all good frames of a video that has
-    others.
+    Raises: `InputError` naming the file if nothing in it can be read, or, after the frames before, if a
+    picture is broken or the frame size changes; `DamagedRecording` after all good frames of a damaged video.
     """
     path = Path(path)
     damage: list[DamagedRecording] = []
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-        source = iter([(0, 0.0, partial(read_picture, path))])
+    if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        pictures = _numbered_pictures(path) if path.is_dir() else [path]
+        source = ((0, index / FOLDER_FPS, partial(read_picture, file)) for index, file in enumerate(pictures))
     else:
-        source = _folder_frames(path) if path.is_dir() else _video_frames(path, damage)
+        source = _video_frames(path, damage)
     shape = None
     for segment, time, make_pixels in sampled(source, fps, stride):
         pixels = make_pixels()
@@ -84,9 +78,8 @@ def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterat
 def is_frame_folder(folder: Path) -> bool:
     """True if a folder is one recording: it holds numbered pictures, and no folders or videos."""
     entries = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
-    if any(entry.is_dir() or may_be_video(entry) for entry in entries):
-        return False
-    return bool(_numbered_pictures(folder))
+    others = any(entry.is_dir() or may_be_video(entry) for entry in entries)
+    return not others and bool(_numbered_pictures(folder))
 
 
 def _numbered_pictures(folder: Path) -> list[Path]:
@@ -97,19 +90,14 @@ def _numbered_pictures(folder: Path) -> list[Path]:
                                            for i, part in enumerate(re.split(r"(\d+)", path.name))])
 
 
-def _folder_frames(folder: Path) -> Iterator[tuple[int, float, Pixels]]:
-    """(segment, time, pixels) of every numbered picture of a folder."""
-    for index, path in enumerate(_numbered_pictures(folder)):
-        yield 0, index / FOLDER_FPS, partial(read_picture, path)
-
-
-def _video_frames(path: Path, damage: list[DamagedRecording]) -> Iterator[tuple[int, float, Pixels]]:
-    """(segment, time, pixels) of every good frame of a video, in order of time; `damage` tells of others."""
+def _video_frames(path: Path, damage: list[DamagedRecording]) -> Timed[Pixels]:
+    """(segment, time, pixels) of every good frame of a video in order of time; adds lost ones to `damage`."""
     with open_video(path) as (container, stream):
         good = GoodFrames(container, stream)
-        for segment, time, frame in whole_pictures(_timed(good, stream)):
-            matrix = good.matrix_of(frame)
-            yield segment, time, partial(shown_pixels, frame, stream.sample_aspect_ratio, matrix)
+        interval = float(1 / (stream.average_rate or FOLDER_FPS))
+        for segment, time, frame in deinterlaced(timed(good, interval)):
+            matrix = display_matrix(frame) or good.matrix
+            yield segment, time, partial(display_pixels, frame, stream.sample_aspect_ratio, matrix)
         if good.lost and not good.count:
             raise InputError(f"{path}: not a readable video (all of its frames are damaged)")
         if good.lost:
@@ -117,16 +105,8 @@ def _video_frames(path: Path, damage: list[DamagedRecording]) -> Iterator[tuple[
             damage.append(DamagedRecording(f"{path}: {reason}", good.lost))
 
 
-def _timed(good: GoodFrames, stream: av.VideoStream) -> Iterator[tuple[int, float, av.VideoFrame]]:
-    clock, lost = Clock(float(1 / (stream.average_rate or FOLDER_FPS))), 0
-    for frame in good:
-        clock.read(frame.time, good.lost > lost)
-        lost = good.lost
-        yield clock.segment, clock.time, frame
-
-
 def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float, preset: str = "medium") -> None:
-    """Write frames as H.264 (yuv420p, BT.709, index first): plays in browsers, same bytes on every run.
+    """Write frames as H.264 (yuv420p, BT.709, index first), the same bytes on every run.
 
     An odd height or width is padded to an even one by repeating the last row or column. `preset` is x264's:
     "veryfast" takes half the time of "medium" and loses 0.4 dB.
@@ -155,10 +135,10 @@ def write_mp4(path: Path, frames_THWC: np.ndarray, fps: float, preset: str = "me
 
 
 def write_gif(path: Path, frames_THWC: np.ndarray, fps: float) -> None:
-    """Write frames as a GIF that loops for ever, with one palette of 256 colours made from all of them.
+    """Write frames as a GIF that loops for ever, with one palette of 256 colours for all of them.
 
-    GIF counts time in 1/100 s and browsers slow down below 2 of them, so rates above 50 fps play at 50;
-    others keep their length to 1/100 s.
+    GIF counts time in 1/100 s, and browsers slow down frames shorter than 2/100 s: rates above 50 fps play at
+    50, others keep their length to 1/100 s.
     """
     frames_THWC = _checked(frames_THWC)
     interval = max(100 / fps, 2)
@@ -180,7 +160,7 @@ def write_frames(folder: Path, frames_THWC: np.ndarray) -> None:
 
 
 def _checked(frames_THWC: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-    """The frames as one array, or a `ValueError` that says what they are instead."""
+    """The frames as one array; `ValueError` unless they are uint8 (T, H, W, 3)."""
     frames_THWC = np.asarray(frames_THWC)
     shape = frames_THWC.shape
     if frames_THWC.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:

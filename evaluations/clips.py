@@ -19,8 +19,9 @@ from common.errors import InputError
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Clip, Manifest, grid_pictures
+from dataset.opening import VIDEO_SUFFIXES, may_be_video
 from dataset.samples import FILE_NAME, read_samples
-from dataset.video import VIDEO_SUFFIXES, is_frame_folder, may_be_video, read_frames
+from dataset.video import is_frame_folder, read_frames
 
 ANY_SPLIT = "all"
 NPZ_ERRORS = OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError  # of a damaged npz file

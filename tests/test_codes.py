@@ -9,6 +9,8 @@ from common.checkpoints import checkpoint_file
 from common.files import write_json
 from dataset.codes import Codes, CodesDataset
 
+FACTS = {"class_names": ["a", "b"], "rows": 1, "cols": 2, "frame_size": 32, "fps": 10.0}
+
 
 def write_reference_codes(folder, tokens=1024, labels=(0, 7, 3)):
     for kind in ("codes", "labels"):
@@ -31,10 +33,9 @@ def test_codes_of_the_reference_are_read(tmp_path):
 
 def test_codes_of_own_classes_get_their_facts_from_a_file(tmp_path):
     write_reference_codes(tmp_path / "codes", tokens=32, labels=(0, 1))
-    facts = {"class_names": ["a", "b"], "rows": 1, "cols": 2, "frame_size": 32, "fps": 10.0}
-    write_json(tmp_path / "dataset.json", facts)
+    write_json(tmp_path / "dataset.json", FACTS)
     codes = Codes.read(tmp_path / "codes", preset=str(tmp_path / "dataset.json"))
-    assert codes.token_grid == (4, 8) and codes.dataset == {**facts, "frame_stride": None}
+    assert codes.token_grid == (4, 8) and codes.dataset == {**FACTS, "frame_stride": None}
     assert codes.tokenizer["name"] == "vq_ds8_c2i.pt"
 
 
@@ -51,16 +52,12 @@ def test_codes_of_the_reference_need_a_preset_that_fits(tmp_path):
         Codes.read(tmp_path / "nothing", preset="hyperkvasir16")
 
 
-def test_codes_without_held_out_clips_can_be_trained_on(tmp_path, runtime):
-    write_reference_codes(tmp_path, labels=(0, 1))
-    flags = {
-        "gpt_model": "GPT-XS",
-        "global_batch_size": 1,
-        "max_steps": 1,
-        "sample_every": 0,
-        "device": "cpu",
-    }
-    config = TrainC2IConfig(code_path=tmp_path, results_dir=tmp_path / "run", preset="hyperkvasir16", **flags)
+def test_codes_without_held_out_clips_can_be_trained_on(tmp_path, runtime, tiny_size):
+    write_reference_codes(tmp_path, tokens=32, labels=(0, 1))
+    preset = str(tmp_path / "dataset.json")
+    write_json(tmp_path / "dataset.json", FACTS)
+    flags = {"gpt_model": "tiny", "global_batch_size": 1, "max_steps": 1, "sample_every": 0, "device": "cpu"}
+    config = TrainC2IConfig(code_path=tmp_path, results_dir=tmp_path / "run", preset=preset, **flags)
     train_c2i(config, runtime)
-    assert len(CodesDataset(Codes.read(tmp_path, "hyperkvasir16"), "val")) == 0
+    assert len(CodesDataset(Codes.read(tmp_path, preset), "val")) == 0
     assert checkpoint_file(tmp_path / "run").stem == "0000001"

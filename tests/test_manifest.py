@@ -115,7 +115,7 @@ def pieces_from(pairs, length=16):
 
 
 @given(pairs=PIECES, fraction=st.floats(0.01, 0.5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_recording_is_on_both_sides_and_no_side_is_empty(pairs, fraction):
     pieces = pieces_from(pairs)
     splits, split_by = split_class(pieces, fraction)
@@ -128,7 +128,7 @@ def test_no_recording_is_on_both_sides_and_no_side_is_empty(pairs, fraction):
 
 
 @given(starts=starts_in("12"), fraction=st.floats(0.01, 0.5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_split_by_time_puts_the_end_in_val_and_shares_no_frame(starts, fraction):
     pieces = [Piece(f"{file}_{start}", "only", file, start, start + 16) for file, start in starts]
     splits, split_by = split_class(pieces, fraction)

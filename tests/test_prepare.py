@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from synthetic import moving_texture, write_class_videos
 
 from dataset.grid import grid_to_frames
 from dataset.manifest import Manifest
+from dataset.prepare import PrepareConfig
 from dataset.screening import Thresholds
 from dataset.video import read_frames, write_frames, write_gif, write_mp4
 
@@ -19,9 +21,17 @@ def frames_of(data: Path, name: str, rows=2, cols=2) -> np.ndarray:
     return grid_to_frames(grid_HWC.transpose(2, 0, 1), rows, cols).transpose(0, 2, 3, 1)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two classes of three recordings each; copied by `videos`."""
+    folder = tmp_path_factory.mktemp("made")
+    write_class_videos(folder, ("polyps", "ulcer é"), recordings=3, frames=14, size=32)
+    return folder
+
+
 @pytest.fixture
-def videos(tmp_path) -> Path:
-    write_class_videos(tmp_path / "videos", ("polyps", "ulcer é"), recordings=3, frames=14, size=32)
+def videos(made, tmp_path) -> Path:
+    shutil.copytree(made, tmp_path / "videos")
     return tmp_path / "videos"
 
 
@@ -120,7 +130,7 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_go_on(videos, da
     reasons = {Path(entry["file"]).name: entry["reason"] for entry in report(data)["unusable"]}
     expected = {"empty.mp4": "empty file", "text.mp4": "not a readable video",
                 "corrupt.mp4": "not a readable video", "notes.txt": "not a video",
-                "loose.png": "not a video", "link.avi": "leads nowhere",
+                "loose.png": "not a video", "link.avi": "a broken link",
                 "one.mp4": "only 1 frames", "short.gif": "only 3 frames", "black.mp4": "every clip rejected",
                 "nothing": "without recordings"}
     assert set(reasons) == set(expected)
@@ -234,14 +244,14 @@ def test_folders_that_would_be_mixed_up_are_refused(videos, data):
     ("val_fraction", 0.9), ("workers", 0), ("crop", "1,2"), ("crop", "0,0,0"), ("crop", "middle"),
     ("preset", "nonsense"),
 ])
-def test_wrong_value_is_refused_by_its_flag(videos, data, name, value):
+def test_wrong_value_is_refused_by_its_flag(name, value):
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
-        prepare(videos, data, **{name: value})
+        PrepareConfig(Path("videos"), Path("data"), **{name: value})
 
 
-def test_fps_and_frame_stride_exclude_each_other(videos, data):
+def test_fps_and_frame_stride_exclude_each_other():
     with pytest.raises(ValueError, match=r"--fps.*--frame-stride"):
-        prepare(videos, data, fps=5, frame_stride=2)
+        PrepareConfig(Path("videos"), Path("data"), fps=5, frame_stride=2)
 
 
 def test_still_pictures_are_clips_of_one_frame(tmp_path, data):

@@ -1,5 +1,7 @@
+import shutil
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,17 @@ run_command(PrepareConfig, run)
 """
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two classes of three recordings each; copied by `videos`."""
+    folder = tmp_path_factory.mktemp("made")
+    write_class_videos(folder, ("polyps", "ulcer é"), recordings=3, frames=14, size=32)
+    return folder
+
+
 @pytest.fixture
-def videos(tmp_path) -> Path:
-    write_class_videos(tmp_path / "videos", ("polyps", "ulcer é"), recordings=3, frames=14, size=32)
+def videos(made, tmp_path) -> Path:
+    shutil.copytree(made, tmp_path / "videos")
     return tmp_path / "videos"
 
 
@@ -69,6 +79,11 @@ def test_changed_settings_leave_nothing_of_the_old_clips(videos, data, tmp_path)
     prepare(videos, data, clip_stride=3, crop="none")
     prepare(videos, tmp_path / "fresh", clip_stride=3, crop="none")
     assert tree(data) == tree(tmp_path / "fresh")
+
+
+def test_prepare_does_not_wait_for_torch():
+    result = shell([sys.executable, "-c", "import sys, dataset.prepare; sys.exit('torch' in sys.modules)"])
+    assert result.returncode == 0
 
 
 def test_workers_and_ranks_do_not_change_a_byte(videos, data, tmp_path):

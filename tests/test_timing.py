@@ -3,7 +3,7 @@ from preparing import prepare, report
 from synthetic import moving_texture
 from video_files import encode
 
-from dataset.timing import Clock, sampled
+from dataset.timing import sampled, timed
 from dataset.video import read_frames
 
 HOURS = 3 * 3600
@@ -11,11 +11,8 @@ HOURS = 3 * 3600
 
 def read_clock(stamps, interval=0.04, missing=()):
     """(segment, time) of every stamp."""
-    clock, read = Clock(interval), []
-    for index, stamp in enumerate(stamps):
-        clock.read(stamp, index in missing)
-        read.append((clock.segment, round(clock.time, 6)))
-    return read
+    source = ((stamp, index in missing, None) for index, stamp in enumerate(stamps))
+    return [(segment, round(time, 6)) for segment, time, _ in timed(source, interval)]
 
 
 def test_even_stamps_are_times_of_one_segment():

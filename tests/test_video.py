@@ -1,5 +1,4 @@
 import hashlib
-import struct
 import tracemalloc
 from fractions import Fraction
 from itertools import islice
@@ -28,10 +27,11 @@ def clip() -> np.ndarray:
     return moving_texture(0, 24, 64, 96)
 
 
-@pytest.fixture
-def video(tmp_path, clip) -> Path:
-    write_mp4(tmp_path / "clip.mp4", clip, 10)
-    return tmp_path / "clip.mp4"
+@pytest.fixture(scope="module")
+def video(tmp_path_factory, clip) -> Path:
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    write_mp4(path, clip, 10)
+    return path
 
 
 def test_mp4_is_what_browsers_play_and_looks_like_the_frames(video, clip):
@@ -48,9 +48,9 @@ def test_mp4_is_what_browsers_play_and_looks_like_the_frames(video, clip):
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path, clip):
-    for write, suffix in ((write_mp4, "mp4"), (write_gif, "gif")):
+    for write, suffix, times in ((write_mp4, "mp4", 10), (write_gif, "gif", 2)):
         contents = set()
-        for _ in range(10):
+        for _ in range(times):
             write(tmp_path / f"clip.{suffix}", clip, 8.0)
             contents.add(hashlib.sha256((tmp_path / f"clip.{suffix}").read_bytes()).hexdigest())
         assert len(contents) == 1
@@ -118,23 +118,6 @@ def test_broken_picture_ends_a_folder_and_is_named(tmp_path, clip):
         next(frames)
 
 
-@pytest.mark.parametrize(("turns", "matrix"), [
-    (1, (0, 65536, 0, -65536, 0, 0)), (2, (-65536, 0, 0, 0, -65536, 0)), (3, (0, -65536, 0, 65536, 0, 0)),
-])
-def test_rotation_flag_turns_the_frames_clockwise(tmp_path, turns, matrix):
-    path = tmp_path / "turned.mp4"
-    write_mp4(path, np.stack([quadrants()] * 2), 10)
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix stands 40 bytes into the box
-    assert struct.unpack(">9i", data[at : at + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    data[at : at + 24] = struct.pack(">6i", *matrix)
-    path.write_bytes(data)
-    pixels = pixels_of(path)[0]
-    clockwise = ["red", "green", "blue", "white"]
-    assert corners(pixels) == clockwise[-turns:] + clockwise[:-turns]
-    assert pixels.shape == ((96, 64, 3) if turns % 2 else (64, 96, 3))
-
-
 def test_variable_rate_is_resampled_by_time(tmp_path, clip):
     stamps = [0, 40, 80, 120, 160, 1000, 1400, 1440]
     encode(tmp_path / "variable.mkv", "libx264", "yuv420p", clip[:8], "rgb24", stamps)
@@ -183,16 +166,6 @@ def test_odd_sizes_and_other_containers_are_read_whole(tmp_path, clip, name, cod
 def test_oblong_pixels_become_square(tmp_path, clip):
     encode(tmp_path / "pal.mkv", "libx264", "yuv420p", clip[:2], "rgb24", aspect=Fraction(4, 3))
     assert pixels_of(tmp_path / "pal.mkv").shape == (2, 64, 128, 3)
-
-
-def test_cut_off_video_gives_its_good_frames_and_then_says_so(video, clip):
-    data = video.read_bytes()
-    video.write_bytes(data[: len(data) * 2 // 3])
-    good = []
-    with pytest.raises(ValueError, match=r"clip\.mp4: damaged after (\d+) frames"):
-        good.extend(frame.pixels for frame in read_frames(video))
-    assert 0 < len(good) < len(clip)
-    assert np.abs(np.stack(good).astype(int) - clip[: len(good)]).mean() < 3
 
 
 def sound_only(path):

@@ -15,8 +15,8 @@ from common.errors import InputError
 from dataset.field_of_view import find_field_of_view
 from dataset.grid import frames_to_grid, grid_to_frames
 from dataset.grid_images import to_pixels
-from dataset.pictures import read_picture
-from dataset.video import IMAGE_SUFFIXES, read_frames
+from dataset.pictures import IMAGE_SUFFIXES, read_picture
+from dataset.video import read_frames
 from tokenizer.vq_model import VQModel
 
 
