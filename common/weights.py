@@ -37,10 +37,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix == SHARDS and path.is_dir():
-        from common.sharded import is_sharded, open_sharded, read_stored
+        from common.sharded import is_sharded, read_sharded
 
         if is_sharded(path):
-            return read_stored(path, open_sharded(path))
+            return read_sharded(path)
         return join_parts([load_checkpoint(part) for part in part_files(path)])
     if not path.is_file():
         raise InputError(f"{path}: no such file")

@@ -23,7 +23,7 @@ from common.files import write_json
 from common.hardware import compiler_works
 from common.locks import locked
 from common.recorded import Recorder, mapped
-from common.sharded import ShardWriter, is_sharded, open_sharded, read_stored
+from common.sharded import ShardWriter, is_sharded, read_sharded
 from common.training.config import TrainingConfig, check_same_run, learning_rate
 from common.training.curves import draw_curves
 from common.training.data_order import StepBatches, mix, sample_seeds
@@ -177,7 +177,7 @@ class TrainingState:
                 return parameters[int(names[1])]
             return examples.get(names[0]) if part in ("model", "ema") else None
 
-        return read_stored(path, open_sharded(path), like)
+        return read_sharded(path, like)
 
     def save(self) -> str:
         """Write a checkpoint of this moment, a sharded one beside the next steps -> a line that says so."""
