@@ -15,7 +15,7 @@ from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
 from common.image_quality import frame_quality, psnr, ssim
 from common.training.config import TrainingConfig, learning_rate
-from common.training.data_order import Mixture, StepBatches, balanced, batch_indices, sample_seeds
+from common.training.data_order import StepBatches, balanced, batch_indices, mixture, sample_seeds
 from common.training.optimizers import AveragedWeights
 from common.training.run_log import RunLog
 
@@ -226,8 +226,8 @@ def test_registry_names_known_presets_and_tokenizers():
 
 
 def test_mixture_holds_every_part_in_its_share_and_all_of_each():
-    mixture = Mixture([list(range(30)), list(range(100, 104))], [0.75, 0.25])
-    samples = [mixture[i] for i in range(len(mixture))]
+    mixed = mixture([list(range(30)), list(range(100, 104))], [0.75, 0.25])
+    samples = [mixed[i] for i in range(len(mixed))]
     assert len(samples) == 40 and sorted(s for s in samples if s < 100) == list(range(30))
     assert set(samples) >= {100, 101, 102, 103} and sum(s >= 100 for s in samples) == 10
 

@@ -1,15 +1,13 @@
 """The order in which training sees its data, as a function of (seed, step) alone."""
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.distributed import Runtime
 from common.errors import InputError
@@ -80,25 +78,17 @@ class StepBatches:
                 yield [indices[place] for place in places(self.batch, part, self.parts, self.runtime)]
 
 
-class Mixture(Dataset):
+def mixture(parts: Sequence[Dataset], shares: Sequence[float]) -> Subset:
     """Several data sets as one, in which `shares[k]` of the samples are from set k: small ones come round."""
-
-    def __init__(self, parts: Sequence[Dataset], shares: Sequence[float]):
-        self.parts = parts
-        length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
-        self.ends = list(accumulate(round(length * share) for share in shares))
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    def __getitem__(self, index: int) -> Any:
-        k = bisect_right(self.ends, index)
-        start = self.ends[k - 1] if k else 0
-        return self.parts[k][(index - start) % len(self.parts[k])]
+    length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
+    starts = accumulate((len(part) for part in parts), initial=0)
+    indices = [start + i % len(part) for start, part, share in zip(starts, parts, shares)  # noqa: B905
+               for i in range(round(length * share))]
+    return Subset(ConcatDataset(parts), indices)
 
 
-def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Mixture:
+def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Subset:
     """The same samples with every label that there is equally often."""
-    labels = np.asarray(labels)
-    parts = [Subset(samples, np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
-    return Mixture(parts, [1 / len(parts)] * len(parts))
+    places = [np.flatnonzero(np.equal(labels, label)) for label in np.unique(labels)]
+    most = max(map(len, places))
+    return Subset(samples, np.concatenate([np.resize(of_label, most) for of_label in places]).tolist())
