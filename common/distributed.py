@@ -11,7 +11,7 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic, sleep
@@ -49,21 +49,16 @@ class Runtime:
         if runtime.world_size == 1:
             yield runtime
             return
+        import torch
         import torch.distributed as dist
 
-        backend = "cpu:gloo,cuda:nccl" if runtime._cuda() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timeout)
         try:
             yield runtime
         finally:
             gc.collect()  # a wrapped model in a cycle keeps the group's threads, which may abort the exit
             dist.destroy_process_group()
-
-    @staticmethod
-    def _cuda() -> bool:
-        import torch
-
-        return torch.cuda.is_available()
 
     @property
     def is_main(self) -> bool:
@@ -75,7 +70,7 @@ class Runtime:
         import torch
 
         if name == "auto":
-            name = "cuda" if self._cuda() else "cpu"
+            name = "cuda" if torch.cuda.is_available() else "cpu"
         if name not in ("cpu", "cuda"):
             raise InputError(f"--device {name}: must be auto, cpu or cuda")
         if name == "cpu":
@@ -83,7 +78,7 @@ class Runtime:
 
             avoid_broken_amx()
             return torch.device("cpu")
-        if not self._cuda():
+        if not torch.cuda.is_available():
             raise InputError("--device cuda: this machine has no usable CUDA device")
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
@@ -95,7 +90,7 @@ class Runtime:
         return items[self.rank :: self.world_size]
 
     def gather(self, value: Any) -> list[Any]:
-        """The picklable `value` of every process, in rank order; also a barrier."""
+        """The picklable `value` of every process, in rank order; also a barrier. Does not wait for a GPU."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as dist
@@ -131,17 +126,6 @@ class Runtime:
         import torch.distributed as dist
 
         return dist.new_group(backend="gloo")
-
-    def any(self, flag: bool) -> bool:
-        """True on all processes if `flag` is true on one; the host waits for the others, not for a GPU."""
-        if self.world_size == 1:
-            return flag
-        import torch
-        import torch.distributed as dist
-
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -229,10 +213,6 @@ class Runtime:
                 torch.bfloat16 if half else None, torch.float32 if half else None, cast_forward_inputs=False))
         fully_shard(module, mesh=mesh)  # the rest, embeddings and output, in float32, as under DDP
         return module
-
-    def sync_if(self, last: bool, module: "nn.Module") -> Any:
-        """Context of one part of a batch: a DDP module averages gradients with the last part only."""
-        return nullcontext() if last or not hasattr(module, "no_sync") else module.no_sync()
 
     @contextmanager
     def whole(self, module: "nn.Module") -> Iterator[None]:

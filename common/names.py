@@ -32,9 +32,7 @@ def as_name(text: str) -> str:
     return UNSAFE_START.sub("-", UNSAFE.sub("-", text))
 
 
-def check_names(
-    names: Iterable[object], origin: object, allowed: Callable[[object], bool] = is_name
-) -> None:
+def check_names(names: Iterable[object], origin: object, allowed: Callable[[object], bool] = is_name) -> None:
     """`InputError` naming `origin` and the first of `names` that is none."""
     for name in names:
         if not allowed(name):

@@ -15,7 +15,7 @@ from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
 from common.image_quality import frame_quality, psnr, ssim
 from common.training.config import TrainingConfig, learning_rate
-from common.training.data_order import StepBatches, balanced, batch_indices, mixture, sample_seeds
+from common.training.data_order import balanced, batch_indices, mixture, sample_seeds, step_batches
 from common.training.optimizers import AveragedWeights
 from common.training.run_log import RunLog
 
@@ -109,30 +109,30 @@ def test_every_epoch_holds_every_sample_once():
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    whole = list(StepBatches(7, 4, seed=1, start=0, stop=10))
-    assert list(StepBatches(7, 4, seed=1, start=6, stop=10)) == whole[6:]
-    assert list(StepBatches(7, 4, seed=2, start=0, stop=10)) != whole
+    whole = list(step_batches(7, 4, seed=1, start=0, stop=10))
+    assert list(step_batches(7, 4, seed=1, start=6, stop=10)) == whole[6:]
+    assert list(step_batches(7, 4, seed=2, start=0, stop=10)) != whole
 
 
 def test_parts_of_a_batch_are_the_batch():
-    parts = list(StepBatches(8, 4, seed=0, start=3, stop=4, parts=2))
+    parts = list(step_batches(8, 4, seed=0, start=3, stop=4, parts=2))
     assert sorted([*parts[0], *parts[1]]) == sorted(batch_indices(8, 4, 0, 3)) and len(parts) == 2
     with pytest.raises(ValueError, match="--gradient-accumulation-steps 3"):
-        StepBatches(8, 4, 0, 0, 1, parts=3)
+        step_batches(8, 4, 0, 0, 1, parts=3)
 
 
 def test_processes_share_every_part_of_a_batch_and_its_seeds():
     for parts in (1, 2):
-        whole = list(StepBatches(50, 12, seed=0, start=0, stop=2, parts=parts))
+        whole = list(step_batches(50, 12, seed=0, start=0, stop=2, parts=parts))
         group = [Runtime(rank, world_size=3) for rank in range(3)]
-        shares = [list(StepBatches(50, 12, 0, 0, 2, parts, runtime)) for runtime in group]
+        shares = [list(step_batches(50, 12, 0, 0, 2, parts, runtime)) for runtime in group]
         for k, part in enumerate(whole):
             assert [shares[place % 3][k][place // 3] for place in range(len(part))] == part
     seeds = sample_seeds(12, 0, 5, 0, 1, Runtime())
     assert len(set(seeds.tolist())) == 12 and seeds.dtype == torch.int64
     assert torch.equal(sample_seeds(12, 0, 5, 1, 2, group[2]), seeds[1::2][2::3])
     with pytest.raises(ValueError, match="--global-batch-size 8"):
-        StepBatches(50, 8, 0, 0, 1, runtime=group[0])
+        step_batches(50, 8, 0, 0, 1, runtime=group[0])
     with pytest.raises(ValueError, match="--data-parallel none: there are 3"):
         group[0].wrap(torch.nn.Linear(1, 1), [], "none", torch.device("cpu"))
 

@@ -11,7 +11,6 @@ from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, make_task, r
 from common.checkpoints import checkpoint_file
 from common.files import read_jsonl
 from common.recorded import Recorder, mapped, tensors
-from common.training.dry_run import duration
 from common.training.loop import TrainingState
 from common.training.optimizers import Muon, load_states, make_optimizers, set_rate, states, take_step
 from common.weights import load_checkpoint
@@ -159,10 +158,6 @@ def test_a_recorder_first_calls_the_function_as_it_is():
     recorder, x = Recorder(before=2), torch.zeros(2)
     found = [recorder(lambda nested: nested[0] + 1, [x]) for _ in range(2)]
     assert all(torch.equal(one, x + 1) for one in found) and recorder.graph is None
-
-
-def test_durations_are_read_at_a_glance():
-    assert [duration(s) for s in (3.4, 240, 9000, 2e5)] == ["3 s", "4 min", "2 h 30 min", "2 d 7 h 33 min"]
 
 
 def test_curves_are_drawn_at_the_end(config, runtime):

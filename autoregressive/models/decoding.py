@@ -78,21 +78,14 @@ def sample(logits_BV: Tensor, key_B2: Tensor, temperature: float, top_k: int, to
         return (logits_BV + temperature * gumbel_noise(key_B2, ids)).argmax(-1)
     values_BM, ids_BM = logits_BV.topk(kept, sorted=top_p < 1)
     if top_p < 1:
-        values_BM = _nucleus(values_BM, temperature, top_p)
+        probability_BM = ((values_BM - values_BM[:, :1]) / temperature).softmax(-1)
+        before_BM = probability_BM.cumsum(-1) - probability_BM  # mass of the likelier tokens; 0 for the first
+        values_BM = values_BM.masked_fill(before_BM >= top_p, -torch.inf)
     winner_B1 = (values_BM + temperature * gumbel_noise(key_B2, ids_BM)).argmax(-1, keepdim=True)
     return ids_BM.gather(1, winner_B1)[:, 0]
 
 
-def _nucleus(values_BM: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Descending logits with all but the fewest that hold at least `top_p` of the mass set to -inf."""
-    probability_BM = ((values_BM - values_BM[:, :1]) / temperature).softmax(-1)
-    before_BM = probability_BM.cumsum(-1) - probability_BM  # mass of the likelier tokens; 0 for the first
-    return values_BM.masked_fill(before_BM >= top_p, -torch.inf)
-
-
-def decode_in_steps(
-    model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, rule: Rule
-) -> Tensor:
+def decode_in_steps(model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, rule: Rule) -> Tensor:
     """Sample token by token -> tokens_BN."""
     batch, count = given_BN.shape
     known_N = (given_BN >= 0).all(0).tolist()
@@ -181,9 +174,8 @@ class Passes:
         recorder(lambda _: function(*arguments))
 
 
-def decode_in_windows(
-    passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor
-) -> tuple[Tensor, int]:
+def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor
+                      ) -> tuple[Tensor, int]:
     """The tokens of `decode_in_steps`, and the number of passes: Jacobi iteration over a window of guesses.
 
     With the noise fixed, token i is a function of the tokens before it. A pass samples up to `window` tokens

@@ -54,7 +54,12 @@ def generate(
     rows = 2 * batch if guided else batch
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])[:rows]
     class_RD = _class_embedding(model, labels_R, labels_B, towards)
-    given_BN = _given(given_BN, batch, count, config.vocab_size).to(device)
+    if given_BN is None:
+        given_BN = torch.full((batch, count), -1)
+    elif given_BN.shape != (batch, count) or given_BN.min() < -1 or given_BN.max() >= config.vocab_size:
+        raise ValueError(f"given tokens {tuple(given_BN.shape)}: needed are ({batch}, {count}) from -1 to "
+                         f"{config.vocab_size - 1}")
+    given_BN = given_BN.to(device)
     keys_BN2 = noise_keys(seeds, count, device)
     if device.type == "cpu" and decode_window == 1:
         return decode_in_steps(model, class_RD, keys_BN2, given_BN, rule)
@@ -79,13 +84,3 @@ def _class_embedding(
             raise InputError(f"--blend {part}: must be from 0 to 1")
         class_RD[: len(labels_B)] = torch.lerp(table_KD[labels_B], table_KD[label], part)
     return class_RD
-
-
-def _given(given_BN: Tensor | None, batch: int, count: int, vocabulary: int) -> Tensor:
-    """The given tokens, -1 where there are none."""
-    if given_BN is None:
-        return torch.full((batch, count), -1)
-    if given_BN.shape != (batch, count) or given_BN.min() < -1 or given_BN.max() >= vocabulary:
-        raise ValueError(f"given tokens {tuple(given_BN.shape)}: needed are ({batch}, {count}) from -1 to "
-                         f"{vocabulary - 1}")
-    return given_BN

@@ -36,17 +36,12 @@ def pack(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
         return model
-    if not can_pack(dtype):
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, x) for x in OPERATORS):
+        return model
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return model
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, PackedLinear(child, dtype))
     return model
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """True if oneDNN and its operators are there and know `dtype`."""
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, x) for x in OPERATORS):
-        return False
-    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.packing import pack
-from autoregressive.sample.clip_files import (
-    ClipJob,
-    write_clip,
-    write_manifest,
-    write_sheet,
-)
+from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
 from autoregressive.sample.sampler import ClipSampler, fitting_batch
@@ -195,12 +189,13 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     if config.start_from:
         frames_T3SS = read_start(config.start_from, dataset)
         start_N = given_tokens(frames_T3SS, config.start_frames, tokenizer, dataset)
-        settings["start"] = start_facts(config.start_from, start_N)
+        settings["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()),
+                             "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
     digest = runtime.agree(lambda: file_hash(path))[:16]
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
              "dataset": dataset, "sampling": settings,
-             **{name: value for name, value in entry.items() if name == "notice"}}
+             **({"notice": entry["notice"]} if "notice" in entry else {})}
     tokenizer = tokenizer.to(device)
     if config.decode_precision == "bf16":
         check_bfloat16(tokenizer, dataset)
@@ -226,12 +221,6 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     runtime.gather(None)  # all clips are there
     if runtime.is_main:
         write_records(folder, facts, clips, jobs, config.chain)
-
-
-def start_facts(path: Path, start_N: Tensor) -> dict[str, Any]:
-    """What samples.json says of the frames that the clips begin with."""
-    digest = hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]
-    return {"name": path.name, "tokens": int((start_N >= 0).sum()), "hash": digest}
 
 
 def write_clips(sampler: ClipSampler, jobs: Sequence[ClipJob], size: int, folder: Path, bar: tqdm) -> None:

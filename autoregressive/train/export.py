@@ -5,6 +5,7 @@ machine.
 """
 
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +105,7 @@ def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts:
 
     Not with averaged weights, which the optimiser's moments do not belong to.
     """
-    released = {"model": dict(sorted(state.items(), key=lambda item: not comes_first(item[0]))),
+    released = {"model": {name: state[name] for name in released_order(state)},
                 "steps": checkpoint.get("step", checkpoint.get("steps", 0)), "args": Namespace()}
     if "tokenizer" not in facts:  # a tokenizer itself
         return released
@@ -115,9 +116,9 @@ def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts:
     return released
 
 
-def comes_first(name: str) -> bool:
-    """True for the parameters that the released model registers first, and ours second."""
-    return name.startswith(CLASS_EMBEDDING)
+def released_order(names: Iterable[str]) -> list[str]:
+    """The released model registers the class embedding first, ours second."""
+    return sorted(names, key=lambda name: not name.startswith(CLASS_EMBEDDING))
 
 
 def reference_arguments(facts: dict[str, Any], training: dict[str, Any]) -> Namespace:
@@ -140,7 +141,7 @@ def released_optimizer(optimizer: dict[str, Any], facts: dict[str, Any]) -> dict
     groups = [[name for name, p in model.named_parameters() if (p.ndim >= 2) == matrices]
               for matrices in (True, False)]
     ours = [name for group in groups for name in group]
-    theirs = [name for group in groups for name in sorted(group, key=lambda name: not comes_first(name))]
+    theirs = [name for group in groups for name in released_order(group)]
     return {**optimizer, "state": {i: optimizer["state"][ours.index(name)] for i, name in enumerate(theirs)}}
 
 

@@ -50,32 +50,22 @@ def sample_seeds(batch: int, seed: int, step: int, part: int, parts: int, runtim
     return torch.tensor([mix(mix(seed, 0), step * batch + place) for place in mine])
 
 
-class StepBatches:
-    """A batch sampler for a torch `DataLoader`: this process's share of the batches of steps start..stop-1.
+def step_batches(size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1,
+                 runtime: Runtime = Runtime()) -> Iterator[list[int]]:
+    """This process's share of the batches of steps start..stop-1, each in `parts` parts: a `batch_sampler`.
 
-    Each step comes in `parts` parts.
+    Raises: `InputError` if there are no samples, or parts and processes do not divide the batch.
     """
-
-    def __init__(self, size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1,
-                 runtime: Runtime = Runtime()):
-        if size < 1:
-            raise InputError("there is nothing to train on: the train split is empty")
-        if batch % parts:
-            raise InputError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
-        if batch // parts % runtime.world_size:
-            raise InputError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
-                             f"{runtime.world_size} processes")
-        self.size, self.batch, self.seed, self.parts, self.runtime = size, batch, seed, parts, runtime
-        self.steps = range(start, stop)
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.parts
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            indices = batch_indices(self.size, self.batch, self.seed, step)
-            for part in range(self.parts):
-                yield [indices[place] for place in places(self.batch, part, self.parts, self.runtime)]
+    if size < 1:
+        raise InputError("there is nothing to train on: the train split is empty")
+    if batch % parts:
+        raise InputError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
+    if batch // parts % runtime.world_size:
+        raise InputError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
+                         f"{runtime.world_size} processes")
+    batches = (batch_indices(size, batch, seed, step) for step in range(start, stop))
+    return ([indices[place] for place in places(batch, part, parts, runtime)]
+            for indices in batches for part in range(parts))
 
 
 def mixture(parts: Sequence[Dataset], shares: Sequence[float]) -> Subset:

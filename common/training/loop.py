@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.checkpoints import newest_checkpoint, save_checkpoint
-from common.distributed import Runtime, shard_like
+from common.distributed import Runtime, shard_like, whole_tensor
 from common.files import write_json
 from common.hardware import compiler_works
 from common.locks import locked
@@ -26,12 +26,11 @@ from common.recorded import Recorder, mapped
 from common.sharded import ShardWriter, is_sharded, read_sharded
 from common.training.config import TrainingConfig, check_same_run, learning_rate
 from common.training.curves import draw_curves
-from common.training.data_order import StepBatches, mix, sample_seeds
+from common.training.data_order import mix, sample_seeds, step_batches
 from common.training.dry_run import dry_run
 from common.training.optimizers import (
     AveragedWeights,
     Meter,
-    clip_gradients,
     load_states,
     make_optimizers,
     set_rate,
@@ -56,9 +55,9 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     """
     state = TrainingState(task, config, runtime)
     if config.dry_run:
-        report = state.dry_run()
+        report = dry_run(state)
         if runtime.is_main:
-            print("\n".join([*state.notes, report]))
+            print("\n".join([*state.notes, *report]))
         return state.step
     with locked(config.results_dir, runtime):
         with runtime.together():
@@ -84,7 +83,7 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
                disable=None if runtime.is_main else True)
     for step in bar:
         state.optimise(step, batches)
-        stopping = runtime.any(bool(stop.name))
+        stopping = any(runtime.gather(stop.name))
         if state.due(config.log_every):
             means = state.meter.read()
             skipped = state.skipped.check(state.step, config.max_skipped_steps, config.lr)
@@ -197,8 +196,8 @@ class TrainingState:
     def batches(self) -> DataLoader:
         """This process's share of the batches of the steps that are left."""
         config = self.config
-        sampler = StepBatches(len(self.task.train_set), config.global_batch_size, config.global_seed,
-                              self.step, config.max_steps, config.gradient_accumulation_steps, self.runtime)
+        sampler = step_batches(len(self.task.train_set), config.global_batch_size, config.global_seed,
+                               self.step, config.max_steps, config.gradient_accumulation_steps, self.runtime)
         return DataLoader(self.task.train_set, batch_sampler=sampler, num_workers=config.num_workers,
                           worker_init_fn=leave_signals_to_the_parent,
                           pin_memory=self.device.type == "cuda")
@@ -241,28 +240,18 @@ class TrainingState:
         for part, batch_and_seeds in enumerate(inputs):
             if not self.recorder:  # the same for all parts and processes
                 torch.manual_seed(mix(config.global_seed, self.step))
-            with self.runtime.sync_if(part == parts - 1, self.step_loss):
-                with self.autocast():
-                    loss, scalars = self.step_loss(*batch_and_seeds)
-                (loss / parts).backward()
+            self.step_loss.require_backward_grad_sync = part == parts - 1  # DDP: average once, at the end
+            with self.autocast():
+                loss, scalars = self.step_loss(*batch_and_seeds)
+            (loss / parts).backward()
             for name, value in {"loss": loss, **scalars}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / parts
         means = self.runtime.mean(torch.stack(list(sums.values()))).unbind()
-        norm = clip_gradients(self.model, config.max_grad_norm or math.inf)
+        limit = config.max_grad_norm or math.inf
+        norm = whole_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         finite = means[0].isfinite() & norm.isfinite()
         take_step(self.optimizers, ~finite)
         return {**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite
-
-    def dry_run(self) -> str:
-        """Take a few steps -> what the whole run would take."""
-        batches = iter(self.batches())
-
-        def take_step(step: int) -> None:
-            self.optimise(step, batches)
-            self.meter.read()  # waits for the device
-
-        untimed = 5 if self.recorder else 1  # with a recorder three run first, and one records
-        return dry_run(self.task, self.config, self.runtime, next(iter(self.batches())), take_step, untimed)
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:

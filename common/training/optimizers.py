@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from common.distributed import own_part, shard_like, whole_tensor
+from common.distributed import own_part, shard_like
 from common.errors import InputError
 from common.training.config import TrainingConfig
 
@@ -21,32 +21,22 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig, recorded: bool = False) -> Optimizers:
-    """AdamW, or as --optimizer asks AdamW and Muon, which takes the matrices of the GPT's layers."""
-    betas = (config.beta1, config.beta2)
+    """AdamW, with --optimizer muon also Muon, which trains the matrices of the GPT's layers.
+
+    Weight decay is on matrices only. A `recorded` step (CUDA graph) reads the learning rate from the device.
+    """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if config.optimizer == "adamw":
-        return [adamw(list(named.values()), config.lr, config.weight_decay, betas, recorded)]
-    hidden = {name: p for name, p in named.items() if name.startswith("layers.") and p.ndim == 2}
-    if not hidden:
+    hidden = {name: p for name, p in named.items()
+              if config.optimizer == "muon" and name.startswith("layers.") and p.ndim == 2}
+    if config.optimizer == "muon" and not hidden:
         raise InputError("--optimizer muon: is for the layers of a GPT, this model has none")
     rest = [p for name, p in named.items() if name not in hidden]
-    rate = device_rate(config.lr, rest) if recorded else config.lr
-    return [adamw(rest, config.lr, config.weight_decay, betas, recorded),
-            Muon(list(hidden.values()), rate, config.weight_decay)]
-
-
-def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float],
-          recorded: bool = False) -> torch.optim.AdamW:
-    """AdamW, with weight decay on matrices only; to be recorded its learning rate is on the device."""
-    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    rate = device_rate(lr, parameters) if recorded else lr
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=recorded)
-
-
-def device_rate(lr: float, parameters: list[nn.Parameter]) -> Tensor:
-    """A learning rate that a recorded step can read."""
-    return torch.tensor(lr, device=parameters[0].device)
+    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    rate = torch.tensor(config.lr, device=rest[0].device) if recorded else config.lr
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(config.beta1, config.beta2), fused=True,
+                              capturable=recorded)
+    return [adamw, Muon(list(hidden.values()), rate, config.weight_decay)] if hidden else [adamw]
 
 
 class Muon(torch.optim.Optimizer):
@@ -210,11 +200,6 @@ class Meter:
     def load_state_dict(self, sums: dict[str, float]) -> None:
         """Go on from these sums."""
         self.sums = dict(sums)
-
-
-def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scale the gradients down to the norm `limit` -> the norm before, also of sharded ones; no waiting."""
-    return whole_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit))
 
 
 def take_step(optimizers: Optimizers, skip: Tensor) -> None:
