@@ -1,4 +1,4 @@
-"""One job at a time in a folder: its processes write there together, those of another job are refused."""
+"""Locks of folders: one job at a time, of one or several processes, writes to a folder."""
 
 import errno
 import fcntl
@@ -87,7 +87,7 @@ def take(folder: Path, wait: bool) -> TextIO | None:
 
 
 def _let_go_in_child() -> None:
-    """A forked process may outlive its parent, as those that read data do: it must not keep the locks."""
+    """Release locks in forked processes (data loaders), which may outlive their parent."""
     while _held:
         _held.pop().close()
 

@@ -29,7 +29,7 @@ FILE_BYTES = 1 << 28  # of tensors of all processes together, in one file of eac
 
 
 class ShardWriter:
-    """Writes sharded checkpoints into `folder` while training goes on; all processes call it together.
+    """Writes sharded checkpoints into `folder` in the background; all processes call it together.
 
     As a context manager it waits for the last one.
     """
@@ -46,14 +46,14 @@ class ShardWriter:
         try:
             self.finish()
         except OSError:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is the one to report
                 raise
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> Path:
-        """Begin to write `folder/<step>.shards`; it appears, and older ones go, when all processes are done.
+        """Start to write `folder/<step>.shards`, which appears when all processes are done.
 
-        The tensors are copied before this returns. Waits for the save before. Raises: `OSError` if that one,
-        or the beginning of this one, could not be written; the older checkpoints are intact.
+        Waits for the previous save. The tensors are copied before this returns. Raises: `OSError` if the
+        previous save or the start of this one failed; older checkpoints are unchanged.
         """
         from torch.distributed import checkpoint as dcp
 
@@ -89,7 +89,7 @@ class ShardWriter:
             pending.set_result(path)
 
     def finish(self) -> None:
-        """Wait for the save that is under way, if any. Raises: `OSError` if it failed, on any process."""
+        """Wait for the current save, if any. Raises: `OSError` if it failed on any process."""
         pending, self.pending = self.pending, None
         if pending:
             with self.runtime.together():
@@ -97,27 +97,27 @@ class ShardWriter:
 
 
 def file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
-    """Into which of its files, from 1 on, a process writes its part of each tensor.
+    """The file, counted from 1, that a process writes its part of each tensor to.
 
-    safetensors makes the whole of a file in memory before it is written.
+    There are several because safetensors holds a whole file in memory before writing it.
     """
     ends = accumulate(x.numel() * x.element_size() for x in tensors.values())
     return {key: 1 + end // FILE_BYTES for key, end in zip(tensors, ends, strict=True)}
 
 
 def is_sharded(path: Path) -> bool:
-    """True for a folder that `ShardWriter` wrote; one of the older layout has no facts beside its parts."""
+    """True for a folder of `ShardWriter`; the older layout has no `FACTS` file."""
     return (Path(path) / FACTS).is_file()
 
 
 def first_failure(error: BaseException) -> BaseException:
-    """What went wrong on the first process that could not write."""
+    """The error of the first process that could not write."""
     failures = getattr(error, "failures", None)
     return next(iter(failures.values()))[0] if failures else error
 
 
 def take_tensors(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
-    """Nested dictionaries with a marker in place of each tensor, which go to `tensors`."""
+    """Nested dictionaries with a marker in place of each tensor; the tensors are added to `tensors`."""
     if isinstance(value, dict):
         return {key: take_tensors(item, tensors, f"{place}/{key}") for key, item in value.items()}
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Weight files: loaded without ever running code from them, and strictly."""
+"""Weight files: loaded strictly, and without running code from them."""
 
 import json
 import re
@@ -22,16 +22,16 @@ BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, Type
           AssertionError, BadZipFile)
 SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
 FACTS = "facts.pt"  # in such a folder: all but the tensors, see common.sharded
-MAPPED = 1 << 28  # bytes from which on; a smaller file may be written anew while its tensors are in use
+MAPPED = 1 << 28  # bytes from which on a file is memory-mapped; smaller ones may be overwritten while in use
 STORED = "tensor in the safetensors files"  # marks a tensor there: {STORED: its key, "shape": shape}
 PART = "part along dimension 0"  # the same in the older layout, <rank>-of-<n>.pt by process: {PART: tensor}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a `.safetensors` or a torch checkpoint; a large one is mapped: what is not used is not read.
+    """Read a safetensors, torch or sharded checkpoint; a large torch file is memory-mapped.
 
-    A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain values and
-    what `common.layouts.safe_names` lists are accepted, such as the arguments in released checkpoints.
+    A safetensors file gives {"model": tensors, **facts}. A torch file may hold tensors, plain values and the
+    types in `common.layouts.safe_names`, such as the arguments in released checkpoints.
 
     Raises: `InputError` naming the file if it is missing, broken, or would run code.
     """
@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint that several processes wrote, by rank; `InputError` if one is missing."""
+    """The files of a sharded checkpoint of the older layout, by rank; `InputError` if one is missing."""
     found = sorted(folder.glob("*-of-*.pt"), key=lambda path: int(path.stem.split("-")[0]))
     if not found or len(found) != int(found[0].stem.split("-")[-1]):
         raise InputError(f"{folder}: not a readable checkpoint ({len(found)} parts)")
@@ -76,7 +76,7 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def join_parts(parts: list[Any]) -> Any:
-    """One value as every process has it -> the whole: marked parts put together, all else taken once."""
+    """The values of all processes as one: marked parts are concatenated, all else is taken from the first."""
     first = parts[0]
     if isinstance(first, dict):
         if PART in first:
@@ -89,8 +89,8 @@ def load_strict(model: nn.Module, state: dict[str, torch.Tensor], name: str, rei
                 ) -> list[str]:
     """Load `state` into `model`; every key and shape must agree, except keys that start with one of `reinit`.
 
-    Of those, what does not fit keeps the model's own initialisation. Returns the keys that did so. `name` is
-    the file, for the error message. A model on the meta device gets copies of the tensors.
+    Parameters of `reinit` that do not fit keep their initialisation; returns their keys. `name` is the file,
+    for the error message. A model on the meta device gets copies of the tensors.
     """
     own = model.state_dict()
     fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}

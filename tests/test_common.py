@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint
+from common.command import run_command
 from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
 from common.image_quality import frame_quality, psnr, ssim
@@ -18,6 +19,8 @@ from common.training.config import TrainingConfig, learning_rate
 from common.training.data_order import balanced, batch_indices, mixture, sample_seeds, step_batches
 from common.training.optimizers import AveragedWeights
 from common.training.run_log import RunLog
+from tokenizer.train_vq import TrainVQConfig
+from tokenizer.train_vq import run as train_vq
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -198,11 +201,15 @@ def test_psnr_and_ssim_match_known_values():
     (["--results-dir", "r", "--data-path", "d", "--no-such-flag"], "--no-such-flag"),
     (["--results-dir", "r", "--data-path", "no such folder"], "no such folder"),
 ])
-def test_wrong_value_is_one_line_and_status_2(flags, message, command_env, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tokenizer.train_vq", *flags], env=command_env, cwd=tmp_path,
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+def test_wrong_value_is_one_line_and_status_2(flags, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_vq", *flags])
+    with pytest.raises(SystemExit) as stop:
+        run_command(TrainVQConfig, train_vq)
+    out, error = capsys.readouterr()
+    assert stop.value.code == 2 and out == ""
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
 
 def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
     program = ("from common.command import run_command\nfrom dataset.prepare import PrepareConfig\n"
@@ -210,7 +217,6 @@ def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
     done = subprocess.run([sys.executable, "-c", program, "--video-path", "v", "--data-path", "d"],
                           env=command_env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "zip() argument 2" in done.stderr
-
 
 
 def test_registry_names_known_presets_and_tokenizers():

@@ -21,7 +21,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def mix(seed: int, counter: int) -> int:
-    """One 63-bit seed from two integers, mixed (splitmix64) so that neighbouring steps share nothing."""
+    """A 63-bit seed from two integers by splitmix64, so that the seeds of consecutive steps are unrelated."""
     z = (seed * 0x9E3779B97F4A7C15 + (counter + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
@@ -29,18 +29,18 @@ def mix(seed: int, counter: int) -> int:
 
 
 def batch_indices(size: int, batch: int, seed: int, step: int) -> list[int]:
-    """The `batch` sample indices of global step `step`; epochs follow each other without a short batch."""
+    """The `batch` sample indices of step `step`; a batch may continue into the next epoch."""
     positions = range(step * batch, (step + 1) * batch)
     return [epoch_order(size, seed, position // size)[position % size] for position in positions]
 
 
 def places(batch: int, part: int, parts: int, runtime: Runtime) -> range:
-    """The places in the global batch that this process computes in one part of it."""
+    """The positions in the global batch that this process computes in part `part` of `parts`."""
     return runtime.share(range(batch)[part::parts])
 
 
 def in_order(parts: Sequence[Tensor], runtime: Runtime) -> Tensor:
-    """What this process has of each part of a batch (b, ...) -> the whole batch (B, ...); undoes `places`."""
+    """This process's share of each part of a batch (b, ...) -> the batch (B, ...); inverse of `places`."""
     return torch.stack([runtime.gather_batch(part) for part in parts], dim=1).flatten(0, 1)
 
 
@@ -69,7 +69,7 @@ def step_batches(size: int, batch: int, seed: int, start: int, stop: int, parts:
 
 
 def mixture(parts: Sequence[Dataset], shares: Sequence[float]) -> Subset:
-    """Several data sets as one, in which `shares[k]` of the samples are from set k: small ones come round."""
+    """Several data sets as one, with the fraction `shares[k]` of samples from set k; small sets repeat."""
     length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
     starts = accumulate((len(part) for part in parts), initial=0)
     indices = [start + i % len(part) for start, part, share in zip(starts, parts, shares)  # noqa: B905
@@ -78,7 +78,7 @@ def mixture(parts: Sequence[Dataset], shares: Sequence[float]) -> Subset:
 
 
 def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Subset:
-    """The same samples with every label that there is equally often."""
+    """The same samples, repeated so that every label is equally frequent."""
     places = [np.flatnonzero(np.equal(labels, label)) for label in np.unique(labels)]
     most = max(map(len, places))
     return Subset(samples, np.concatenate([np.resize(of_label, most) for of_label in places]).tolist())

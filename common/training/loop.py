@@ -1,8 +1,9 @@
-"""The training loop that the tokenizer and the GPT share. A task says what is trained; the loop says how.
+"""The training loop of the tokenizer, the GPT and the video classifier. A `Task` defines what is trained.
 
-Everything random at step s is a function of (seed, s) and of a sample's place in the global batch: data
-order, dropout, augmentation. So a checkpoint needs no random state, a rerun continues exactly, and the number
-of processes does not matter. DDP, FSDP, compilation and recomputation go around `task.model` from outside.
+All randomness of step s (data order, dropout, augmentation) is a function of (seed, s) and of a sample's
+position in the global batch. So a checkpoint needs no random state, a rerun continues exactly, and the result
+does not depend on the number of processes. DDP, FSDP, compilation and activation checkpointing wrap
+`task.model` from outside.
 """
 
 import math
@@ -47,11 +48,11 @@ from common.weights import load_checkpoint
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     """Train `task.model` up to `config.max_steps`, from the newest checkpoint in the run folder if any.
 
-    SIGTERM and SIGINT end it after the current step with a checkpoint. A dry run only prints what it would
-    take. Returns the step that was reached.
+    SIGTERM and SIGINT end training after the current step, with a checkpoint. A dry run only prints sizes,
+    memory and time. Returns the step that was reached.
 
-    Raises: `InputError` if the run folder holds another run, if another job is at work there, or if too many
-    steps in a row were not finite.
+    Raises: `InputError` if the run folder holds another run or is in use by another job, or if too many
+    consecutive steps were not finite.
     """
     state = TrainingState(task, config, runtime)
     if config.dry_run:
@@ -75,7 +76,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
 
 
 def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
-    """The steps that are left, with what is due between them."""
+    """The remaining steps, with logging, validation, sample sheets and checkpoints in between."""
     config, runtime = state.config, state.runtime
     batches = iter(state.batches())
     since, started = state.step, perf_counter()
@@ -104,7 +105,7 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
 
 
 class TrainingState:
-    """Model, averaged weights, optimiser and step of one run, tied to its folder."""
+    """Model, averaged weights, optimizers and step of one run."""
 
     def __init__(self, task: Task, config: TrainingConfig, runtime: Runtime):
         self.task, self.config, self.runtime = task, config, runtime
@@ -132,27 +133,12 @@ class TrainingState:
         self.writer = ShardWriter(self.checkpoints, keep, runtime) if self.sharded else None
 
     def resume(self) -> list[str]:
-        """Go on from the newest checkpoint of the run folder, if any; returns what there is to say of it."""
+        """Load the newest checkpoint of the run, if any, of any number of processes; returns messages."""
         config = self.config
         checkpoint, warnings = newest_checkpoint(self.checkpoints, self.runtime, self.read)
         if not checkpoint:
             return self.notes
-        self.restore(checkpoint)
-        return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
-
-    def open_log(self, lines: list[str]) -> RunLog:
-        """The log of the run from this step on, begun with `lines`."""
-        config = self.config
-        log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
-        for line in lines:
-            log.line(line)
-        if self.runtime.is_main:
-            write_json(config.results_dir / "config.json", {"training": config.settings(), **self.task.facts})
-        return log
-
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint of this run, of any number of processes and any wrapping."""
-        check_same_run(self.config, self.task.facts, checkpoint)
+        check_same_run(config, self.task.facts, checkpoint)
         examples = self.model.state_dict()
         self.model.load_state_dict(shard_all(checkpoint["model"], examples))
         if self.ema:
@@ -162,9 +148,20 @@ class TrainingState:
         self.task.load_state_dict(checkpoint.get("task", {}), self.step)
         self.meter.load_state_dict(checkpoint.get("meter", {}))
         self.skipped = SkippedSteps(self.device, checkpoint.get("skipped", 0))
+        return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
+
+    def open_log(self, lines: list[str]) -> RunLog:
+        """Write config.json and open the log at the current step; `lines` are printed first."""
+        config = self.config
+        log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
+        for line in lines:
+            log.line(line)
+        if self.runtime.is_main:
+            write_json(config.results_dir / "config.json", {"training": config.settings(), **self.task.facts})
+        return log
 
     def read(self, path: Path) -> dict[str, Any]:
-        """A checkpoint; of a sharded one this process reads only what it will hold."""
+        """A checkpoint; of a sharded one each process reads only its own part."""
         if not (self.sharded and is_sharded(path)):
             return load_checkpoint(path)
         examples = self.model.state_dict()
@@ -179,7 +176,7 @@ class TrainingState:
         return read_sharded(path, like)
 
     def save(self) -> str:
-        """Write a checkpoint of this moment, a sharded one beside the next steps -> a line that says so."""
+        """Write a checkpoint, a sharded one in the background; returns a message."""
         ema = {"ema": self.ema.state_dict()} if self.ema else {}
         checkpoint = {"model": self.model.state_dict(), **ema, "optimizer": states(self.optimizers),
                       "step": self.step, "task": self.task.state_dict(),
@@ -203,7 +200,7 @@ class TrainingState:
                           pin_memory=self.device.type == "cuda")
 
     def due(self, every: int) -> bool:
-        """True each `every` steps and at the last one; never if `every` is 0."""
+        """True every `every` steps and at the last step; never if `every` is 0."""
         return every > 0 and (self.step % every == 0 or self.step == self.config.max_steps)
 
     def autocast(self) -> Any:
@@ -234,7 +231,7 @@ class TrainingState:
         self.step = step + 1
 
     def update(self, inputs: list[list[Any]]) -> tuple[dict[str, Tensor], Tensor]:
-        """New weights from batch and seeds of each part -> scalars to log, and whether they are finite."""
+        """Update the weights from the batch and seeds of each part -> scalars to log, and True if finite."""
         config, parts = self.config, len(inputs)
         sums: dict[str, Tensor] = {}
         for part, batch_and_seeds in enumerate(inputs):
@@ -255,7 +252,7 @@ class TrainingState:
 
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """The model in eval mode, whole on every process, with the averaged weights where there are any."""
+        """The unsharded model in eval mode, with the averaged weights if there are any."""
         averaged = self.ema.in_place() if self.ema else nullcontext()
         with torch.no_grad(), averaged, self.runtime.whole(self.step_loss):
             yield self.model.eval()
@@ -275,7 +272,7 @@ class TrainingState:
 
 
 def shard_all(whole: dict[str, Tensor], examples: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state dict cut up as `examples` is; strict loading will name the keys that are not there."""
+    """An unsharded state dict, sharded as `examples` is; strict loading will name unknown keys."""
     return {name: shard_like(value, examples[name]) if name in examples else value
             for name, value in whole.items()}
 
