@@ -165,7 +165,7 @@ class Runtime:
         """
         text = str(error)
         if self.world_size == 1:
-            return f"process {self.rank}: {text}" if self.rank else text
+            return text
         if getattr(error, "met_by_all", False):
             return text if self.is_main else ""
         import torch.distributed as dist

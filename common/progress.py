@@ -21,8 +21,7 @@ class PlainLines:
 
 def progress(items: Iterable | None, total: int, title: str, unit: str, enabled: bool) -> tqdm:
     """A tqdm bar over `items`, or with None for calls of `update`."""
-    if sys.stderr.isatty():
-        return tqdm(items, title, total, unit=unit, disable=not enabled)
-    form = "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"
-    return tqdm(items, title, total, unit=unit, disable=not enabled, file=PlainLines(), mininterval=30,
-                bar_format=form, delay=1)
+    plain = {} if sys.stderr.isatty() else {
+        "file": PlainLines(), "mininterval": 30, "delay": 1,
+        "bar_format": "{desc}: {n_fmt} of {total_fmt} {unit}s, {rate_fmt}, {remaining} left"}
+    return tqdm(items, title, total, unit=unit, disable=not enabled, **plain)
