@@ -102,7 +102,6 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, record: dict) -> None:
-    """Append one record as one line."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 

@@ -10,12 +10,10 @@ class PlainLines:
     """A file for tqdm that prints each state of the bar as a line."""
 
     def write(self, text: str) -> None:
-        """Print `text` without carriage returns."""
         if text := text.strip():
             print(text, file=sys.stderr)
 
     def flush(self) -> None:
-        """Nothing is held back."""
         sys.stderr.flush()
 
 

@@ -204,7 +204,6 @@ class TrainingState:
         return every > 0 and (self.step % every == 0 or self.step == self.config.max_steps)
 
     def autocast(self) -> Any:
-        """The precision that the forward pass runs in."""
         if self.config.mixed_precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
@@ -258,7 +257,6 @@ class TrainingState:
             yield self.model.eval()
 
     def validate(self) -> dict[str, float]:
-        """The task's validation scalars."""
         with self.evaluated() as model, self.autocast():
             return self.task.validate(model)
 

@@ -166,7 +166,6 @@ class AveragedWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Load the averages from the result of `state_dict`."""
         for name, average in self.averages.items():
             own_part(average).copy_(own_part(state[name]))
 
@@ -178,7 +177,7 @@ class Meter:
         self.sums: dict[str, Tensor | float] = {}
 
     def add(self, scalars: dict[str, Tensor], finite: Tensor) -> None:
-        """Count one step, if it was finite."""
+        """Count one step if it was finite."""
         for name, value in {**scalars, "steps": torch.ones_like(finite)}.items():
             self.sums[name] = self.sums.get(name, 0.0) + torch.where(finite, value, 0.0).double()
 
@@ -194,7 +193,6 @@ class Meter:
         return {name: float(value) for name, value in self.sums.items()}
 
     def load_state_dict(self, sums: dict[str, float]) -> None:
-        """Continue from these sums."""
         self.sums = dict(sums)
 
 

@@ -51,6 +51,5 @@ class RunLog:
             self.wandb.log(scalars, step=step)
 
     def close(self) -> None:
-        """Finish the wandb run, if there is one."""
         if self.wandb:
             self.wandb.finish()
