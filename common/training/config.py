@@ -77,8 +77,8 @@ class TrainingConfig:
     data_parallel: Literal["ddp", "fsdp", "none"] = "ddp"
     """With several processes. ddp: each holds the whole model. fsdp: each holds a shard of it."""
     compile: bool = field(default_factory=lambda: torch.cuda.is_available())
-    """Compile the model's blocks, and on a single GPU record the step of the GPT as a CUDA graph (default: on
-    a GPU). Without a compiler training continues uncompiled."""
+    """Compile the model's blocks. On a single GPU also record the step of the GPT as a CUDA graph. Without a
+    compiler training continues uncompiled. The default on a GPU is --compile."""
     activation_checkpointing: bool = False
     """Recompute the activations of blocks in the backward pass: a third slower, far less memory."""
     wandb_project: str | None = None
