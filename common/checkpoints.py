@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole, the newest readable one found again, only the last few kept.
+"""Checkpoints of a run: written atomically, the newest readable one found again, only the last few kept.
 
 A checkpoint is a file `<step>.pt`, or of a run whose tensors are sharded (FSDP) a folder `<step>.shards`
 (`common.sharded`). `common.weights.load_checkpoint` reads both into the same dictionary.
@@ -10,15 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from struct import error as StructError
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path, remove
-from common.weights import SHARDS, load_checkpoint, part_files
+from common.files import atomic_path, remove, remove_unfinished
+from common.weights import FACTS, SHARDS, load_checkpoint, part_files
 
 ASIDE = ".damaged"  # is added to the name of a checkpoint that cannot be read
 PIECE = 1 << 20  # bytes read at once
@@ -28,7 +28,7 @@ BROKEN_ZIP = (BadZipFile, StructError, EOFError, LookupError, RuntimeError, Valu
 def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: int) -> Path:
     """Write `folder/<step>.pt` and delete all but the newest `keep` checkpoints; returns the path.
 
-    Raises: `OSError` naming the path if it cannot be written, and then the older ones are as they were.
+    Raises: `OSError` naming the path if it cannot be written; older checkpoints are unchanged.
     """
     path = Path(folder) / f"{step:07d}.pt"
     remove_unfinished(folder)
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: dict[str, Any], keep: i
 
 
 def write_tensors(path: Path, value: Any) -> None:
-    """`torch.save`, onto the disk; whatever goes wrong there is an `OSError` that names the path."""
+    """`torch.save` followed by fsync; any failure is an `OSError` that names the path."""
     try:
         with open(path, "wb") as file:
             torch.save(value, file)
@@ -50,15 +50,8 @@ def write_tensors(path: Path, value: Any) -> None:
         raise OSError(f"{path.parent}: no checkpoint written ({cause}), the older are intact") from None
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what a run that was killed while it saved has left."""
-    for pattern in (".*.tmp.pt", f".*.tmp{SHARDS}"):
-        for unfinished in Path(folder).glob(pattern):
-            remove(unfinished)
-
-
 def keep_newest(folder: Path, keep: int) -> None:
-    """Delete what is older than the newest `keep` whole checkpoints."""
+    """Delete what is older than the newest `keep` checkpoints that can be read."""
     found = checkpoints(folder)
     newest = [path for path in found if not damage(path)][-keep:]
     for old in found[: found.index(newest[0])] if newest else []:
@@ -72,32 +65,29 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def damage(path: Path, thorough: bool = False) -> str:
-    """What is wrong with the files of a checkpoint; empty if they are whole.
+    """What is wrong with the files of a checkpoint; empty if nothing is.
 
-    What is read is the table of contents, which is written last, and the structure: a matter of
-    milliseconds. To be `thorough` is to compare the checksums of all tensors too, which takes 0.4 s per GB
-    and which torch does not do. Safetensors files, of sharded checkpoints, have none.
+    Reads the table of contents, which is written last, and the pickled structure (milliseconds). `thorough`
+    also compares the checksums of all tensors (0.4 s per GB), which torch does not do. The safetensors files
+    of sharded checkpoints have none.
     """
-    from common.sharded import FACTS, is_sharded, open_sharded
+    from common.sharded import is_sharded, open_sharded
 
     try:
-        files = part_files(path) if path.suffix == SHARDS and not is_sharded(path) else [path]
         if is_sharded(path):
             open_sharded(path)
             files = [path / FACTS]
-        for part in files:
-            with open(part, "rb") as file:
-                if problem := zip_damage(file, thorough):
-                    return problem
+        else:
+            files = part_files(path) if path.suffix == SHARDS else [path]
     except InputError as error:  # parts are missing
         return str(error).removeprefix(f"{path}: ")
-    return ""
+    return next(filter(None, (zip_damage(file, thorough) for file in files)), "")
 
 
-def zip_damage(file: BinaryIO, thorough: bool) -> str:
-    """`damage` of one file, which `torch.save` has written."""
+def zip_damage(path: Path, thorough: bool) -> str:
+    """`damage` of one file that `torch.save` has written."""
     try:
-        with ZipFile(file) as archive:
+        with open(path, "rb") as file, ZipFile(file) as archive:
             for entry in archive.infolist():
                 if entry.compress_type != ZIP_STORED or entry.external_attr:
                     raise BadZipFile("not as torch writes it")  # and reads it as anything
@@ -112,39 +102,48 @@ def zip_damage(file: BinaryIO, thorough: bool) -> str:
     return ""
 
 
-def checkpoint_file(path: Path, runtime: Runtime = Runtime()) -> Path:
-    """`path` itself, or if it is a run folder its newest whole checkpoint, the same on all processes.
+def newest_whole(folder: Path, thorough: bool = False) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint without `damage` (None: there is none at all), and what is wrong with newer ones.
 
-    A newer one that is damaged is said on stderr.
+    Raises: `InputError` if there are checkpoints and all are damaged.
     """
-    with runtime.together():
-        found = newest_whole(Path(path), runtime.is_main)
-    return runtime.gather(found)[0]  # a run may have written another one meanwhile
+    damaged: dict[Path, str] = {}
+    for path in reversed(checkpoints(folder)):
+        if not (problem := damage(path, thorough)):
+            return path, damaged
+        damaged[path] = problem
+    for path, problem in damaged.items():
+        raise InputError(f"{folder}: none of the checkpoints can be read; {path.name}: {problem}")
+    return None, {}
 
 
-def newest_whole(path: Path, warn: bool) -> Path:
-    """`checkpoint_file` of one process."""
+def checkpoint_file(path: Path, runtime: Runtime = Runtime()) -> Path:
+    """`path` itself, or if it is a run folder its newest readable checkpoint, the same on all processes.
+
+    Newer ones that are damaged are named on stderr.
+    """
+    return runtime.agree(lambda: _checkpoint_file(Path(path)))  # the run may write another one meanwhile
+
+
+def _checkpoint_file(path: Path) -> Path:
     if not path.is_dir() or path.suffix == SHARDS:
         return path
-    found = checkpoints(path / "checkpoints")
-    if not found:
+    newest, damaged = newest_whole(path / "checkpoints")
+    if not newest:
         raise InputError(f"{path}: a folder without checkpoints")
-    for file in reversed(found):
-        if not (problem := damage(file)):
-            return file
-        if warn:
-            print(f"warning: skipped {file}: {problem}", file=sys.stderr, flush=True)
-    raise InputError(f"{path}: none of its checkpoints can be read")
+    for file, problem in damaged.items():
+        print(f"warning: skipped {file}: {problem}", file=sys.stderr, flush=True)
+    return newest
 
 
 def newest_checkpoint(
     folder: Path, runtime: Runtime = Runtime(), load: Callable[[Path], dict[str, Any]] = load_checkpoint
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint, or None, and a line for each newer one, which is set aside.
+    """The newest readable checkpoint, or None, and a warning for each newer one, which is renamed.
 
-    The main process looks and renames, all `load` what it has found.
+    The main process looks and renames; all processes `load` what it has found.
 
-    Raises: `InputError` if none is whole, or if a process does not see what the main one does.
+    Raises: `InputError` if all are damaged, or if a process does not see what the main one does.
     """
     path, warnings = runtime.agree(lambda: set_damaged_aside(Path(folder)))
     if path is None:
@@ -156,18 +155,11 @@ def newest_checkpoint(
 
 
 def set_damaged_aside(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint; newer ones are renamed so that they count no longer, with a line each."""
-    damaged: dict[Path, str] = {}
-    for path in reversed(checkpoints(folder)):
-        if not (problem := damage(path, thorough=True)):
-            break
-        damaged[path] = problem
-    else:
-        if damaged:
-            raise InputError(f"{folder}: none of the checkpoints can be read")
-        return None, []
+    """The newest readable checkpoint; newer ones get the suffix `ASIDE`, with a warning each."""
+    path, damaged = newest_whole(folder, thorough=True)
     for bad in damaged:
-        remove(bad.with_name(bad.name + ASIDE))  # of an earlier run
-        bad.rename(bad.with_name(bad.name + ASIDE))
+        aside = bad.with_name(bad.name + ASIDE)
+        remove(aside)  # of an earlier run
+        bad.rename(aside)
     return path, [f"warning: skipped {bad}: {problem}; it is now called {bad.name}{ASIDE}"
                   for bad, problem in damaged.items()]

@@ -1,4 +1,4 @@
-"""The command line of a stage: one dataclass is the flags; a wrong value is one line and exit status 2."""
+"""The command line of a stage: a dataclass defines the flags; a wrong value is one line and exit status 2."""
 
 import contextlib
 import io
@@ -21,12 +21,10 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
                 timeout: timedelta = SHARES_DIFFER) -> None:
     """Parse `sys.argv` into `config_class` and call `run(config, runtime)` on every process.
 
-    A process that waits for another one longer than `timeout`, or sees it gone, ends with one line and
-    status 1.
-
-    `InputError` and `OSError` are what the user can mend: they end the program with one line and status 2;
-    of several processes that meet the same one a single one says it.
-    Anything else is a fault of the program and keeps its traceback, as these do with ENDOGEN_TRACEBACK=1 set.
+    `InputError` and `OSError`, which the user can correct, end the program with one line and status 2; of
+    several processes with the same error one prints it. A process that loses contact with another one, or
+    waits for it longer than `timeout`, ends with one line and status 1. Any other error is a fault of the
+    program and keeps its traceback; so do all with ENDOGEN_TRACEBACK=1.
     """
     speaks = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
     understand_names()
@@ -48,10 +46,10 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
 
 
 def understand_names() -> None:
-    """Names of files are UTF-8 whatever the locale; what an output cannot show is printed as an escape.
+    """File names are UTF-8 in any locale; characters that the terminal cannot show are printed as escapes.
 
-    Under a locale of another encoding the process starts again in Python's UTF-8 mode: names would otherwise
-    reach data sets and checkpoints in an encoding that the next machine does not know.
+    In a locale with another encoding the process restarts in Python's UTF-8 mode, so that names in data sets
+    and checkpoints can be read on other machines.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
@@ -62,7 +60,7 @@ def understand_names() -> None:
 
 @contextmanager
 def writable_caches() -> Iterator[None]:
-    """Where the home folder cannot be written to, as in containers, libraries keep their caches elsewhere."""
+    """Put caches of libraries into a temporary folder if the home folder is read-only (containers)."""
     if os.access(os.path.expanduser("~"), os.W_OK):
         yield
         return
@@ -74,7 +72,7 @@ def writable_caches() -> Iterator[None]:
 
 @contextmanager
 def one_line(says: Callable[[Exception], str]) -> Iterator[None]:
-    """End the program with status 2 for what the user can mend, and with what `says` makes of it, if any."""
+    """End the program with status 2 on `InputError` and `OSError`, and print the text from `says`."""
     try:
         yield
     except (InputError, OSError) as error:
@@ -86,9 +84,9 @@ def one_line(says: Callable[[Exception], str]) -> Iterator[None]:
 
 
 def parse(config_class: type[Config]) -> Config:
-    """`sys.argv` as a `config_class`; what tyro draws as a box becomes one `InputError`.
+    """`sys.argv` as a `config_class`; tyro's error box becomes one `InputError`.
 
-    A word with one dash is the value of the flag before it: no flag but -h has one.
+    A word that begins with a single dash is the value of the flag before it: the only such flag is -h.
     """
     import tyro
 

@@ -1,17 +1,17 @@
-"""The process group, the device and the sharing of work: the only module that knows torch.distributed.
+"""The process group, the device, and the distribution of work: the only module that uses torch.distributed.
 
-A stage runs as one process, or under torchrun as many (which sets RANK, WORLD_SIZE and LOCAL_RANK). torch is
-imported only where it is needed, so that stages that use no tensors start at once.
+A stage runs as one process, or as many under torchrun (which sets RANK, WORLD_SIZE and LOCAL_RANK). torch is
+imported inside functions, so that stages without tensors start quickly.
 
-Training goes around a model from outside: "ddp" gives every process a copy, "fsdp" (FSDP2, `fully_shard`) a
-part of each tensor, a `DTensor`, cut along its first dimension.
+Data parallelism wraps a model: with "ddp" every process holds a copy, with "fsdp" (FSDP2, `fully_shard`) a
+shard of each tensor, a `DTensor` split along its first dimension.
 """
 
 import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic, sleep
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-SHARES_DIFFER = timedelta(days=7)  # stages that share out files wait for the slowest process
-LINGER = 2.0  # seconds in which the main process waits for others that fail as it does
+SHARES_DIFFER = timedelta(days=7)  # timeout of stages whose processes have different amounts of work
+LINGER = 2.0  # seconds that the main process waits for others that fail with the same error
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Who this process is among `world_size` equal ones."""
+    """Rank of this process, on all machines and on its own, and the number of processes."""
 
     rank: int = 0
     world_size: int = 1
@@ -40,18 +40,19 @@ class Runtime:
     @classmethod
     @contextmanager
     def start(cls, timeout: timedelta = SHARES_DIFFER) -> Iterator["Runtime"]:
-        """Join the process group that torchrun describes, if any; leave it at the end.
+        """Join the process group of torchrun, if any; leave it at the end.
 
-        `timeout` is how long a process waits for another one before it takes it for lost.
+        A process that waits longer than `timeout` for another one considers it lost.
         """
         runtime = cls(*(int(os.environ.get(name, default)) for name, default in
                         (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
         if runtime.world_size == 1:
             yield runtime
             return
+        import torch
         import torch.distributed as dist
 
-        backend = "cpu:gloo,cuda:nccl" if runtime._cuda() else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timeout)
         try:
             yield runtime
@@ -59,23 +60,17 @@ class Runtime:
             gc.collect()  # a wrapped model in a cycle keeps the group's threads, which may abort the exit
             dist.destroy_process_group()
 
-    @staticmethod
-    def _cuda() -> bool:
-        import torch
-
-        return torch.cuda.is_available()
-
     @property
     def is_main(self) -> bool:
-        """True for the one process that prints, logs and writes shared files."""
+        """True for the process that prints, logs and writes shared files."""
         return self.rank == 0
 
     def device(self, name: str = "auto") -> "torch.device":
-        """The device "cpu" or "cuda"; "auto" is this process's GPU where there is one, else the CPU."""
+        """The device "cpu" or "cuda" (this process's GPU); "auto" is "cuda" if available."""
         import torch
 
         if name == "auto":
-            name = "cuda" if self._cuda() else "cpu"
+            name = "cuda" if torch.cuda.is_available() else "cpu"
         if name not in ("cpu", "cuda"):
             raise InputError(f"--device {name}: must be auto, cpu or cuda")
         if name == "cpu":
@@ -83,19 +78,19 @@ class Runtime:
 
             avoid_broken_amx()
             return torch.device("cpu")
-        if not self._cuda():
+        if not torch.cuda.is_available():
             raise InputError("--device cuda: this machine has no usable CUDA device")
         device = torch.device("cuda", self.local_rank)
         torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False  # what is called float32 is; products of matrices are anyway
+        torch.backends.cudnn.allow_tf32 = False  # full float32 precision, as for matrix products
         return device
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part of `items`: every world_size-th one, nothing padded, nothing twice."""
+        """This process's part of `items`: every world_size-th one, without padding."""
         return items[self.rank :: self.world_size]
 
     def gather(self, value: Any) -> list[Any]:
-        """The picklable `value` of every process, in rank order; also a barrier."""
+        """The picklable `value` of every process, in rank order. A barrier; does not wait for a GPU."""
         if self.world_size == 1:
             return [value]
         import torch.distributed as dist
@@ -105,7 +100,7 @@ class Runtime:
         return values
 
     def gather_batch(self, x: "Tensor") -> "Tensor":
-        """The shares (B / world_size, ...) of a batch put back into its order: (B, ...); undoes `share`."""
+        """The shares (B / world_size, ...) of a batch in their order: (B, ...); inverse of `share`."""
         if self.world_size == 1:
             return x
         import torch
@@ -116,7 +111,7 @@ class Runtime:
         return torch.stack(shares, dim=1).flatten(0, 1)
 
     def mean(self, x: "Tensor") -> "Tensor":
-        """The mean of `x` over the processes; the host does not wait for a GPU."""
+        """The mean of `x` over the processes; does not wait for a GPU."""
         if self.world_size == 1:
             return x
         import torch.distributed as dist
@@ -125,30 +120,18 @@ class Runtime:
         return x / self.world_size
 
     def new_group(self) -> Any:
-        """A process group of its own, by gloo, for work beside the steps; None for one process."""
+        """A separate gloo group, for communication in the background; None for one process."""
         if self.world_size == 1:
             return None
         import torch.distributed as dist
 
         return dist.new_group(backend="gloo")
 
-    def any(self, flag: bool) -> bool:
-        """True on all processes if `flag` is true on one; the host waits for the others, not for a GPU."""
-        if self.world_size == 1:
-            return flag
-        import torch
-        import torch.distributed as dist
-
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags)
-
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block that fails on every process if it fails on one, so that none waits for another in vain.
+        """A block that fails on every process if it fails on one, so that no process waits forever.
 
-        All raise the same error, with the ranks that met it unless all met it alike. Only for what the user
-        can mend, `InputError` and `OSError`.
+        All raise the same `InputError` or `OSError`; it names the ranks unless all met the same one.
         """
         mine = None
         try:
@@ -164,11 +147,11 @@ class Runtime:
             kind = InputError if any(is_input for is_input, _ in failed.values()) else OSError
             cause, mine = mine, kind(words)
             mine.__cause__ = cause
-        mine.met_by_all = True  # one process may speak for them, see `says`
+        mine.met_by_all = True  # so one process may print it, see `says`
         raise mine
 
     def agree(self, function: Callable[[], Item]) -> Item:
-        """What `function` gives on the main process, which alone calls it, or the error that it raises."""
+        """The result of `function`, which only the main process calls, or the error that it raises."""
         value = None
         with self.together():
             if self.is_main:
@@ -176,13 +159,13 @@ class Runtime:
         return self.gather(value)[0]
 
     def says(self, error: Exception) -> str:
-        """What this process, which ends with `error`, has to say of it: nothing if another one says the same.
+        """The message that this process prints when it ends with `error`: empty if another prints the same.
 
-        Processes meet an error at different places and can wait for nobody there, so who comes first speaks.
+        Processes may fail at different places, where none can wait for the others: the first one prints.
         """
         text = str(error)
         if self.world_size == 1:
-            return f"process {self.rank}: {text}" if self.rank else text
+            return text
         if getattr(error, "met_by_all", False):
             return text if self.is_main else ""
         import torch.distributed as dist
@@ -193,17 +176,17 @@ class Runtime:
             store.add("ended", 1)
             until = monotonic() + LINGER
             while self.is_main and store.add("ended", 0) < self.world_size and monotonic() < until:
-                sleep(0.05)  # the store may go with this process, and others want to know who spoke
+                sleep(0.05)  # the store may end with this process, and the others still need it
         except RuntimeError:  # it is gone
             first = True
         return f"process {self.rank}: {text}" if first else ""
 
     def wrap(self, module: "nn.Module", blocks: Sequence["nn.Module"], kind: str,
              device: "torch.device", half: bool = False) -> "nn.Module":
-        """`module` on `device`, its gradients averaged over the processes: a copy each, or a part each.
+        """`module` on `device`, with several processes wrapped by DDP or FSDP2 (`kind` "ddp" or "fsdp").
 
-        `kind` is "ddp" or "fsdp"; with "fsdp" each of `blocks` is gathered only while it works, with `half`
-        in bfloat16; gradients are summed in float32. One process needs neither.
+        FSDP2 gathers each of `blocks` only for its forward and backward pass, with `half` in bfloat16;
+        gradients are summed in float32.
 
         Raises: `InputError` for "none" on several processes.
         """
@@ -230,13 +213,9 @@ class Runtime:
         fully_shard(module, mesh=mesh)  # the rest, embeddings and output, in float32, as under DDP
         return module
 
-    def sync_if(self, last: bool, module: "nn.Module") -> Any:
-        """Context of one part of a batch: a DDP module averages gradients with the last part only."""
-        return nullcontext() if last or not hasattr(module, "no_sync") else module.no_sync()
-
     @contextmanager
     def whole(self, module: "nn.Module") -> Iterator[None]:
-        """Within it a module sharded by `wrap` holds its whole weights on every process; others do anyway."""
+        """A block in which a module sharded by `wrap` is unsharded on every process."""
         if self.world_size == 1:
             yield
             return
@@ -255,17 +234,17 @@ class Runtime:
 
 
 def own_part(tensor: "Tensor") -> "Tensor":
-    """What this process holds of a tensor: its part of a sharded one, else the tensor itself."""
+    """This process's shard of a sharded tensor, or the tensor itself."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole_tensor(tensor: "Tensor") -> "Tensor":
-    """A tensor with all its parts, gathered from the processes if it is sharded."""
+    """The full tensor, gathered from the processes if it is sharded."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(whole: "Tensor", example: "Tensor") -> "Tensor":
-    """`whole`, which every process holds, cut up as `example` is (also not at all)."""
+    """The full tensor `whole`, sharded as `example` is, if at all."""
     if not hasattr(example, "to_local"):
         return whole
     from torch.distributed.tensor import distribute_tensor
@@ -274,7 +253,7 @@ def shard_like(whole: "Tensor", example: "Tensor") -> "Tensor":
 
 
 def lost_contact(error: BaseException) -> bool:
-    """True if `error` says that another process of the group is gone or does not answer."""
+    """True if `error` means that another process of the group is gone or does not answer."""
     import torch
 
     return isinstance(error, torch.distributed.DistError) or (

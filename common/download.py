@@ -1,8 +1,7 @@
-"""Released weights, fetched into pretrained_models/:  python -m common.download NAME
+"""Download released weights into pretrained_models/:  python -m common.download NAME
 
-A file appears under its name only when it is whole: its size is the one announced, and it can be read as a
-checkpoint. What a broken connection leaves is continued. Size and SHA-256 of the first download are kept in
-`downloaded.json` beside the files, and what comes later must be the same.
+A file gets its name only when its size is the announced one and it can be read as a checkpoint. Interrupted
+downloads continue. `downloaded.json` keeps size and SHA-256 of the first download; later ones must be equal.
 """
 
 import shutil
@@ -30,18 +29,18 @@ RECORD = "downloaded.json"
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """Fetch a registered model and its tokenizer."""
+    """Download a registered model and its tokenizer."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Name of a model, or of a file, in pretrained_models/registry.json."""
     source: tuple[str, ...] = ()
-    """Folders on this machine, or addresses, to look for the files in first, as a mirror."""
+    """Folders or addresses of mirrors, tried first."""
     folder: Path = field(default=MODELS_FOLDER)
-    """Where the files go."""
+    """Target folder."""
     tries: int = 5
-    """Attempts at each address; each continues where the last one broke off."""
+    """Attempts at each address; each continues the previous one."""
     timeout: float = 30.0
-    """Seconds without a byte after which an attempt is given up."""
+    """Seconds without data after which an attempt fails."""
 
     def __post_init__(self) -> None:
         require_at_least(self, tries=1, timeout=0)
@@ -58,7 +57,7 @@ def files_of(name: str) -> list[str]:
 
 
 def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
-    """Get one file from the first place that has it whole; `InputError` with the reasons if none has."""
+    """Download one file from the first source that has it; `InputError` with the reasons if none has."""
     target, part = config.folder / file, config.folder / f".partial-{file}"
     config.folder.mkdir(parents=True, exist_ok=True)
     known, reasons = recorded(config.folder), []
@@ -83,9 +82,9 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
 
 
 def download(url: str, part: Path, timeout: float) -> None:
-    """Bring `part` to the full length of what is at `url`, continuing what is there if the server can.
+    """Download `url` to `part`, continuing what is there if the server supports it.
 
-    Raises: `ConnectionError` if the connection ends early; the beginning stays for the next attempt.
+    Raises: `ConnectionError` if the connection ends early; what was received stays for the next attempt.
     """
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -115,12 +114,12 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """What tells a file from another one."""
+    """Size and SHA-256 of a file."""
     return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
 
 
 def check(part: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    """The facts of a download; it is deleted and an `InputError` raised if it is not what it should be."""
+    """`file_facts` of a download; deletes it and raises `InputError` if it is wrong or unreadable."""
     facts = file_facts(part)
     try:
         if known and facts != known:

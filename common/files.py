@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that names its file when it is wrong."""
+"""Atomic writes, and JSON files whose errors name the file."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from typing import Any
 
 from common.errors import InputError
 
-# What file managers, network shares and archives leave behind, in lower case.
+# Files of file managers, network shares and archives, in lower case.
 JUNK = ("thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "__macosx",
         "lost+found", "$recycle.bin", "system volume information")
 
 
 def is_junk(name: str) -> bool:
-    """True for names of hidden files and folders, and of those that systems make and no user looks at."""
+    """True for names of hidden files, and of files that operating systems create."""
     return name.startswith(".") or name.lower() in JUNK
 
 
@@ -27,9 +27,8 @@ def is_junk(name: str) -> bool:
 def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
     """Yield a hidden temporary path beside `path`, renamed to `path` on success and removed on failure.
 
-    The temporary name keeps the suffix, by which image and video writers choose the format, and is hidden,
-    so that no listing takes it for a result. With `folder=True` the temporary path is an empty folder, and
-    a folder that is already there is replaced, unless it holds other things than files of the same kind.
+    It keeps the suffix, by which image and video writers choose the format. With `folder=True` it is an empty
+    folder that replaces an existing one, unless that holds folders or other kinds of files (`InputError`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +49,10 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
 
 
 def settle(path: Path) -> None:
-    """Bring a file, or the files of a folder, onto the disk.
+    """fsync a file, or the files of a folder.
 
-    A rename may reach the disk before the content, and a power loss then leaves an empty file under the final
-    name, which counts as finished. It takes 0.3 ms a file on a disk in a data centre, far less than to make
-    one.
+    Else a rename may reach the disk before the content, and a power loss leaves an empty file under the final
+    name. Takes 0.3 ms per file on a data centre disk.
     """
     for file in path.iterdir() if path.is_dir() else [path]:
         descriptor = os.open(file, os.O_RDONLY)
@@ -65,10 +63,7 @@ def settle(path: Path) -> None:
 
 
 def refuse_other_files(old: Path, new: Path) -> None:
-    """`InputError` if `old` holds a folder, or a file of a kind that `new` has none of.
-
-    Hidden files do not count: file managers leave them behind.
-    """
+    """`InputError` if `old` holds a folder, or a visible file with a suffix that no file in `new` has."""
     suffixes = {file.suffix for file in new.iterdir()}
     for entry in old.iterdir():
         if entry.is_dir() or (entry.suffix not in suffixes and not entry.name.startswith(".")):
@@ -76,7 +71,7 @@ def refuse_other_files(old: Path, new: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder; nothing happens if it is not there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -84,8 +79,8 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the temporaries that killed runs have left of `atomic_path`; `folder` must be locked."""
-    for path in list(folder.rglob(".*.tmp*")):
+    """Delete temporary files that killed runs have left; `folder` must be locked."""
+    for path in list(Path(folder).rglob(".*.tmp*")):
         remove(path)
 
 
@@ -107,22 +102,20 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, record: dict) -> None:
-    """Append one record as one line."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def write_jsonl(path: Path, records: list[dict]) -> None:
-    """Write `records`, one a line, atomically."""
+    """Write `records`, one per line, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The records of a jsonl file; one that is damaged is said, and gives those that can be read.
+    """The records of a jsonl file, none if it does not exist; of a damaged one those that can be read.
 
-    A kill cuts the last line short. A power loss leaves NULs, or half a line that the next record follows.
-    No file, no records.
+    A warning reports damage: a kill truncates the last line, a power loss leaves NULs or half a line.
     """
     if not Path(path).exists():
         return []
@@ -136,7 +129,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def last_record(line: bytes) -> tuple[int, dict | None]:
-    """Where the record begins that a line ends with, and the record; None if there is none."""
+    """(start, record) of the record that a line ends with; None if there is none."""
     for brace in re.finditer(rb"\{", line):
         try:
             return brace.start(), json.loads(line[brace.start():].decode())
@@ -146,7 +139,7 @@ def last_record(line: bytes) -> tuple[int, dict | None]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of those of a folder's files in the order of their names, in hex."""
+    """SHA-256 of a file, or of the files of a folder in the order of their names, in hex."""
     digest = hashlib.sha256()
     for part in sorted(Path(path).iterdir()) if Path(path).is_dir() else [path]:
         with open(part, "rb") as file:

@@ -1,4 +1,4 @@
-"""What this machine can do, and what does not work here: found out once, said once with the reason.
+"""What this machine can do. What does not work here is tested once and reported once, with the reason.
 
 torch is imported only where it is needed, as in `common.distributed`.
 """
@@ -21,8 +21,8 @@ TRIAL = "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); x @ x"
 TRIAL_SECONDS = 60.0  # far more than it takes, also from a slow disk
 SOUND_AMX = "ENDOGEN_SOUND_AMX"  # tells child processes that the trial went well
 
-# What says that something is not here, by the names of its classes: these live in private modules of torch,
-# and in Triton, which need not be installed.
+# Errors that mean a missing feature, by class name: the classes are in private modules of torch, and in
+# Triton, which need not be installed.
 ABSENT = {"ImportError", "FileNotFoundError", "PermissionError", "SubprocessError", "NotImplementedError",
           "TritonError", "TritonMissing", "TritonUnavailableError", "GPUTooOldForTriton",
           "InvalidCxxCompiler", "CppCompileError"}
@@ -32,12 +32,11 @@ ABSENT_WORDS = ("compiler|active drivers|is not active|Cannot find|libcuda|kerne
 
 @cache
 def avoid_broken_amx() -> None:
-    """Keep oneDNN off AMX where using it kills the process; call before the first product.
+    """Disable AMX in oneDNN where it kills the process; call before the first matrix product.
 
-    Some hypervisors announce AMX and leave out the description of its tiles (CPUID leaf 1Dh); oneDNN then
-    makes a kernel that ends in SIGILL. Where AMX is announced another process tries one product, which takes
-    2 s, most of it to import torch; the environment tells child processes how that ended. What hangs or
-    fails does not work. ONEDNN_MAX_CPU_ISA, if set, is left as it is.
+    Some hypervisors announce AMX without the description of its tiles (CPUID leaf 1Dh); the kernel that
+    oneDNN then generates ends in SIGILL. Where AMX is announced, a subprocess tries one product, which takes
+    2 s; environment variables pass the result on to child processes. ONEDNN_MAX_CPU_ISA is kept if set.
     """
     cpuinfo = Path("/proc/cpuinfo")
     if {"ONEDNN_MAX_CPU_ISA", SOUND_AMX} & os.environ.keys() or not cpuinfo.exists():
@@ -51,7 +50,7 @@ def avoid_broken_amx() -> None:
 
 
 def trial_ends_well() -> bool:
-    """True if a process that multiplies two matrices ends, in time and without a signal or an error."""
+    """True if a subprocess can multiply two matrices in time, without a signal or an error."""
     try:
         return subprocess.run([sys.executable, "-c", TRIAL], timeout=TRIAL_SECONDS, stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
@@ -60,13 +59,13 @@ def trial_ends_well() -> bool:
 
 
 def own_cores() -> int:
-    """Cores for each of the processes that torchrun has started on this machine, at least one."""
+    """CPU cores per process that torchrun has started on this machine, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def free_memory() -> int:
-    """Bytes that programs can still take; half of the memory where the system does not say."""
+    """Bytes of available memory; half of all memory where the system does not say."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         return 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
@@ -87,7 +86,7 @@ def working_kernels(name: str, device: "torch.device") -> ModuleType | None:
     try:
         module = import_module(name)
         module.check(device)
-    except Exception as error:  # Triton raises whatever it likes; what says nothing of this machine goes on
+    except Exception as error:  # Triton raises many types; `say_absent` raises what is no missing feature
         say_absent(f"the kernels of {name}", error)
         return None
     return module
@@ -106,9 +105,9 @@ def compiler_works(device: "torch.device") -> bool:
 
 
 def say_absent(what: str, error: Exception) -> None:
-    """Say that `what` does not work here and why; raise `error` if it says nothing of this machine.
+    """Warn that `what` does not work here and why; raise `error` if its cause is not a missing feature.
 
-    A GPU whose memory is full for a moment, above all, must not cost the process its fast ways.
+    A GPU whose memory is full for a moment must not disable the kernels for the rest of the process.
     """
     cause: BaseException | None = error
     while cause and not is_absence(cause):
@@ -121,13 +120,12 @@ def say_absent(what: str, error: Exception) -> None:
 
 @cache
 def warn_once(line: str) -> None:
-    """Print a warning, on one process of those that torchrun started here."""
+    """Print a warning on the first process of this machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def is_absence(error: BaseException) -> bool:
-    """True if an error means that something is missing or unsupported here, now and later."""
-    if {kind.__name__ for kind in type(error).__mro__} & ABSENT:
-        return True
-    return type(error) is RuntimeError and re.search(ABSENT_WORDS, str(error)) is not None
+    """True if an error means that something is missing or unsupported on this machine."""
+    return bool({kind.__name__ for kind in type(error).__mro__} & ABSENT) or (
+        type(error) is RuntimeError and re.search(ABSENT_WORDS, str(error)) is not None)

@@ -1,4 +1,4 @@
-"""How other programs save weights: names with wrappers in them, averages beside them, harmless arguments."""
+"""Checkpoint layouts of other programs: prefixes in names, averaged weights, pickled arguments."""
 
 import argparse
 import datetime
@@ -13,12 +13,12 @@ import torch
 
 from common.errors import InputError
 
-# Where the weights are: averaged ones first (also timm's and BasicSR's names), then those of DDP, DeepSpeed
-# and Lightning, which may lie in each other.
+# Keys of the weights: averaged ones first (also timm's and BasicSR's names), then those of DDP, DeepSpeed and
+# Lightning, which may be nested.
 STATE_KEYS = ("ema", "state_dict_ema", "model_ema", "params_ema", "shadow", "model", "module", "state_dict",
               "params")
-# What wrappers put before or into names: FSDP1, torch.compile and activation checkpointing anywhere, DDP,
-# Lightning and averages in front.
+# Prefixes of wrappers: of FSDP1, torch.compile and activation checkpointing anywhere in a name, of DDP,
+# Lightning and averages at its start.
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 BEFORE = ("module.", "model.")
 AVERAGED = "ema_model."  # ema_pytorch keeps the averaged and the other weights in one dictionary
@@ -26,12 +26,12 @@ COUNTERS = {"n_averaged", "initted", "step"}  # of torch.optim.swa_utils and ema
 
 
 def safe_names() -> list[Callable | tuple[Callable, str]]:
-    """What torch's restricted unpickler may make beside tensors and plain values: values that run nothing."""
+    """Types that torch's restricted unpickler may create beside tensors and plain values; none runs code."""
     names: list[Any] = [argparse.Namespace, (no_default, "collections.defaultdict"), np.dtype, np.ndarray,
                         datetime.datetime, datetime.date, datetime.timedelta, int, float, str, bool, list,
                         dict, set, tuple, complex, bytes]
     names += {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdFDSUmM"}
-    for module in ("pathlib", "pathlib._local"):  # a path of another system is but a name here
+    for module in ("pathlib", "pathlib._local"):  # also paths of other systems
         for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
             names += [(kind, f"{module}.{name}") for name in (kind.__name__, kind.__name__[4:])]
     arrays = np._core.multiarray
@@ -41,12 +41,12 @@ def safe_names() -> list[Callable | tuple[Callable, str]]:
 
 
 def no_default(*_: object) -> dict[Any, Any]:
-    """In place of a defaultdict, which the restricted unpickler does not fill."""
+    """Replaces defaultdict, which the restricted unpickler does not fill."""
     return {}
 
 
 def what_it_is(path: Path) -> str:
-    """What a file that holds no weights seems to be, in words; empty if that cannot be told."""
+    """What a file without weights seems to be, for error messages; empty if unknown."""
     with open(path, "rb") as file:
         start = file.read(4096)
     text = start.lstrip().lower()
@@ -70,9 +70,9 @@ def what_it_is(path: Path) -> str:
 
 
 def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint of any known layout, by the names that the model itself has.
+    """The weights in a checkpoint of any known layout, with the model's own parameter names.
 
-    Raises: `InputError` if there are averaged weights without names.
+    Raises: `InputError` if averaged weights have no names.
     """
     state = checkpoint
     while inner := next((state[key] for key in STATE_KEYS if isinstance(state.get(key), dict)), None):
@@ -86,7 +86,7 @@ def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def bare(name: str) -> str:
-    """A parameter's name without what wrappers have put into it."""
+    """A parameter's name without the prefixes of wrappers."""
     for wrapper in (*INSIDE, AVERAGED):
         name = name.replace(wrapper, "")
     while name.startswith(BEFORE):

@@ -1,4 +1,4 @@
-"""One job at a time in a folder: its processes write there together, those of another job are refused."""
+"""Locks of folders: one job at a time, of one or several processes, writes to a folder."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ from typing import TextIO
 from common.distributed import Runtime
 from common.errors import InputError
 
-NAME = ".lock"  # of the file in the folder that is locked; it is there only as long
+NAME = ".lock"  # a file in the locked folder, which exists only while the lock is held
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network file systems say
 
 _held: set[TextIO] = set()
@@ -23,10 +23,10 @@ _held: set[TextIO] = set()
 
 @contextmanager
 def locked(folder: Path, runtime: Runtime, wait: bool = False) -> Iterator[None]:
-    """Within it no other job can lock `folder`, which is made if it is not there; for all processes of a job.
+    """Keep other jobs out of `folder`, which is made if it is missing. All processes of a job call it.
 
-    The main process holds the lock, and the system lets go of it when that process ends, however it does.
-    With `wait` a job that comes second waits. A folder that was made here and stayed empty goes again.
+    The main process holds the lock; the system releases it when that process ends, however it ends. With
+    `wait` a second job waits instead of failing. A folder that was made here and stayed empty is removed.
 
     Raises: `InputError` that says who holds the lock.
     """
@@ -39,7 +39,9 @@ def locked(folder: Path, runtime: Runtime, wait: bool = False) -> Iterator[None]
         yield
     finally:
         if file:
-            release(file)
+            Path(file.name).unlink(missing_ok=True)
+            _held.remove(file)
+            file.close()
         if runtime.is_main:
             with suppress(OSError):  # they are not empty
                 for path in missing:
@@ -56,11 +58,11 @@ def take(folder: Path, wait: bool) -> TextIO | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = f"{folder}: another job is at work there, {file.read() or 'just begun'}"
+            busy = f"{folder}: another job is at work there, {file.read() or 'just begun'}"
             if not wait:
                 file.close()
-                raise InputError(holder) from None
-            print(f"{holder}; waiting for it", file=sys.stderr, flush=True)
+                raise InputError(busy) from None
+            print(f"{busy}; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             file.close()
@@ -70,40 +72,22 @@ def take(folder: Path, wait: bool) -> TextIO | None:
             print(f"warning: {folder}: no locks on this file system, let no other job write there",
                   file=sys.stderr, flush=True)
             return None
-        if is_at(file, path):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
         file.close()  # its holder has removed it in between
     _held.add(file)
     file.truncate(0)
+    command = shlex.join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    holder = (f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S} "
+              f"({command[:200]})")
     with suppress(OSError):  # a full disk: the lock holds without these words
-        os.write(file.fileno(), this_job().encode(errors="backslashreplace"))
+        os.write(file.fileno(), holder.encode(errors="backslashreplace"))
     return file
 
 
-def release(file: TextIO) -> None:
-    """Remove the file of a lock, then let go of it."""
-    Path(file.name).unlink(missing_ok=True)
-    _held.remove(file)
-    file.close()
-
-
-def is_at(file: TextIO, path: Path) -> bool:
-    """True if the open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def this_job() -> str:
-    """Who holds a lock."""
-    command = shlex.join([Path(sys.argv[0]).stem, *sys.argv[1:]])
-    return (f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S} "
-            f"({command[:200]})")
-
-
 def _let_go_in_child() -> None:
-    """A forked process may outlive its parent, as those that read data do: it must not keep the locks."""
+    """Release locks in forked processes (data loaders), which may outlive their parent."""
     while _held:
         _held.pop().close()
 

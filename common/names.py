@@ -1,5 +1,4 @@
-"""Names that come from files and become paths: checked where they are read, kept in their folder where they
-are written."""
+"""Checks of names that are read from files and become paths."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ RULE = (f"a name is UTF-8 of 1 to {LONGEST} bytes, has no slash, backslash or co
 
 
 def is_name(name: object) -> bool:
-    """True for the name of one file or folder that leads nowhere else: no separator, no "..", no drive."""
+    """True for a safe name of a file or folder: no separator, no "..", no drive."""
     return (isinstance(name, str) and not UNSAFE.search(name) and not UNSAFE_START.search(name)
             and len(name.encode()) <= LONGEST)
 
@@ -28,21 +27,19 @@ def is_path(path: object) -> bool:
 
 
 def as_name(text: str) -> str:
-    """`text` with "-" for all that a name cannot have; it may still be too long."""
+    """`text` with "-" for every forbidden character; it may still be too long."""
     return UNSAFE_START.sub("-", UNSAFE.sub("-", text))
 
 
-def check_names(
-    names: Iterable[object], origin: object, allowed: Callable[[object], bool] = is_name
-) -> None:
-    """`InputError` naming `origin` and the first of `names` that is none."""
+def check_names(names: Iterable[object], origin: object, allowed: Callable[[object], bool] = is_name) -> None:
+    """`InputError` naming `origin` and the first of `names` that is not `allowed`."""
     for name in names:
         if not allowed(name):
             raise InputError(f"{origin}: {name!r:.80} cannot name a file or folder: {RULE}")
 
 
 def check_paths(paths: Iterable[object], origin: object) -> None:
-    """`InputError` naming `origin` and the first of `paths` that is no `is_path`."""
+    """`InputError` naming `origin` and the first of `paths` that fails `is_path`."""
     check_names(paths, origin, is_path)
 
 
@@ -56,7 +53,7 @@ def check_classes(names: object, origin: object) -> None:
 
 
 def without_names(fact: object) -> object:
-    """A fact without its paths, and without the names of what a hash identifies: files may be moved."""
+    """Facts for comparison: without paths, and without names beside a hash, because files may be moved."""
     if not isinstance(fact, dict):
         return fact
     dropped = ("path", "name") if "hash" in fact else ("path",)
@@ -64,7 +61,7 @@ def without_names(fact: object) -> object:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder`/`name`, to be written or deleted; `InputError` if the name or a link leads out of `folder`."""
+    """`folder`/`name`; `InputError` if the name or a link leads out of `folder`."""
     check_paths([name], folder)
     path = Path(folder) / name
     if not path.resolve().is_relative_to(Path(folder).resolve()):

@@ -1,8 +1,8 @@
-"""The named experiments: one table of plain data that the stages take their defaults from.
+"""The named experiments, from which the stages take their defaults.
 
-The HyperKvasir and SurgVisDom releases fix class names, grid and frame size but state no frame rate. "43 long
-videos, 100 clips each" of 16 frames fits consecutive frames of recordings of 1,600 frames and more, so these
-presets take every frame; the 25 fps are nominal, HyperKvasir's commonest rate.
+The HyperKvasir and SurgVisDom releases fix class names, grid and frame size but no frame rate. "43 long
+videos, 100 clips each" of 16 frames fits consecutive frames of recordings of at least 1,600 frames, so these
+presets take every frame; 25 fps is nominal, the most common rate of HyperKvasir.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from common.errors import InputError
 
 @dataclass(frozen=True)
 class Preset:
-    """What an experiment fixes; a flag that is given explicitly goes before it."""
+    """The settings of an experiment; explicit flags override them."""
 
     class_names: tuple[str, ...]
     """Alphabetical: the position is the class id in released checkpoints."""
@@ -32,7 +32,7 @@ class Preset:
     """A folder above the class folders, by which the data set's archive tells them from others so named."""
 
     def facts(self) -> dict[str, Any]:
-        """What a data set of this experiment would pass on to later stages, JSON-able."""
+        """The facts that a data set of this experiment passes on to later stages, as JSON values."""
         return {"class_names": list(self.class_names), "rows": self.rows, "cols": self.cols,
                 "frame_size": self.frame_size, "fps": self.fps, "frame_stride": self.frame_stride}
 

@@ -1,4 +1,4 @@
-"""Work on a GPU that is always the same, recorded as a CUDA graph: launched whole, not piece by piece."""
+"""A function on a GPU, recorded as a CUDA graph and launched as one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Recorder:
-    """Calls a function of nested lists of tensors, always the same one and of the same shapes.
+    """Calls a function of nested lists of tensors; function and shapes must be the same in every call.
 
-    The function never waits for the device. It runs as it is `before` times, in which kernels are compiled,
-    and is then recorded. From then on its inputs are copied to where they were, and its outputs overwrite
-    those of the last call. What it works on beside its inputs has to stay where it is.
+    The function must not wait for the device. The first `before` calls run it directly, so that kernels are
+    compiled; the next one records it. From then on inputs are copied to the recorded addresses, and outputs
+    overwrite those of the last call. Other tensors that it uses must keep their addresses.
     """
 
     def __init__(self, before: int = 1):

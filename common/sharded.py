@@ -1,15 +1,16 @@
 """Checkpoints of runs whose tensors are sharded (FSDP), by torch.distributed.checkpoint, as safetensors.
 
 A checkpoint is a folder `<step>.shards`: safetensors files into which every process wrote what it holds, and
-`facts.pt` with everything else, in which a `Stored` stands as {STORED: key, "shape": shape}. So nothing in it
-is read by an unrestricted unpickler. Reading needs no process group: each process reads what it will hold.
+`facts.pt` with everything else, in which a marker {STORED: key, "shape": shape} stands for each tensor. So
+nothing in it is read by an unrestricted unpickler. Reading needs no process group: each process reads what it
+will hold.
 """
 
 import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -18,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.checkpoints import keep_newest, remove_unfinished, write_tensors
+from common.checkpoints import keep_newest, write_tensors
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import remove
+from common.files import remove, remove_unfinished
 from common.weights import BROKEN, FACTS, SHARDS, STORED, load_checkpoint
 
 FILE_BYTES = 1 << 28  # of tensors of all processes together, in one file of each
 
 
 class ShardWriter:
-    """Writes sharded checkpoints into `folder` while training goes on; all processes call it together.
+    """Writes sharded checkpoints into `folder` in the background; all processes call it together.
 
     As a context manager it waits for the last one.
     """
@@ -45,14 +46,14 @@ class ShardWriter:
         try:
             self.finish()
         except OSError:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is the one to report
                 raise
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> Path:
-        """Begin to write `folder/<step>.shards`; it appears, and older ones go, when all processes are done.
+        """Start to write `folder/<step>.shards`, which appears when all processes are done.
 
-        The tensors are copied before this returns. Waits for the save before. Raises: `OSError` if that one,
-        or the beginning of this one, could not be written; the older checkpoints are intact.
+        Waits for the previous save. The tensors are copied before this returns. Raises: `OSError` if the
+        previous save or the start of this one failed; older checkpoints are unchanged.
         """
         from torch.distributed import checkpoint as dcp
 
@@ -69,11 +70,11 @@ class ShardWriter:
         storage = dcp.HuggingFaceStorageWriter(str(temporary), file_numbers(tensors), save_distributed=True)
         writing = dcp.async_save(tensors, storage_writer=storage, process_group=self.group,
                                  no_dist=self.group is None)
-        self.pending = pending = Future()
-        writing.add_done_callback(lambda written: self._publish(written, pending, temporary, path))
+        self.pending = Future()
+        writing.add_done_callback(partial(self._publish, self.pending, temporary, path))
         return path
 
-    def _publish(self, written: Future, pending: Future, temporary: Path, path: Path) -> None:
+    def _publish(self, pending: Future, temporary: Path, path: Path, written: Future) -> None:
         try:
             written.result()
             if self.runtime.is_main:
@@ -88,7 +89,7 @@ class ShardWriter:
             pending.set_result(path)
 
     def finish(self) -> None:
-        """Wait for the save that is under way, if any. Raises: `OSError` if it failed, on any process."""
+        """Wait for the current save, if any. Raises: `OSError` if it failed on any process."""
         pending, self.pending = self.pending, None
         if pending:
             with self.runtime.together():
@@ -96,35 +97,27 @@ class ShardWriter:
 
 
 def file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
-    """Into which of its files, from 1 on, a process writes its part of each tensor.
+    """The file, counted from 1, that a process writes its part of each tensor to.
 
-    safetensors makes the whole of a file in memory before it is written.
+    There are several because safetensors holds a whole file in memory before writing it.
     """
     ends = accumulate(x.numel() * x.element_size() for x in tensors.values())
     return {key: 1 + end // FILE_BYTES for key, end in zip(tensors, ends, strict=True)}
 
 
 def is_sharded(path: Path) -> bool:
-    """True for a folder that `ShardWriter` wrote; one of the older layout has no facts beside its parts."""
+    """True for a folder of `ShardWriter`; the older layout has no `FACTS` file."""
     return (Path(path) / FACTS).is_file()
 
 
 def first_failure(error: BaseException) -> BaseException:
-    """What went wrong on the first process that could not write."""
+    """The error of the first process that could not write."""
     failures = getattr(error, "failures", None)
     return next(iter(failures.values()))[0] if failures else error
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a sharded checkpoint that has not been read."""
-
-    key: str
-    shape: tuple[int, ...]
-
-
 def take_tensors(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any:
-    """Nested dictionaries with a marker in place of each tensor, which go to `tensors`."""
+    """Nested dictionaries with a marker in place of each tensor; the tensors are added to `tensors`."""
     if isinstance(value, dict):
         return {key: take_tensors(item, tensors, f"{place}/{key}") for key, item in value.items()}
     if isinstance(value, Tensor):
@@ -133,51 +126,54 @@ def take_tensors(value: Any, tensors: dict[str, Tensor], place: str = "") -> Any
     return value
 
 
-def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Nested dictionaries with `change` applied to markers and `Stored` ones."""
-    if isinstance(value, Stored) or (isinstance(value, dict) and STORED in value):
-        return change(value)
-    return {key: replaced(item, change) for key, item in value.items()} if isinstance(value, dict) else value
+def replaced(value: Any, change: Callable[[str, tuple[int, ...]], Any]) -> Any:
+    """Nested dictionaries with `change(key, shape)` in place of each marker."""
+    if not isinstance(value, dict):
+        return value
+    if STORED in value:
+        return change(value[STORED], tuple(value["shape"]))
+    return {name: replaced(item, change) for name, item in value.items()}
 
 
-def open_sharded(path: Path) -> dict[str, Any]:
-    """A sharded checkpoint with a `Stored` in place of each tensor.
+def open_sharded(path: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """A sharded checkpoint with its markers, what is stored of each tensor, and the reader of the tensors.
 
     Raises: `InputError` naming the folder if any part of a tensor is missing or broken.
     """
-    facts = load_checkpoint(path / FACTS)
+    from torch.distributed import checkpoint as dcp
+
+    facts, storage = load_checkpoint(path / FACTS), dcp.HuggingFaceStorageReader(str(path))
     try:
-        metadata = reader(path).read_metadata().state_dict_metadata
+        stored = storage.read_metadata().state_dict_metadata
     except BROKEN as error:
         raise InputError(f"{path}: not a readable checkpoint ({str(error)[:120]})") from None
 
-    def check(marker: dict[str, Any]) -> Stored:
-        key, shape = marker[STORED], tuple(marker["shape"])
-        chunks = metadata[key].chunks if key in metadata else []
+    def check(key: str, shape: tuple[int, ...]) -> None:
+        chunks = stored[key].chunks if key in stored else []
         if sum(prod(chunk.sizes) for chunk in chunks) != prod(shape):
             raise InputError(f"{path}: not a readable checkpoint (a part of {key} is missing)")
-        return Stored(key, shape)
 
-    return replaced(facts, check)
+    replaced(facts, check)
+    return facts, stored, storage
 
 
-def read_stored(path: Path, opened: Any, like: Callable[[str], Tensor | None] = lambda _: None) -> Any:
-    """What `open_sharded` gave, with its tensors: sharded as the example that `like` has for a key, or whole.
+def read_sharded(path: Path, like: Callable[[str], Tensor | None] = lambda _: None) -> dict[str, Any]:
+    """A sharded checkpoint; each tensor is sharded as the example that `like` has for its key, or whole.
 
-    Raises: `InputError` naming the folder if they cannot be read.
+    Raises: `InputError` naming the folder if any part of a tensor is missing or broken.
     """
     from torch.distributed import checkpoint as dcp
 
-    storage, tensors = reader(path), {}
-    metadata = storage.read_metadata().state_dict_metadata
+    facts, stored, storage = open_sharded(path)
+    tensors = {}
 
-    def room(stored: Stored) -> Tensor:
-        example, dtype = like(stored.key), metadata[stored.key].properties.dtype
-        tensors[stored.key] = (torch.empty(stored.shape, dtype=dtype) if example is None
-                               else torch.empty_like(example, dtype=dtype))
-        return tensors[stored.key]
+    def room(key: str, shape: tuple[int, ...]) -> Tensor:
+        example, dtype = like(key), stored[key].properties.dtype
+        tensors[key] = (torch.empty(shape, dtype=dtype) if example is None
+                        else torch.empty_like(example, dtype=dtype))
+        return tensors[key]
 
-    filled = replaced(opened, room)
+    filled = replaced(facts, room)
     try:
         with warnings.catch_warnings():  # that no process group takes part
             warnings.simplefilter("ignore", UserWarning)
@@ -185,10 +181,3 @@ def read_stored(path: Path, opened: Any, like: Callable[[str], Tensor | None] = 
     except (dcp.CheckpointException, *BROKEN) as error:
         raise InputError(f"{path}: not a readable checkpoint ({str(first_failure(error))[:120]})") from None
     return filled
-
-
-def reader(path: Path) -> Any:
-    """What reads the parts; it looks into safetensors files only."""
-    from torch.distributed import checkpoint as dcp
-
-    return dcp.HuggingFaceStorageReader(str(path))

@@ -1,4 +1,4 @@
-"""Weight files: loaded without ever running code from them, and strictly."""
+"""Weight files: loaded strictly, and without running code from them."""
 
 import json
 import re
@@ -22,25 +22,25 @@ BROKEN = (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, Type
           AssertionError, BadZipFile)
 SHARDS = ".shards"  # suffix of a folder in which every process of an FSDP run wrote its parts of the tensors
 FACTS = "facts.pt"  # in such a folder: all but the tensors, see common.sharded
-MAPPED = 1 << 28  # bytes from which on; a smaller file may be written anew while its tensors are in use
+MAPPED = 1 << 28  # bytes from which on a file is memory-mapped; smaller ones may be overwritten while in use
 STORED = "tensor in the safetensors files"  # marks a tensor there: {STORED: its key, "shape": shape}
 PART = "part along dimension 0"  # the same in the older layout, <rank>-of-<n>.pt by process: {PART: tensor}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a `.safetensors` or a torch checkpoint; a large one is mapped: what is not used is not read.
+    """Read a safetensors, torch or sharded checkpoint; a large torch file is memory-mapped.
 
-    A safetensors file gives {"model": tensors, **facts}. From a torch file only tensors, plain values and
-    what `common.layouts.safe_names` lists are accepted, such as the arguments in released checkpoints.
+    A safetensors file gives {"model": tensors, **facts}. A torch file may hold tensors, plain values and the
+    types in `common.layouts.safe_names`, such as the arguments in released checkpoints.
 
     Raises: `InputError` naming the file if it is missing, broken, or would run code.
     """
     path = Path(path)
     if path.suffix == SHARDS and path.is_dir():
-        from common.sharded import is_sharded, open_sharded, read_stored
+        from common.sharded import is_sharded, read_sharded
 
         if is_sharded(path):
-            return read_stored(path, open_sharded(path))
+            return read_sharded(path)
         return join_parts([load_checkpoint(part) for part in part_files(path)])
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -52,26 +52,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(safe_names()):
             mapped = path.stat().st_size >= MAPPED and is_zipfile(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except UnpicklingError as error:
-        if code := re.search(r"(?:GLOBAL|class|type) (\S+)", str(error)):
-            raise InputError(f"{path}: refused, loading it would run code ({code[1]})") from None
-        raise unreadable(path, "") from None
-    except BROKEN as error:
-        raise unreadable(path, str(error).partition("\n")[0] or type(error).__name__) from None
+    except (UnpicklingError, *BROKEN) as error:
+        says, reason = str(error), type(error).__name__
+        if isinstance(error, UnpicklingError):  # torch then says how to load the file unsafely
+            if code := re.search(r"(?:GLOBAL|class|type) (\S+)", says):
+                raise InputError(f"{path}: refused, loading it would run code ({code[1]})") from None
+        else:
+            reason = says.partition("\n")[0][:120] or reason
+        what = what_it_is(path)
+        raise InputError(f"{path}: not a readable checkpoint " + (f"but {what}" if what else f"({reason})")
+                         ) from None
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: not a checkpoint (holds a {type(checkpoint).__name__})")
     return checkpoint
 
 
-def unreadable(path: Path, reason: str) -> InputError:
-    """The error of a file that cannot be read, which says what it seems to be, or else why."""
-    if what := what_it_is(path):
-        return InputError(f"{path}: not a readable checkpoint but {what}")
-    return InputError(f"{path}: not a readable checkpoint" + f" ({reason[:120]})" * bool(reason))
-
-
 def part_files(folder: Path) -> list[Path]:
-    """The files of a checkpoint that several processes wrote, by rank; `InputError` if one is missing."""
+    """The files of a sharded checkpoint of the older layout, by rank; `InputError` if one is missing."""
     found = sorted(folder.glob("*-of-*.pt"), key=lambda path: int(path.stem.split("-")[0]))
     if not found or len(found) != int(found[0].stem.split("-")[-1]):
         raise InputError(f"{folder}: not a readable checkpoint ({len(found)} parts)")
@@ -79,7 +76,7 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def join_parts(parts: list[Any]) -> Any:
-    """One value as every process has it -> the whole: marked parts put together, all else taken once."""
+    """The values of all processes as one: marked parts are concatenated, all else is taken from the first."""
     first = parts[0]
     if isinstance(first, dict):
         if PART in first:
@@ -88,20 +85,18 @@ def join_parts(parts: list[Any]) -> Any:
     return first
 
 
-def load_strict(
-    model: nn.Module, state: dict[str, torch.Tensor], name: str, reinit: Iterable[str] = ()
-) -> list[str]:
+def load_strict(model: nn.Module, state: dict[str, torch.Tensor], name: str, reinit: Iterable[str] = ()
+                ) -> list[str]:
     """Load `state` into `model`; every key and shape must agree, except keys that start with one of `reinit`.
 
-    Of those, what does not fit keeps the model's own initialisation. Returns the keys that did so. `name` is
-    the file, for the error message. A model on the meta device gets copies of the tensors.
+    Parameters of `reinit` that do not fit keep their initialisation; returns their keys. `name` is the file,
+    for the error message. A model on the meta device gets copies of the tensors.
     """
-    reinit = tuple(reinit)
     own = model.state_dict()
     fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     fresh = [key for key in own if key not in fits]
     unfit = [*fresh, *(key for key in state if key not in own)]
-    wrong = [key for key in unfit if not key.startswith(reinit)]
+    wrong = [key for key in unfit if not key.startswith(tuple(reinit))]
     if wrong:
         key = wrong[0]
         shapes = [tuple(side[key].shape) if key in side else "absent" for side in (state, own)]
@@ -110,8 +105,7 @@ def load_strict(
     for key, value in fits.items():
         if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, value.aminmax())):
             raise InputError(f"{name}: {key} holds values that are not finite (NaN or infinite)")
-    assign = any(value.is_meta for value in own.values())
-    if assign:
+    if assign := any(value.is_meta for value in own.values()):
         fits = {key: value.to(own[key].dtype, copy=True) for key, value in fits.items()}
     model.load_state_dict(fits, strict=not fresh, assign=assign)
     return fresh
@@ -119,6 +113,6 @@ def load_strict(
 
 def save_safetensors(path: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write weights and their facts (JSON-able) as one safetensors file that `load_checkpoint` reads back."""
+    tensors = {key: value.contiguous() for key, value in state.items()}
     with atomic_path(path) as temporary:
-        tensors = {key: value.contiguous() for key, value in state.items()}
         save_file(tensors, temporary, {"facts": json.dumps(facts)})

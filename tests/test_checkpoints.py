@@ -102,7 +102,7 @@ def test_nothing_is_renamed_where_no_checkpoint_is_whole(tmp_path, damage):
     spoil(tmp_path / "checkpoints" / "0000001.pt", damage)
     with pytest.raises(ValueError, match="none of the checkpoints can be read"):
         newest_checkpoint(tmp_path / "checkpoints")
-    with pytest.raises(ValueError, match="none of its checkpoints can be read"):
+    with pytest.raises(ValueError, match="none of the checkpoints can be read"):
         checkpoint_file(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0000001.pt"]
 

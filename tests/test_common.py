@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from common.checkpoints import checkpoint_file, checkpoints, newest_checkpoint, save_checkpoint
+from common.command import run_command
 from common.distributed import Runtime
 from common.files import append_jsonl, atomic_path, file_hash, read_json, read_jsonl, write_json
 from common.image_quality import frame_quality, psnr, ssim
 from common.training.config import TrainingConfig, learning_rate
-from common.training.data_order import Mixture, StepBatches, balanced, batch_indices, sample_seeds
+from common.training.data_order import balanced, batch_indices, mixture, sample_seeds, step_batches
 from common.training.optimizers import AveragedWeights
 from common.training.run_log import RunLog
+from tokenizer.train_vq import TrainVQConfig
+from tokenizer.train_vq import run as train_vq
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -109,30 +112,30 @@ def test_every_epoch_holds_every_sample_once():
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    whole = list(StepBatches(7, 4, seed=1, start=0, stop=10))
-    assert list(StepBatches(7, 4, seed=1, start=6, stop=10)) == whole[6:]
-    assert list(StepBatches(7, 4, seed=2, start=0, stop=10)) != whole
+    whole = list(step_batches(7, 4, seed=1, start=0, stop=10))
+    assert list(step_batches(7, 4, seed=1, start=6, stop=10)) == whole[6:]
+    assert list(step_batches(7, 4, seed=2, start=0, stop=10)) != whole
 
 
 def test_parts_of_a_batch_are_the_batch():
-    parts = list(StepBatches(8, 4, seed=0, start=3, stop=4, parts=2))
+    parts = list(step_batches(8, 4, seed=0, start=3, stop=4, parts=2))
     assert sorted([*parts[0], *parts[1]]) == sorted(batch_indices(8, 4, 0, 3)) and len(parts) == 2
     with pytest.raises(ValueError, match="--gradient-accumulation-steps 3"):
-        StepBatches(8, 4, 0, 0, 1, parts=3)
+        step_batches(8, 4, 0, 0, 1, parts=3)
 
 
 def test_processes_share_every_part_of_a_batch_and_its_seeds():
     for parts in (1, 2):
-        whole = list(StepBatches(50, 12, seed=0, start=0, stop=2, parts=parts))
+        whole = list(step_batches(50, 12, seed=0, start=0, stop=2, parts=parts))
         group = [Runtime(rank, world_size=3) for rank in range(3)]
-        shares = [list(StepBatches(50, 12, 0, 0, 2, parts, runtime)) for runtime in group]
+        shares = [list(step_batches(50, 12, 0, 0, 2, parts, runtime)) for runtime in group]
         for k, part in enumerate(whole):
             assert [shares[place % 3][k][place // 3] for place in range(len(part))] == part
     seeds = sample_seeds(12, 0, 5, 0, 1, Runtime())
     assert len(set(seeds.tolist())) == 12 and seeds.dtype == torch.int64
     assert torch.equal(sample_seeds(12, 0, 5, 1, 2, group[2]), seeds[1::2][2::3])
     with pytest.raises(ValueError, match="--global-batch-size 8"):
-        StepBatches(50, 8, 0, 0, 1, runtime=group[0])
+        step_batches(50, 8, 0, 0, 1, runtime=group[0])
     with pytest.raises(ValueError, match="--data-parallel none: there are 3"):
         group[0].wrap(torch.nn.Linear(1, 1), [], "none", torch.device("cpu"))
 
@@ -198,11 +201,15 @@ def test_psnr_and_ssim_match_known_values():
     (["--results-dir", "r", "--data-path", "d", "--no-such-flag"], "--no-such-flag"),
     (["--results-dir", "r", "--data-path", "no such folder"], "no such folder"),
 ])
-def test_wrong_value_is_one_line_and_status_2(flags, message, command_env, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tokenizer.train_vq", *flags], env=command_env, cwd=tmp_path,
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+def test_wrong_value_is_one_line_and_status_2(flags, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train_vq", *flags])
+    with pytest.raises(SystemExit) as stop:
+        run_command(TrainVQConfig, train_vq)
+    out, error = capsys.readouterr()
+    assert stop.value.code == 2 and out == ""
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
 
 def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
     program = ("from common.command import run_command\nfrom dataset.prepare import PrepareConfig\n"
@@ -210,7 +217,6 @@ def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
     done = subprocess.run([sys.executable, "-c", program, "--video-path", "v", "--data-path", "d"],
                           env=command_env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "zip() argument 2" in done.stderr
-
 
 
 def test_registry_names_known_presets_and_tokenizers():
@@ -226,8 +232,8 @@ def test_registry_names_known_presets_and_tokenizers():
 
 
 def test_mixture_holds_every_part_in_its_share_and_all_of_each():
-    mixture = Mixture([list(range(30)), list(range(100, 104))], [0.75, 0.25])
-    samples = [mixture[i] for i in range(len(mixture))]
+    mixed = mixture([list(range(30)), list(range(100, 104))], [0.75, 0.25])
+    samples = [mixed[i] for i in range(len(mixed))]
     assert len(samples) == 40 and sorted(s for s in samples if s < 100) == list(range(30))
     assert set(samples) >= {100, 101, 102, 103} and sum(s >= 100 for s in samples) == 10
 

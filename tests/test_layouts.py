@@ -21,6 +21,9 @@ WEIGHT = torch.arange(3.0)
 @pytest.mark.parametrize("wrap", [
     lambda state: {"model": state}, lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}},
     lambda state: {"model": {"state_dict": state}}, lambda state: {"module": state}, lambda state: state,
+    lambda state: {"state_dict": state}, lambda state: {"ema": state, "model": {}},
+    lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
+    lambda state: {"model": {f"_orig_mod.{k}": v for k, v in state.items()}},
     lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
     lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
     lambda state: {f"model._orig_mod.{k}": v for k, v in state.items()},
@@ -30,8 +33,8 @@ WEIGHT = torch.arange(3.0)
     lambda state: {**{f"online_model.{k}": v + 1 for k, v in state.items()}, "initted": torch.tensor(True),
                    **{f"ema_model.{k}": v for k, v in state.items()}, "step": torch.tensor(3)},
     lambda state: {**{f"module.{k}": v for k, v in state.items()}, "n_averaged": torch.tensor(3)},
-], ids=["plain", "lightning", "nested", "deepspeed", "bare", "compiled ddp", "ddp compiled",
-        "lightning compiled", "fsdp1", "ema beside", "ema_pytorch", "swa"])
+], ids=["plain", "lightning", "nested", "deepspeed", "bare", "state_dict", "ema", "ddp", "compiled",
+        "compiled ddp", "ddp compiled", "lightning compiled", "fsdp1", "ema beside", "ema_pytorch", "swa"])
 def test_weights_are_found_by_their_own_names(wrap, tmp_path):
     torch.save(wrap({"layers.weight": WEIGHT}), tmp_path / "c.pt")
     state = model_state(load_checkpoint(tmp_path / "c.pt"))

@@ -2,18 +2,17 @@
 
 import base64
 import dataclasses
-import subprocess
-import sys
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import run_ranks
 
 from autoregressive.models.checkpoint import find_gpt
 from autoregressive.sample.clip_files import write_clip
-from autoregressive.sample.sample_c2i import make_jobs, run
+from autoregressive.sample.sample_c2i import SampleC2IConfig, make_jobs, run
 from autoregressive.sample.sampler import fitting_batch
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
@@ -30,6 +29,15 @@ def config(sample_config):
     return sample_config
 
 
+@pytest.fixture(scope="module")
+def sampled(gpt_file, tmp_path_factory, runtime):
+    """A configuration, and in its folder the clips; only to be read."""
+    config = SampleC2IConfig(gpt_ckpt=gpt_file, save_folder=tmp_path_factory.mktemp("sampled") / "clips",
+                             top_k=0, device="cpu")
+    run(config, runtime)
+    return config
+
+
 def pictures(folder):
     return {
         path.relative_to(folder / "grids").as_posix(): path.read_bytes()
@@ -37,9 +45,8 @@ def pictures(folder):
     }
 
 
-def test_every_clip_is_written_as_grid_frames_video_and_gif(config, runtime):
-    run(config, runtime)
-    samples = read_json(config.save_folder / "samples.json")
+def test_every_clip_is_written_as_grid_frames_video_and_gif(sampled):
+    config, samples = sampled, read_json(sampled.save_folder / "samples.json")
     assert [(clip["class"], clip["seed"]) for clip in samples["clips"]] == [(name, 0) for name in CLASSES]
     for clip in samples["clips"]:
         grid = np.array(Image.open(config.save_folder / clip["grid"])).transpose(2, 0, 1)
@@ -56,11 +63,10 @@ def test_every_clip_is_written_as_grid_frames_video_and_gif(config, runtime):
     assert not [path for path in config.save_folder.rglob(".*")]
 
 
-def test_gallery_holds_every_clip_and_what_made_it(config, runtime):
-    run(config, runtime)
-    page = (config.save_folder / "index.html").read_text()
-    for clip in read_json(config.save_folder / "samples.json")["clips"]:
-        assert base64.b64encode((config.save_folder / clip["video"]).read_bytes()).decode() in page
+def test_gallery_holds_every_clip_and_what_made_it(sampled):
+    page = (sampled.save_folder / "index.html").read_text()
+    for clip in read_json(sampled.save_folder / "samples.json")["clips"]:
+        assert base64.b64encode((sampled.save_folder / clip["video"]).read_bytes()).decode() in page
         assert clip["class"] in page
     assert "gpt.pt" in page and "cfg_scale" in page and "http" not in page  # needs nothing from elsewhere
 
@@ -76,16 +82,16 @@ def test_notice_and_settings_of_a_registered_model(config, runtime, gpt_file, mo
     assert "PHANTOM &lt;b&gt;" in (config.save_folder / "index.html").read_text()
 
 
-def test_samples_json_says_where_the_clips_come_from(config, codes, runtime):
-    run(config, runtime)
-    samples, read = read_json(config.save_folder / "samples.json"), Codes.read(codes)
+def test_samples_json_says_where_the_clips_come_from(sampled, codes):
+    samples, read = read_json(sampled.save_folder / "samples.json"), Codes.read(codes)
     assert samples["dataset"] == read.dataset and samples["tokenizer"]["hash"] == read.tokenizer["hash"]
     assert samples["checkpoint"]["name"] == "gpt.pt" and samples["sampling"]["top_k"] == 0
-    assert str(config.save_folder) not in (config.save_folder / "samples.json").read_text()
+    assert str(sampled.save_folder) not in (sampled.save_folder / "samples.json").read_text()
 
 
-def test_clip_does_not_depend_on_its_batch(config, runtime, tmp_path):
+def test_clip_depends_on_class_and_seed_and_not_on_its_batch(config, runtime, tmp_path):
     run(dataclasses.replace(config, clips_per_class=3), runtime)
+    assert len(set(pictures(config.save_folder).values())) == 6  # seeds and classes give different clips
     for batch_size in (1, 4):
         other = dataclasses.replace(
             config, clips_per_class=3, batch_size=batch_size, save_folder=tmp_path / str(batch_size)
@@ -138,11 +144,6 @@ def test_pictures_in_bfloat16_are_refused_where_they_change(config, runtime, mon
     assert read_json(config.save_folder / "samples.json")["sampling"]["decode_precision"] == "bf16"
 
 
-def test_seeds_and_classes_give_different_clips(config, runtime):
-    run(dataclasses.replace(config, clips_per_class=2), runtime)
-    assert len(set(pictures(config.save_folder).values())) == 4
-
-
 def test_rerun_makes_only_what_is_missing(config, runtime):
     run(config, runtime)
     first, second = (config.save_folder / "grids" / name / "000000.png" for name in CLASSES)
@@ -158,10 +159,9 @@ def test_rerun_makes_only_what_is_missing(config, runtime):
     ]
 
 
-def test_folder_with_clips_of_other_settings_is_refused(config, runtime):
-    run(config, runtime)
+def test_folder_with_clips_of_other_settings_is_refused(sampled, runtime):
     with pytest.raises(ValueError, match=r"clips: was sampled with temperature 1.0, now 0.5: use another"):
-        run(dataclasses.replace(config, temperature=0.5), runtime)
+        run(dataclasses.replace(sampled, temperature=0.5), runtime)
 
 
 def test_grids_of_unknown_origin_are_refused(config, runtime):
@@ -185,43 +185,17 @@ def test_rank_that_looks_later_takes_no_clip_from_another(config, runtime, tmp_p
     assert len(pictures(config.save_folder)) == 6
 
 
-def test_two_processes_make_what_one_makes(config, runtime, tmp_path, command_env):
-    run(dataclasses.replace(config, clips_per_class=2), runtime)
-    flags = [
-        "--gpt-ckpt",
-        str(config.gpt_ckpt),
-        "--save-folder",
-        str(tmp_path / "two"),
-        "--top-k",
-        "0",
-        "--clips-per-class",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "autoregressive.sample.sample_c2i",
-            *flags,
-        ],
-        env=command_env,
-        check=True,
-        capture_output=True,
-    )
+def test_two_processes_make_what_one_makes(config, runtime, tmp_path):
+    config = dataclasses.replace(config, clips_per_class=2)
+    run(config, runtime)
+    two = dataclasses.replace(config, save_folder=tmp_path / "two")
+    assert run_ranks(lambda runtime: run(two, runtime), 2) == [0, 0]
     assert pictures(tmp_path / "two") == pictures(config.save_folder)
     assert read_json(tmp_path / "two" / "samples.json") == read_json(config.save_folder / "samples.json")
 
 
-def test_generated_grids_are_a_data_set_again(config, runtime):
-    run(config, runtime)
-    manifest = Manifest.read(config.save_folder / "grids")
+def test_generated_grids_are_a_data_set_again(sampled):
+    manifest = Manifest.read(sampled.save_folder / "grids")
     assert manifest.class_names == CLASSES and (manifest.rows, manifest.frame_size) == (2, 32)
     assert [(clip.name, clip.label) for clip in manifest.clips] == [
         (f"{name}/000000.png", label) for label, name in enumerate(CLASSES)]

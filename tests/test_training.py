@@ -11,7 +11,6 @@ from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, make_task, r
 from common.checkpoints import checkpoint_file
 from common.files import read_jsonl
 from common.recorded import Recorder, mapped, tensors
-from common.training.dry_run import duration
 from common.training.loop import TrainingState
 from common.training.optimizers import Muon, load_states, make_optimizers, set_rate, states, take_step
 from common.weights import load_checkpoint
@@ -19,11 +18,22 @@ from common.weights import load_checkpoint
 pytestmark = pytest.mark.usefixtures("tiny_size")
 
 
+def small_run(codes, folder, eval_every=2):
+    return TrainC2IConfig(code_path=codes, results_dir=folder, gpt_model="tiny", max_steps=4,
+                          global_batch_size=4, log_every=1, eval_every=eval_every, sample_every=0, lr=1e-2,
+                          mixed_precision="none", device="cpu")
+
+
 @pytest.fixture
 def config(codes, tmp_path):
-    return TrainC2IConfig(code_path=codes, results_dir=tmp_path / "run", gpt_model="tiny", max_steps=4,
-                          global_batch_size=4, log_every=1, eval_every=2, sample_every=0, lr=1e-2,
-                          mixed_precision="none", device="cpu")
+    return small_run(codes, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def plain_losses(codes, tmp_path_factory, runtime, tiny_size):
+    config = small_run(codes, tmp_path_factory.mktemp("plain"), eval_every=0)
+    run(config, runtime)
+    return losses(config)
 
 
 def losses(config):
@@ -34,18 +44,16 @@ def losses(config):
     {"compile": True}, {"compile": True, "activation_checkpointing": True},
     {"activation_checkpointing": True}, {"gradient_accumulation_steps": 4},
 ])
-def test_wrapping_changes_nothing_but_rounding(config, runtime, tmp_path, monkeypatch, wrapping):
+def test_wrapping_changes_nothing_but_rounding(codes, plain_losses, runtime, tmp_path, monkeypatch, wrapping):
     plain, graphs = torch.compile, []
 
     def traced(function, **options):  # all of compilation but the compiler, which takes a minute
         return plain(function, backend=lambda graph, _: graphs.append(graph) or graph.forward, **options)
 
     monkeypatch.setattr(torch, "compile", traced)
-    config = dataclasses.replace(config, eval_every=0)
-    run(config, runtime)
-    other = dataclasses.replace(config, results_dir=tmp_path / "other", **wrapping)
-    run(other, runtime)
-    torch.testing.assert_close(losses(other), losses(config), rtol=1e-6, atol=0)
+    wrapped = dataclasses.replace(small_run(codes, tmp_path, eval_every=0), **wrapping)
+    run(wrapped, runtime)
+    torch.testing.assert_close(losses(wrapped), plain_losses, rtol=1e-6, atol=0)
     assert bool(graphs) == ("compile" in wrapping)
 
 
@@ -159,10 +167,6 @@ def test_a_recorder_first_calls_the_function_as_it_is():
     recorder, x = Recorder(before=2), torch.zeros(2)
     found = [recorder(lambda nested: nested[0] + 1, [x]) for _ in range(2)]
     assert all(torch.equal(one, x + 1) for one in found) and recorder.graph is None
-
-
-def test_durations_are_read_at_a_glance():
-    assert [duration(s) for s in (3.4, 240, 9000, 2e5)] == ["3 s", "4 min", "2 h 30 min", "2 d 7 h 33 min"]
 
 
 def test_curves_are_drawn_at_the_end(config, runtime):

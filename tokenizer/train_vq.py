@@ -23,7 +23,7 @@ from common.errors import InputError
 from common.files import atomic_path
 from common.perceptual import perceptual_loss
 from common.training.config import LOST, TrainingConfig
-from common.training.data_order import Mixture, balanced, in_order, mix
+from common.training.data_order import balanced, in_order, mix, mixture
 from common.training.loop import train
 from common.training.task import Task
 from common.training.whole_batch import WholeBatch
@@ -127,7 +127,7 @@ class TokenizerTask(Task):
         shares = config.data_share or [size / sum(sizes) for size in sizes]
         crops = [balanced(part.crops, part.crops.labels()) if config.class_balance else part.crops
                  for part in sets]
-        self.train_set = Mixture(crops, shares)
+        self.train_set = mixture(crops, shares)
         names = json.dumps([clip.name for part in sets for clip in part.crops.images.clips])
         self.facts: dict[str, Any] = {
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),

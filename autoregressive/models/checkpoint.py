@@ -1,4 +1,4 @@
-"""GPT checkpoints: our own carry all their facts, the released ones get them from the registry."""
+"""GPT checkpoints: our own hold all their facts, released ones get them from the registry."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ CLASS_EMBEDDING = "cls_embedding"
 
 
 def find_gpt(given: Path | None, name: str | None = None, runtime: Runtime = Runtime()) -> Path:
-    """The checkpoint given, the registered model `name`, or the first one there is in pretrained_models."""
+    """The `given` checkpoint, the registered model `name`, or the first one in pretrained_models."""
     if given:
         return checkpoint_file(given, runtime)
     models = {entry["name"]: file for file, entry in registry().items() if entry.get("clips")}
@@ -41,8 +41,8 @@ def load_gpt(path: Path, preset: str | None = None, vq_ckpt: Path | None = None
              ) -> tuple[GPT, dict[str, Any], dict[str, Any]]:
     """(model in eval mode on the CPU, facts of its data set, facts of its tokenizer).
 
-    Averaged weights are taken where the file has them. `preset` and `vq_ckpt` tell the facts of a file that
-    holds weights only, as the released code saves it; see `facts_of_weights`.
+    Uses averaged weights if the file has them. `preset` and `vq_ckpt` are for files that hold weights only,
+    as the released code saves them; see `facts_of_weights`.
 
     Raises: `InputError` naming the file if it is no GPT checkpoint, or its facts are unknown or given twice.
     """
@@ -57,7 +57,7 @@ def load_gpt(path: Path, preset: str | None = None, vq_ckpt: Path | None = None
     else:
         raise InputError(f"--preset {preset}: {path} itself holds the facts of its data set")
     check_classes(facts["dataset"]["class_names"], path)
-    with torch.device("meta"):  # initial values would cost more time than to read the file
+    with torch.device("meta"):  # initialisation would take longer than reading the file
         model = GPT(GPTConfig(**facts["config"]))
     load_strict(model, state, str(path))
     return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]
@@ -65,11 +65,10 @@ def load_gpt(path: Path, preset: str | None = None, vq_ckpt: Path | None = None
 
 def facts_of_weights(path: Path, checkpoint: dict[str, Any], preset: str | None, vq_ckpt: Path | None
                      ) -> dict[str, Any]:
-    """Model, data set and tokenizer of a checkpoint that holds weights only.
+    """Configuration, data set and tokenizer of a checkpoint that holds weights only.
 
-    The data set is that of `preset` (as `dataset.manifest.read_facts` takes it) or of the registry's entry
-    with this file name; the tokenizer is `vq_ckpt` or that of LlamaGen which has the released arguments'
-    downsampling. The sizes are those of the weights.
+    The data set is that of `preset` (see `dataset.manifest.read_facts`), else of the registry entry with this
+    file name. The tokenizer is `vq_ckpt`, else LlamaGen's with the downsampling in the released arguments.
 
     Raises: `InputError` if the data set is unknown or has another number of classes than the weights.
     """
@@ -95,7 +94,7 @@ def facts_of_weights(path: Path, checkpoint: dict[str, Any], preset: str | None,
 
 
 def config_of_weights(state: dict[str, Tensor], height: int, width: int) -> GPTConfig:
-    """The sizes of a released GPT over a grid of tokens; heads of 64 channels unless its size is known."""
+    """Sizes of a released GPT over a grid of tokens; heads have 64 channels if GPT_SIZES lacks its size."""
     vocab_size, dim = state["tok_embeddings.weight"].shape
     n_layer = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
     n_head = next((size["n_head"] for size in GPT_SIZES.values()
@@ -107,9 +106,9 @@ def config_of_weights(state: dict[str, Tensor], height: int, width: int) -> GPTC
 
 
 def start_from(model: GPT, path: Path, class_names: list[str]) -> list[str]:
-    """Load weights to fine-tune from (ours, LlamaGen's, EndoGen's); returns the parameters that start afresh.
+    """Load weights for fine-tuning (ours, LlamaGen's, EndoGen's); returns the parameters left as they are.
 
-    The class embedding starts afresh unless the file's classes are these, as far as the file says.
+    The class embedding is not loaded if the file is known to have other classes.
     """
     checkpoint = load_checkpoint(checkpoint_file(path))
     state = model_state(checkpoint)

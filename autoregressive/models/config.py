@@ -19,14 +19,14 @@ GPT_SIZES = {
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Everything that fixes the model's function; plain values, so that checkpoints carry it as JSON."""
+    """Sizes and rates of the model, saved in checkpoints as JSON."""
 
     dim: int
     n_layer: int
     n_head: int
     vocab_size: int
     block_size: int
-    """Tokens of a clip, the class token not counted."""
+    """Tokens of a clip without the class token."""
     num_classes: int
     n_kv_head: int | None = None
     """Heads of the keys and values; None means n_head."""
@@ -36,10 +36,10 @@ class GPTConfig:
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
     token_dropout_p: float = 0.3
-    """Largest masking rate of SAT."""
+    """Maximum masking rate of SAT."""
     token_dropout_mode: str = "token"
     token_dropout_segment: int = 8
-    attn_dropout_p: float = 0.0  # from torch's generator, unlike the others
+    attn_dropout_p: float = 0.0  # uses torch's generator, unlike the others
     resid_dropout_p: float = 0.1
     ffn_dropout_p: float = 0.1
     class_dropout_prob: float = 0.1

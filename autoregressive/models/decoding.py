@@ -1,7 +1,7 @@
-"""The passes of the model that make the tokens of a batch: one token after the other, or windows of guesses.
+"""Decoding the tokens of a batch: one by one, or by Jacobi iteration over windows of guessed tokens.
 
-Shapes: B clips, N tokens of a clip, M = N + 2 windows, V vocabulary, W tokens of a window, R rows that the
-model runs: B, or 2 B under guidance.
+Shapes: B clips, N tokens of a clip, M = N + 2 windows, V vocabulary, W tokens of a window, R rows of the
+model's input: B, or 2 B under guidance.
 """
 
 import math
@@ -19,23 +19,20 @@ from common.errors import InputError
 from common.hardware import kernels_for
 from common.recorded import Recorder
 
-TRIAL, REST = 8, 128  # passes over windows to see what they gain, and over single tokens where that is little
+TRIAL, REST = 8, 128  # passes over windows per measurement of their gain; single-token passes if it is small
 BUCKET = 128  # attention covers the used part of the cache, rounded up to this many slots
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a token is chosen from logits; the names are those of `generate`.
-
-    Raises: `InputError` that names the flag.
-    """
+    """How a token is sampled: arguments of `generate`. Raises: `InputError` naming the flag."""
 
     cfg_scale: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     guided: int = 0
-    """Tokens of a clip that are sampled under guidance, from the first one on."""
+    """Number of tokens at the start of a clip that are sampled under guidance."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.cfg_scale):
@@ -48,7 +45,7 @@ class Rule:
             raise InputError(f"--top-p {self.top_p}: must be above 0 and at most 1")
 
     def choose(self, logits_RV: Tensor, key_B2: Tensor, position_B: Tensor) -> Tensor:
-        """One token per key -> (B,) int64; of twice as many rows the second half is unconditional."""
+        """One token per key -> (B,) int64; if R = 2 B, the second half of the rows is unconditional."""
         if self.top_p == 1 and (kernels := kernels_for(KERNELS, logits_RV)):
             return kernels.choose(
                 logits_RV, key_B2, position_B, self.guided, self.cfg_scale, self.temperature, self.top_k)
@@ -62,11 +59,10 @@ class Rule:
 
 
 def sample(logits_BV: Tensor, key_B2: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """One token per row -> (B,) int64, from softmax(logits / temperature) cut by top_k, then by top_p.
+    """One token per row -> (B,) int64, from softmax(logits / temperature) filtered by top_k, then by top_p.
 
-    The largest of logits plus temperature times Gumbel noise is such a sample (Gumbel 1954), so nothing needs
-    to be normalised, and no temperature is too small. Of logits that tie for the last place among the top k,
-    `torch.topk` chooses which stay.
+    The argmax of logits plus temperature times Gumbel noise is such a sample (Gumbel 1954); it needs no
+    normalisation and works at any temperature. `torch.topk` decides between equal logits at the k-th place.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -78,22 +74,15 @@ def sample(logits_BV: Tensor, key_B2: Tensor, temperature: float, top_k: int, to
         return (logits_BV + temperature * gumbel_noise(key_B2, ids)).argmax(-1)
     values_BM, ids_BM = logits_BV.topk(kept, sorted=top_p < 1)
     if top_p < 1:
-        values_BM = _nucleus(values_BM, temperature, top_p)
+        probability_BM = ((values_BM - values_BM[:, :1]) / temperature).softmax(-1)
+        before_BM = probability_BM.cumsum(-1) - probability_BM  # mass of the likelier tokens; 0 for the first
+        values_BM = values_BM.masked_fill(before_BM >= top_p, -torch.inf)
     winner_B1 = (values_BM + temperature * gumbel_noise(key_B2, ids_BM)).argmax(-1, keepdim=True)
     return ids_BM.gather(1, winner_B1)[:, 0]
 
 
-def _nucleus(values_BM: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Descending logits with all but the fewest that hold at least `top_p` of the mass set to -inf."""
-    probability_BM = ((values_BM - values_BM[:, :1]) / temperature).softmax(-1)
-    before_BM = probability_BM.cumsum(-1) - probability_BM  # mass of the likelier tokens; 0 for the first
-    return values_BM.masked_fill(before_BM >= top_p, -torch.inf)
-
-
-def decode_in_steps(
-    model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, rule: Rule
-) -> Tensor:
-    """Sample token by token -> tokens_BN."""
+def decode_in_steps(model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor, rule: Rule) -> Tensor:
+    """Sample one token after the other -> tokens_BN."""
     batch, count = given_BN.shape
     known_N = (given_BN >= 0).all(0).tolist()
     cache = model.new_cache(len(class_RD), compute_dtype(model))
@@ -117,10 +106,10 @@ def decode_in_steps(
 
 
 class Passes:
-    """Passes over the next tokens of each clip of a batch, on tensors that stay where they are.
+    """Passes over the next tokens of each clip of a batch, on tensors with fixed addresses.
 
-    A pass depends on them alone, so on a GPU it is recorded the second time it is taken (as a CUDA graph) and
-    replayed from then on, for later batches too.
+    A pass uses only these, so on a GPU its second call is recorded as a CUDA graph, which later calls replay,
+    also for later batches.
     """
 
     def __init__(self, model: GPT, batch: int, rule: Rule, window: int, frame_width: int = 1):
@@ -134,19 +123,19 @@ class Passes:
         self.given_BM = torch.full((batch, reach), -1, device=device)
         self.keys_BM2 = torch.zeros(batch, reach, 2, dtype=torch.int32, device=device)
         self.guesses_BM = torch.zeros_like(self.given_BM)
-        self.done_B1 = torch.ones_like(self.given_BM[:, :1])  # tokens of each clip that are right
+        self.done_B1 = torch.ones_like(self.given_BM[:, :1])  # number of final tokens of each clip
         self.ahead_W = torch.arange(window, device=device)
         self.recorders: dict[tuple, Recorder] = {}
 
     def begin(self, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor) -> None:
-        """The first token of new clips. At first all others are guessed to be the same, if not given."""
+        """The first token of new clips. It is the first guess of all others that are not given."""
         self.class_RD.copy_(class_RD)
         self.given_BM[:, : self.count] = given_BN
         self.keys_BM2[:, : self.count] = keys_BN2
         self._run(self._begin)
 
     def take(self, size: int, rows: int, slots: int) -> None:
-        """A pass over `size` tokens of each clip, which sees so many slots of the cache."""
+        """A pass over `size` tokens of each clip, with the first `slots` slots of the cache."""
         self._run(self._take, size, rows, slots)
 
     def _begin(self) -> None:
@@ -181,17 +170,16 @@ class Passes:
         recorder(lambda _: function(*arguments))
 
 
-def decode_in_windows(
-    passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor
-) -> tuple[Tensor, int]:
+def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor
+                      ) -> tuple[Tensor, int]:
     """The tokens of `decode_in_steps`, and the number of passes: Jacobi iteration over a window of guesses.
 
-    With the noise fixed, token i is a function of the tokens before it. A pass samples up to `window` tokens
-    from guesses of those before them; up to the first wrong guess the samples are right and stay, the others
-    are the next guesses (Santilli et al. 2023; Song et al. 2021). At first a token is guessed to be the one a
-    frame's width back, the same cell of the previous frame. Every clip moves on by itself. Where a few passes
-    over windows gain too little, many over single tokens follow before windows are tried again. A window of
-    one token never waits for the device.
+    With fixed noise, token i is a function of the tokens before it. A pass samples up to `window` tokens from
+    guesses of those before them. Samples up to the first wrong guess are final, the others are the next
+    guesses (Santilli et al. 2023; Song et al. 2021). The first guess of a token is the token a frame's width
+    before it: the same position in the previous frame. Each clip advances on its own. If the passes over
+    windows gain too little, many single-token passes follow before the next trial. With a window of one token
+    nothing waits for the device.
     """
     batch, count, window = passes.batch, passes.count, passes.window
     overhead = pass_overhead(passes.device.type, len(passes.class_RD))
@@ -217,7 +205,7 @@ def decode_in_windows(
 
 
 def pass_overhead(device: str, rows: int) -> float:
-    """What a pass takes beside its tokens, in the time of one token of each row; roughly.
+    """Approximate fixed time of a pass, in units of the time of one token of each row.
 
     Measured: on a CPU 5 with 64 rows, 8 with 2 and with 16; on an H200 260 with 2, 113 with 16, 27 with 128,
     22 with 256.
@@ -226,15 +214,15 @@ def pass_overhead(device: str, rows: int) -> float:
 
 
 def pays(tokens: float, window: int, overhead: float) -> bool:
-    """True if passes over `window` tokens that gain so many of them are faster than one by one.
+    """True if passes over `window` tokens, `tokens` of which become final, are faster than single-token ones.
 
-    A pass takes as long as `overhead` + window tokens do: keys and values are read however many there are.
+    A pass takes the time of `overhead` + window tokens.
     """
     return tokens * (overhead + 1) >= overhead + window
 
 
 def compute_dtype(model: GPT) -> torch.dtype:
-    """The dtype that the model's products come out in, under autocast or not."""
+    """The dtype of the model's activations, with or without autocast."""
     weight = model.output.weight
     if torch.is_autocast_enabled(weight.device.type):
         return torch.get_autocast_dtype(weight.device.type)

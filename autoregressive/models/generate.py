@@ -1,8 +1,8 @@
-"""Sampling clips token by token.
+"""Sampling clips.
 
-A clip depends on the weights, its class, its seed and the settings; what else is in the batch does not enter.
+A clip depends on the weights, its class, its seed and the settings, and not on the other clips of its batch.
 
-Shapes: B clips, N tokens of a clip, R rows that the model runs: B, or 2 B under guidance.
+Shapes: B clips, N tokens of a clip, R rows of the model's input: B, or 2 B under guidance.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ def generate(
     temperature    divides the logits; 0 takes the most likely token (the lowest id of equals)
     top_k          keeps the k largest logits, exactly k of them; 0 keeps all
     top_p          then keeps the fewest tokens whose probability sums to at least p
-    given_BN       tokens that are known beforehand, -1 where they are to be sampled
-    towards        (label, w): the class token's embedding moves by the part w, 0 to 1, to that class
-    decode_window  tokens worked on at once; the clip is the same, see `decode_in_windows`
-    frame_width    tokens of a row of a frame: a window's first guess of a token is the one so far back
-    caches         keeps the key and value caches, and what a GPU has recorded, for the next batch; not under
-                   a GPU's autocast, which frees what a recording reads
+    given_BN       known tokens, -1 where they are to be sampled
+    towards        (label, w): interpolates the class embedding to that class with weight w, 0 to 1
+    decode_window  tokens per pass; does not change the clip, see `decode_in_windows`
+    frame_width    tokens of a row of a frame: the first guess of a token is the token so far before it
+    caches         keeps key and value caches and recorded CUDA graphs for the next batch; not under
+                   autocast on a GPU, which frees tensors that a recording reads
 
     Raises: `InputError` that names the flag.
     """
@@ -54,7 +54,12 @@ def generate(
     rows = 2 * batch if guided else batch
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])[:rows]
     class_RD = _class_embedding(model, labels_R, labels_B, towards)
-    given_BN = _given(given_BN, batch, count, config.vocab_size).to(device)
+    if given_BN is None:
+        given_BN = torch.full((batch, count), -1)
+    elif given_BN.shape != (batch, count) or given_BN.min() < -1 or given_BN.max() >= config.vocab_size:
+        raise ValueError(f"given tokens {tuple(given_BN.shape)}: needed are ({batch}, {count}) from -1 to "
+                         f"{config.vocab_size - 1}")
+    given_BN = given_BN.to(device)
     keys_BN2 = noise_keys(seeds, count, device)
     if device.type == "cpu" and decode_window == 1:
         return decode_in_steps(model, class_RD, keys_BN2, given_BN, rule)
@@ -79,13 +84,3 @@ def _class_embedding(
             raise InputError(f"--blend {part}: must be from 0 to 1")
         class_RD[: len(labels_B)] = torch.lerp(table_KD[labels_B], table_KD[label], part)
     return class_RD
-
-
-def _given(given_BN: Tensor | None, batch: int, count: int, vocabulary: int) -> Tensor:
-    """The given tokens, -1 where there are none."""
-    if given_BN is None:
-        return torch.full((batch, count), -1)
-    if given_BN.shape != (batch, count) or given_BN.min() < -1 or given_BN.max() >= vocabulary:
-        raise ValueError(f"given tokens {tuple(given_BN.shape)}: needed are ({batch}, {count}) from -1 to "
-                         f"{vocabulary - 1}")
-    return given_BN

@@ -1,11 +1,11 @@
 """The autoregressive model: LlamaGen's GPT (Sun et al. 2024, arXiv 2406.06525), class token first.
 
-Names and shapes of the weights are the released ones. Training and decoding are different methods of the same
-modules: `forward`, `hidden` and `loss` see a whole clip, `prefill`, `step` and `window` a cache.
+Names and shapes of the weights are the released ones. `forward`, `hidden` and `loss` read a whole clip;
+`prefill`, `step` and `window` use a cache.
 
-Shapes: B batch, N tokens of a clip in raster order over the grid, L = N positions that are read (the class
-token, then tokens 0 to N - 2), D width, V vocabulary, K classes, C channels of a head, S cache slots, W
-positions of a window.
+Shapes: B batch, N tokens of a clip in raster order over the grid, L = N input positions (the class token,
+then tokens 0 to N - 2), D width, V vocabulary, K classes, C channels of a head, S cache slots, W positions of
+a window.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from autoregressive.models.token_masking import SemanticAwareTokenMasking
 from common.hardware import kernels_for
 
 __all__ = ["GPT", "GPT_SIZES", "GPTConfig", "KVCache", "check_labels"]
-LOSS_CHUNK = 2**25  # logits of the loss that exist at once: 128 MB in float32
+LOSS_CHUNK = 2**25  # logits that the loss holds in memory at once: 128 MB in float32
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class GPT(nn.Module):
         return self.output(self.hidden(tokens_BN, labels_B))
 
     def hidden(self, tokens_BN: Tensor, labels_B: Tensor, seeds_B: Tensor | None = None) -> Tensor:
-        """-> x_BND, the normalised activations that `output` turns into logits. Label K means no class.
+        """-> x_BND, the normalised activations before `output`. Label K means no class.
 
-        In training `seeds_B`, int64, decide what is dropped; without them torch's generator chooses seeds.
+        In training mode `seeds_B`, int64, determine all dropout; without them torch's generator draws seeds.
 
-        Raises: `ValueError` for a wrong number of tokens, and for a label outside 0 to K where reading it
-        costs no synchronisation (on the CPU; on a GPU the embedding asserts).
+        Raises: `ValueError` for a wrong number of tokens, and on the CPU for a label outside 0 to K (on a GPU
+        the embedding asserts).
         """
         self._check(tokens_BN, labels_B)
         (class_key_B2, masking_key_B2), *layer_keys = self._keys(labels_B, seeds_B)
@@ -105,7 +105,7 @@ class GPT(nn.Module):
         return [pair_B22.unbind(1) for pair_B22 in keys_BS2.split(2, dim=1)]
 
     def loss(self, tokens_BN: Tensor, labels_B: Tensor, seeds_B: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats per token; a chunk's logits live only while it is worked on."""
+        """Mean cross-entropy in nats per token; computed in chunks, so that not all logits are in memory."""
         x_MD, targets_M = self.hidden(tokens_BN, labels_B, seeds_B).flatten(0, 1), tokens_BN.flatten().long()
         chunk = max(1, LOSS_CHUNK // self.config.vocab_size)
         if len(x_MD) <= chunk:
@@ -115,7 +115,7 @@ class GPT(nn.Module):
                    for part in parts) / len(x_MD)
 
     def summed_loss(self, x_MD: Tensor, targets_M: Tensor) -> Tensor:
-        """Cross-entropy in nats of all M tokens together."""
+        """Sum of the cross-entropy of M tokens in nats."""
         logits_MV = self.output(x_MD)
         wide = torch.promote_types(logits_MV.dtype, torch.float32)
         return F.cross_entropy(logits_MV.to(wide), targets_M, reduction="sum")
@@ -135,23 +135,22 @@ class GPT(nn.Module):
         return self.start(self.cls_embedding.embedding_table(labels_B), cache)
 
     def start(self, class_BD: Tensor, cache: KVCache) -> Tensor:
-        """The same from the class token's embedding, which may lie between two classes."""
+        """`prefill` from an embedding of the class token, which may be interpolated between classes."""
         return self._decode(class_BD, torch.zeros(1, dtype=torch.long, device=class_BD.device), cache)
 
     def step(self, tokens_B: Tensor, position_1: Tensor, cache: KVCache) -> Tensor:
         """Put token position - 1 into slot `position` -> logits_BV of token `position`.
 
-        `position_1` is a one-element int64 tensor, so that the same kernels serve every position; all slots
-        of `cache` from there on are masked out, so a short view (`KVCache.first`) of a long cache is less
-        work.
+        `position_1` is a one-element int64 tensor, so that every position uses the same kernels. Later slots
+        of `cache` are masked, so a short view of it (`KVCache.first`) is faster.
         """
         return self._decode(self.tok_embeddings(tokens_B), position_1, cache)
 
     def window(self, tokens_BW: Tensor, positions_BW: Tensor, cache: KVCache) -> Tensor:
         """`step` for W consecutive positions of each row at once -> logits_BWV.
 
-        Row b puts token positions[b, j] - 1 into slot positions[b, j]; each position sees the slots up to its
-        own, so that with the right tokens the logits are those of W steps.
+        Row b puts token positions[b, j] - 1 into slot positions[b, j]; each position attends to the slots up
+        to its own, so that the logits are those of W steps.
         """
         x_BWD = self.tok_embeddings(tokens_BW)
         kernels = kernels_for(KERNELS, x_BWD) if tokens_BW.shape[1] <= WIDEST else None
@@ -173,7 +172,7 @@ class GPT(nn.Module):
         return self._through_layers(x_BD, "step", (cos_1C, sin_1C, mask_S, position_1), cache)
 
     def _through_layers(self, x: Tensor, form: str, context: tuple, cache: KVCache) -> Tensor:
-        """Logits of what comes out of the layers, each with its keys and values; see `Block.decode`."""
+        """Logits of x after all layers; `form` and `context` as in `Block.decode`."""
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer.decode(form, x, *context, keys, values)
         return self.output(self.norm(x))

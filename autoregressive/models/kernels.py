@@ -1,8 +1,8 @@
 """Triton kernels for the passes of a decoder on a GPU: attention with a cache, and the choice of a token.
 
-Each does in one launch, or two, what takes dozens of PyTorch's, and knows the position from memory on the
-device, so that one recorded CUDA graph serves every position. They compute what `layers.Attention.window` and
-`decoding.Rule` do, up to rounding.
+Each replaces dozens of PyTorch's launches by one or two, and reads the position from device memory, so that
+one recorded CUDA graph serves every position. They compute the same as `layers.Attention.window` and
+`decoding.Rule`, up to rounding.
 
 Shapes: R rows, W positions of a window, D width, H query heads, K key heads, G = H / K, C channels of a head,
 S cache slots, L = 1 + tokens of a clip, V vocabulary; in the kernels M >= G W queries and T >= C channels,
@@ -23,7 +23,7 @@ SCALE = tl.constexpr(UNIT)
 
 
 def check(device: torch.device) -> None:
-    """Run the kernels once; whatever they raise says that they do not work here."""
+    """Run the kernels once; an error means that they do not work on this device."""
     logits, key = torch.zeros(1, 2, device=device), torch.zeros(1, 2, dtype=torch.int32, device=device)
     choose(logits, key, key[:, 0].long(), 0, 1.0, 1.0, 1)
     tables = torch.zeros(2, 4, 64, device=device)
@@ -34,10 +34,10 @@ def check(device: torch.device) -> None:
 
 def split_attention(qkv_RWD: Tensor, cos_LC: Tensor, sin_LC: Tensor, positions_RW: Tensor, keys_RKSC: Tensor,
                     values_RKSC: Tensor) -> Tensor:
-    """Rotary embedding, writing to the cache and attention of W consecutive positions -> (R, W, H * C).
+    """Rotary embedding, cache update and attention of W consecutive positions -> (R, W, H * C).
 
-    The used part of the cache is read by several programs per row and head, whose results are then put
-    together (split-KV, Dao et al. 2023). `qkv_RWD` holds queries, keys and values of a token side by side.
+    Several programs per row and head read parts of the cache; their results are then combined (split-KV, Dao
+    et al. 2023). `qkv_RWD` holds the queries, keys and values of a token, concatenated.
     """
     rows, window, width = qkv_RWD.shape
     kv_heads, slots, channels = keys_RKSC.shape[1:]
@@ -62,7 +62,7 @@ def split_attention(qkv_RWD: Tensor, cos_LC: Tensor, sin_LC: Tensor, positions_R
 
 @triton.jit
 def _turned(base, cos, sin, table, channel, mask, C):
-    """Channels of heads at `base`, turned by the table's rows, in float32; see `rope.rotate`."""
+    """Channels of heads at `base`, rotated by the table's rows, in float32; see `rope.rotate`."""
     x = tl.load(base + channel, mask=mask, other=0).to(tl.float32)
     swapped = tl.load(base + (channel ^ 1), mask=mask, other=0).to(tl.float32)
     place = table * C + channel
@@ -146,8 +146,8 @@ def choose(logits_RV: Tensor, key_B2: Tensor, position_B: Tensor, guided: int, c
            temperature: float, top_k: int) -> Tensor:
     """`decoding.sample` without top-p, of logits guided at positions below `guided` -> (B,) int64.
 
-    With twice as many rows as keys the second half is unconditional. Among equal logits at the last place of
-    the top k those with the lowest ids stay.
+    With twice as many rows as keys the second half is unconditional. Of equal logits at the k-th place those
+    with the lowest ids are kept.
     """
     batch, vocabulary = len(key_B2), logits_RV.shape[1]
     token_B = torch.empty(batch, dtype=torch.long, device=logits_RV.device)

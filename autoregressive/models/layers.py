@@ -1,8 +1,8 @@
 """The transformer layers of the GPT, with the parameter names of LlamaGen.
 
-Each has forms of the same function: `forward` over a whole clip, others for one position or a few and a
-cache. Shapes: B batch, L positions, D width, G queries that share a key,
-C channels of a head, S cache slots, W positions of a window.
+Each has several forms of the same function: `forward` over a whole clip, the others over one or a few
+positions with a cache. Shapes: B batch, L positions, D width, G queries that share a key, C channels of a
+head, S cache slots, W positions of a window.
 """
 
 from types import ModuleType
@@ -18,11 +18,6 @@ from autoregressive.models.rope import rotate
 
 KERNELS = "autoregressive.models.kernels"
 WIDEST = 64  # positions of a window that the kernels hold at once
-
-
-def copies_keys(q: Tensor) -> bool:
-    """True where batched products copy the keys first and fused attention is several times faster."""
-    return q.dtype == torch.bfloat16 and q.device.type == "cpu"
 
 
 class Attention(nn.Module):
@@ -54,7 +49,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x_BD, cos_1C, sin_1C)
         keys.index_copy_(2, position_1, k[:, :, None])
         values.index_copy_(2, position_1, v[:, :, None])
-        if copies_keys(q):
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # `baddbmm` copies the keys there: slow
             attended = F.scaled_dot_product_attention(
                 q[:, :, None], keys, values, mask_S[None].to(q.dtype), enable_gqa=self.heads != self.kv_heads)
             return self.wo(attended.flatten(1))

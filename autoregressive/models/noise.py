@@ -1,9 +1,8 @@
 """Counter-based noise for sampling and for dropout: a pure function of (clip seed, position, id).
 
-No generator and no order of drawing is involved, so a clip is the same alone, in a batch, on any rank. The
-bits come from wrapping 32-bit integer products and shifts, which are the same on every device; two rounds
-of a multiply and xor-shift hash in the manner of MurmurHash3's finaliser, each fed one half of a 64-bit
-key.
+There is no generator state, so a clip is the same alone, in a batch and on any rank. The bits come from
+wrapping 32-bit integer products and shifts, which are equal on every device: two rounds of a multiply and
+xor-shift hash similar to MurmurHash3's finaliser, each with one half of a 64-bit key.
 
 Shapes: B clips, N positions, M candidate token ids, L positions of D channels.
 """
@@ -38,8 +37,8 @@ def spread_keys(seed_B: Tensor, count: int) -> Tensor:
 def gumbel_noise(key_B2: Tensor, ids: Tensor) -> Tensor:
     """Standard Gumbel noise, float32 (B, M), for token ids (M,) or (B, M) at the position with keys `key_B2`.
 
-    It is -log(-log(1 - u)) with u from `uniform_noise`: float32 is finest where u is small, which is where
-    the largest noise, hence the sampled token, comes from.
+    It is -log(-log(1 - u)) with u from `uniform_noise`: small u give the largest noise, which decides the
+    sampled token, and float32 is most precise there.
     """
     return uniform_noise(key_B2, ids).neg_().log1p_().neg_().log_().neg_()
 
@@ -53,7 +52,7 @@ def uniform_noise(key_B2: Tensor, ids: Tensor) -> Tensor:
 def dropout(x_BLD: Tensor, rate: float, key_B2: Tensor | None) -> Tensor:
     """Zero values with probability `rate`, scale the rest up (Srivastava et al. 2014); identity without key.
 
-    Sixteen bits decide on a value, so one hash serves two channels, D must be even and `rate` is rounded.
+    Each value uses 16 random bits: one hash serves two channels, D must be even, and `rate` is rounded.
     """
     dropped = round(rate * 65536)
     if key_B2 is None or dropped == 0:
@@ -76,5 +75,5 @@ def _random_bits(key_B2: Tensor, ids: Tensor) -> Tensor:
 
 
 def _shift_right(x: Tensor, shift: int, width: int) -> Tensor:
-    """Logical shift; that of signed tensors repeats the sign bit."""
+    """Logical right shift; `>>` of signed tensors repeats the sign bit."""
     return (x >> shift).bitwise_and_((1 << (width - shift)) - 1)

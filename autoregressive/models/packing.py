@@ -1,12 +1,12 @@
-"""A model's weights as decoding reads them fastest.
+"""Weights in the layout that makes decoding fastest.
 
-On a CPU linear layers are laid out for its matrix kernels (oneDNN) once: a plain layer does that at every
-call, which takes as long as the product with the few rows of a decode step. The function is the same up to
-rounding; the packed weights take the place of the others.
+On a CPU the weights of linear layers are reordered once for the matrix kernels of oneDNN. A plain layer does
+that in every call, which takes as long as the product with the few rows of a decode step. The results are
+the same up to rounding; the reordered weights replace the original ones.
 
-The operators are private ones of PyTorch. The public way, `torch.utils.mkldnn.to_mkldnn`, is slower: 16 rows
-of a layer of GPT-B in bfloat16 take 0.64 ms by it, 0.39 ms as they are and 0.25 ms packed (2 cores, AVX-512).
-A version of PyTorch without these operators decodes with the layers as they are.
+The operators are private ones of PyTorch. The public `torch.utils.mkldnn.to_mkldnn` is slower: 16 rows of a
+layer of GPT-B in bfloat16 take 0.64 ms with it, 0.39 ms with plain layers and 0.25 ms packed (2 cores,
+AVX-512). With a version of PyTorch that lacks these operators the layers stay as they are.
 """
 
 import torch
@@ -27,26 +27,21 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Prepare a model that only decodes to compute in `dtype`.
+    """Prepare a model for decoding in `dtype`.
 
-    On a CPU that concerns its linear layers, if they can be packed, on a GPU every parameter, but not the
+    On a CPU its linear layers are packed, if possible. On a GPU all parameters are converted, but not the
     tables of the rotary embedding.
     """
     if next(model.parameters()).is_cuda:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
         return model
-    if not can_pack(dtype):
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, x) for x in OPERATORS):
+        return model
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return model
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, PackedLinear(child, dtype))
     return model
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """True if oneDNN and its operators are there and know `dtype`."""
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, x) for x in OPERATORS):
-        return False
-    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,6 +1,6 @@
 """Two-dimensional rotary position embedding over the token grid (RoFormer, Su et al. 2021; LlamaGen's form).
 
-Half of a head's channel pairs turn with the row of a token and half with its column.
+Half of a head's channel pairs are rotated by the row of a token, half by its column.
 """
 
 import torch
@@ -11,9 +11,9 @@ def rotary_tables(height: int, width: int, head_dim: int, base: float = 10000.0)
     """Factors (cos_LC, sin_LC) of `rotate`, float32, for the class token and then the grid in raster order.
 
     L = 1 + height * width, C = head_dim. Row 0 belongs to the class token and is zero, as in the released
-    models: its query and key vanish, every token sees it with score 0, and the class acts through its value
-    alone. Both channels of a pair have their factor written out, the sine with its sign, so that a rotation
-    is a few whole kernels.
+    models: its query and key are zero, every token attends to it with score 0, and the class acts only
+    through its value. Factors are repeated for both channels of a pair, the sine with its sign, so that a
+    rotation takes few kernels.
     """
     half = head_dim // 2
     frequency_F = base ** -(torch.arange(0, half, 2, dtype=torch.float64, device="cpu") / half)
@@ -27,6 +27,6 @@ def rotary_tables(height: int, width: int, head_dim: int, base: float = 10000.0)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn consecutive channel pairs of x (..., heads, C) by the angles of `cos` and `sin` (..., 1, C)."""
+    """Rotate consecutive channel pairs of x (..., heads, C) by the angles of `cos` and `sin` (..., 1, C)."""
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(x * cos, swapped, sin).to(x.dtype)

@@ -1,7 +1,7 @@
-"""Semantic-Aware Token Masking (SAT, EndoGen, MICCAI 2025): drop the token embeddings that say little.
+"""Semantic-Aware Token Masking (SAT, EndoGen, MICCAI 2025): mask uninformative token embeddings.
 
-The tokens are cut into segments. Where a segment's embeddings hardly vary there is little to see (dark
-borders, plain mucosa), and more of them are masked; the segment that varies most keeps everything.
+The tokens are divided into segments. A segment whose embeddings vary little shows little (dark borders, plain
+mucosa) and is masked at a higher rate; the segment with the largest variance is not masked.
 
 Shapes: B batch, L = 1 + N positions with the class token first, S segments of H tokens, D channels.
 """
@@ -13,18 +13,20 @@ from autoregressive.models.noise import uniform_noise
 from common.errors import InputError
 
 MODES = ("token", "element", "static")
-TINY = 1e-30  # keeps 0/0 out of a clip whose every segment is constant
+TINY = 1e-30  # avoids 0/0 for a clip whose segments are all constant
 
 
 class SemanticAwareTokenMasking(nn.Module):
-    """x_BLD -> x_BLD with masked values set to zero and nothing rescaled; the identity in eval mode.
+    """x_BLD -> x_BLD with masked values set to zero, without rescaling; the identity in eval mode.
 
-    "token" masks whole tokens, as the paper draws it: one rate per sample and segment, every token covered,
-    the last segment shorter where L - 1 is no multiple of H. "element" is the released code's masking, bit
-    for bit: one rate per sample, segment and channel, noise shared by the batch, tokens after the last
-    whole segment never masked. "static" masks whole tokens, all at `max_rate`, whatever they show: what the
-    others are compared with. Rates lie in [0, max_rate]; the class token is never masked. Noise comes
-    from `generator`, by default torch's; of "token", with `key_B2` (one key per clip), from the keys alone.
+    token    masks whole tokens, as in the paper: one rate per sample and segment. The last segment is shorter
+             if L - 1 is no multiple of H.
+    element  is the masking of the released code, bit for bit: one rate per sample, segment and channel, noise
+             shared by the batch, tokens after the last whole segment not masked.
+    static   masks whole tokens, all at `max_rate`, for comparison.
+
+    Rates lie in [0, max_rate]; the class token is never masked. Noise comes from `generator` (default:
+    torch's), or, except with "element", from `key_B2` (one key per clip) if it is given.
     """
 
     def __init__(self, max_rate: float, segment: int = 8, mode: str = "token"):

@@ -29,15 +29,15 @@ class ClipJob:
     seed: int
 
     def path(self, kind: str, suffix: str) -> str:
-        """Where a file of this clip goes, below the save folder."""
+        """Path of a file of this clip, relative to the save folder."""
         return f"{kind}/{self.class_name}/{self.seed:06d}{suffix}"
 
     def grids(self, chain: int) -> list[str]:
-        """The grid pictures of a clip of `chain` links."""
+        """Paths of the grid pictures of a clip of `chain` links."""
         return [self.path("grids", ".png"), *(self.path("grids", f"_{k}.png") for k in range(1, chain))]
 
     def record(self, chain: int) -> dict[str, Any]:
-        """What samples.json says of this clip."""
+        """The entry of this clip in samples.json."""
         return {"class": self.class_name, "label": self.label, "seed": self.seed,
                 "grid": self.path("grids", ".png"), "frames": self.path("frames", ""),
                 "video": self.path("videos", ".mp4"), "gif": self.path("gifs", ".gif"),
@@ -51,7 +51,7 @@ def frames_of(picture_3HW: Tensor, dataset: dict[str, Any]) -> np.ndarray:
 
 
 def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: dict[str, Any]) -> None:
-    """All files of a clip, whose links share a row of frames; the first grid picture last."""
+    """Write all files of a clip, whose links share a row of frames; the first grid picture comes last."""
     first, *rest = (frames_of(picture_3HW, dataset) for picture_3HW in pictures)
     frames_THWC, record = np.concatenate([first, *(link[dataset["cols"]:] for link in rest)]), job.record(1)
     write_frames(inside(folder, record["frames"]), frames_THWC)
@@ -64,7 +64,7 @@ def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: 
 
 
 def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:
-    """dataset.json beside the grid pictures, so that they are a data set again."""
+    """Write dataset.json beside the grid pictures, so that they are a data set."""
     facts = {field.name: dataset.get(field.name) for field in fields(Manifest)}
     names, split_by = tuple(facts["class_names"]), dict.fromkeys(facts["class_names"], "recording")
     entries = []
@@ -76,7 +76,7 @@ def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[
 
 
 def write_sheet(folder: Path, jobs: Sequence[ClipJob], dataset: dict[str, Any]) -> None:
-    """The first clips of the queue, a row each."""
+    """Write the contact sheet: the first clips, a row each."""
     rows = []
     for job in jobs[:SHEET_CLIPS]:
         with Image.open(folder / job.path("grids", ".png")) as image:

@@ -1,4 +1,4 @@
-"""index.html of a folder of samples: one file that shows the clips in any browser, offline."""
+"""index.html of a folder of samples: one file that shows the clips in a browser, offline."""
 
 import base64
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ if hidden %}, {{ hidden }} more in the folder{% endif %}.</p>
 
 
 def write_gallery(folder: Path, facts: dict[str, Any], clips: Sequence[dict[str, Any]]) -> None:
-    """Write index.html beside samples.json: the clips' videos inside it, what made them below."""
+    """Write index.html beside samples.json, with the clips' videos and the settings."""
     shown = [{"name": clip["class"].replace("_", " "), "seed": clip["seed"],
               "data": base64.b64encode(inside(folder, clip["video"]).read_bytes()).decode()}
              for clip in clips[:GALLERY_CLIPS]]

@@ -1,4 +1,4 @@
-"""Tokens -> grid pictures, a few at a time, so that memory holds the feature maps of those only.
+"""Tokens -> grid pictures, a few at a time to limit the memory of feature maps.
 
 Shapes: B clips of h x w codes, H x W pixels of a grid picture.
 """
@@ -28,7 +28,7 @@ def pictures_of(codes_Bhw: Tensor, tokenizer: VQModel, precision: str = "none") 
 
 
 def check_bfloat16(tokenizer: VQModel, dataset: dict[str, Any]) -> None:
-    """Raise `InputError` if a grid picture of random codes is another one in bfloat16."""
+    """Raise `InputError` if bfloat16 changes a grid picture of random codes visibly."""
     shape = (dataset[side] * dataset["frame_size"] // tokenizer.config.downsample
              for side in ("rows", "cols"))
     codes_1hw = torch.randint(

@@ -1,7 +1,7 @@
 """STAGE: checkpoint -> clips, as grid pictures, frames, mp4 and gif.
 
-A clip is a function of (weights, class, seed, settings). Its grid picture is written last, so a clip that
-has one is complete: the same command makes what is missing.
+A clip is a function of (weights, class, seed, settings). Its grid picture is written last and marks a
+complete clip; a rerun makes the missing clips.
 """
 
 import hashlib
@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.packing import pack
-from autoregressive.sample.clip_files import (
-    ClipJob,
-    write_clip,
-    write_manifest,
-    write_sheet,
-)
+from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
 from autoregressive.sample.sampler import ClipSampler, fitting_batch
@@ -46,16 +40,16 @@ class SampleC2IConfig:
     """Sample clips of every class, or of some, from a trained checkpoint."""
 
     save_folder: Path
-    """Where grids, frames, videos and gifs go; clips already there are kept."""
+    """Output folder for grids, frames, videos and gifs. Existing clips are kept."""
     gpt_ckpt: Path | None = None
-    """Checkpoint or run folder; it says what its classes, grid and frame rate are."""
+    """Checkpoint or run folder, which holds class names, grid and frame rate."""
     model: str | None = None
-    """Name of a model in pretrained_models/registry.json, instead of --gpt-ckpt (default: the first model
-    that is in pretrained_models, the bundled phantom last)."""
+    """Name of a model in pretrained_models/registry.json, instead of --gpt-ckpt (default: the first
+    downloaded model, else the bundled phantom)."""
     preset: str | None = None
-    """What a checkpoint that holds weights only was trained on: an experiment's name, or a dataset.json."""
+    """Data set of a checkpoint that holds weights only: the name of an experiment, or a dataset.json."""
     vq_ckpt: Path | None = None
-    """Tokenizer (default: the one that the checkpoint names)."""
+    """Tokenizer (default: the one named by the checkpoint)."""
     classes: tuple[str, ...] = ()
     """Classes to sample (default: all)."""
     clips_per_class: int = 1
@@ -63,24 +57,24 @@ class SampleC2IConfig:
     seed: int = 0
     """First seed."""
     batch_size: int | None = None
-    """Clips sampled at once (default: what memory holds, at most 32, on a GPU 128)."""
+    """Clips sampled at once (default: as many as fit the memory, at most 32, on a GPU 128)."""
     cfg_scale: float | None = None
-    """Scale of classifier-free guidance; 1: no guidance (default: the registered model's own, else 1)."""
+    """Scale of classifier-free guidance; 1: no guidance (default: that of the registered model, else 1)."""
     cfg_interval: int = -1
     """Last decode step under guidance; -1: guide all steps."""
     temperature: float | None = None
-    """Divides the logits; 0: take the most likely token (default: the registered model's own, else 1)."""
+    """Divides the logits; 0: take the most likely token (default: that of the registered model, else 1)."""
     top_k: int = 2000
     """Sample among this many most likely tokens; 0: all."""
     top_p: float = 1.0
     """Sample among the fewest tokens whose probability sums to at least this."""
     start_from: Path | None = None
-    """Begin every clip with frames of this grid picture, picture, folder of frames or video."""
+    """Grid picture, picture, folder of frames or video whose frames begin every clip."""
     start_frames: int | None = None
-    """Number of frames of --start-from to begin with: k: the first k, -k: the last k (default: as many of the
-    first ones as a row of the grid holds)."""
+    """Number of frames of --start-from. k: the first k, -k: the last k (default: the first frames, one row of
+    the grid)."""
     chain: int = 1
-    """Number of clips joined to a longer one. Each begins with the last row of frames of the one before."""
+    """Number of clips joined to a longer one. Each begins with the last row of frames of the previous one."""
     blend_with: str | None = None
     """Mix the embedding of every class with that of this class; --blend sets the weight."""
     blend: float = 0.5
@@ -106,17 +100,17 @@ class SampleC2IConfig:
             raise InputError(f"--model {self.model}: not together with --gpt-ckpt")
 
     def settled(self, entry: dict[str, Any]) -> "SampleC2IConfig":
-        """The flags that were not given filled in from a model's registry entry."""
+        """With the defaults of a model's registry entry for flags that were not given."""
         best = {"cfg_scale": 1.0, "temperature": 1.0, **entry.get("sampling", {})}
         return replace(self, **{name: value for name, value in best.items() if getattr(self, name) is None})
 
     def generate_arguments(self) -> dict[str, Any]:
-        """The sampling settings among the arguments of `generate`."""
+        """The sampling settings as arguments of `generate`."""
         names = ("cfg_scale", "cfg_interval", "temperature", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}
 
     def settings(self) -> dict[str, Any]:
-        """The flags that, beside weights, class, seed and given frames, decide what a clip looks like."""
+        """The flags that change a clip of given weights, class, seed and start frames."""
         facts = {**self.generate_arguments(), "mixed_precision": self.mixed_precision}
         if self.decode_precision != "none":
             facts["decode_precision"] = self.decode_precision
@@ -135,13 +129,13 @@ def label_of(name: str, class_names: Sequence[str], flag: str) -> int:
 
 
 def make_jobs(classes: Sequence[str], class_names: Sequence[str], seeds: range) -> list[ClipJob]:
-    """The queue: for every seed each of `classes`."""
+    """For every seed a clip of each of `classes`."""
     labels = [label_of(name, class_names, "--classes") for name in classes]
     return [ClipJob(name, label, seed) for seed in seeds for name, label in zip(classes, labels, strict=True)]
 
 
 def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The clips that samples.json lists, if it is there; half-written files of a killed run are deleted.
+    """The clips that samples.json lists, if it exists; deletes temporary files of a killed run.
 
     Raises: `InputError` if the folder holds clips without a record, or of other weights or settings.
     """
@@ -161,7 +155,7 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Every fact that differs, by the names in nested dictionaries: "temperature 1.0, now 0.5"."""
+    """All differences of nested dictionaries, such as "temperature 1.0, now 0.5"."""
     found = []
     for name in {**recorded, **wanted}:
         before, now = recorded.get(name), wanted.get(name)
@@ -174,13 +168,13 @@ def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def run(config: SampleC2IConfig, runtime: Runtime) -> None:
-    """Make the clips that are missing. Raises: `InputError` if another job is at work in the folder."""
+    """Make the missing clips. Raises: `InputError` if another job uses the folder."""
     with locked(config.save_folder, runtime):
         sample(config, runtime)
 
 
 def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
-    """Make this process's share of the clips that are missing."""
+    """Make this process's share of the missing clips."""
     device, folder = runtime.device(config.device), config.save_folder
     path = find_gpt(config.gpt_ckpt, config.model, runtime)
     entry = registry().get(path.name, {}) if path.parent == MODELS_FOLDER else {}
@@ -195,12 +189,13 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     if config.start_from:
         frames_T3SS = read_start(config.start_from, dataset)
         start_N = given_tokens(frames_T3SS, config.start_frames, tokenizer, dataset)
-        settings["start"] = start_facts(config.start_from, start_N)
+        settings["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()),
+                             "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
     digest = runtime.agree(lambda: file_hash(path))[:16]
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
              "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
              "dataset": dataset, "sampling": settings,
-             **{name: value for name, value in entry.items() if name == "notice"}}
+             **({"notice": entry["notice"]} if "notice" in entry else {})}
     tokenizer = tokenizer.to(device)
     if config.decode_precision == "bf16":
         check_bfloat16(tokenizer, dataset)
@@ -211,8 +206,8 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
             print(entry["notice"])
         clips = clips_there(folder, facts)
         if not clips:
-            write_json(folder / FILE_NAME, {**facts, "clips": []})  # from now on for these settings only
-    runtime.gather(None)  # nobody writes clips before
+            write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
+    runtime.gather(None)  # no process writes clips before
     half = config.mixed_precision == "bf16"
     gpt = pack(gpt.to(device), torch.bfloat16 if half else torch.float32)
     window = config.decode_window or min(16 if device.type == "cuda" else 8, gpt.config.block_size)
@@ -228,14 +223,8 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         write_records(folder, facts, clips, jobs, config.chain)
 
 
-def start_facts(path: Path, start_N: Tensor) -> dict[str, Any]:
-    """What samples.json says of the frames that the clips begin with."""
-    digest = hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]
-    return {"name": path.name, "tokens": int((start_N >= 0).sum()), "hash": digest}
-
-
 def write_clips(sampler: ClipSampler, jobs: Sequence[ClipJob], size: int, folder: Path, bar: tqdm) -> None:
-    """Sample `size` clips at once; each batch is written while the next one is sampled."""
+    """Sample `size` clips at once, while the previous batch is written."""
     writing: list[Future] = []
     with ThreadPoolExecutor(own_cores()) as writers:
         for start in range(0, len(jobs) + size, size):
@@ -250,7 +239,7 @@ def write_clips(sampler: ClipSampler, jobs: Sequence[ClipJob], size: int, folder
 
 def write_records(folder: Path, facts: dict[str, Any], clips: list[dict[str, Any]], jobs: Sequence[ClipJob],
                   links: int) -> None:
-    """Everything beside the clips: samples.json, dataset.json of the grids, contact sheet, gallery."""
+    """Write samples.json, dataset.json of the grids, contact sheet and gallery."""
     records = [job.record(links) for job in jobs]
     clips = clips + [record for record in records if record not in clips]
     clips.sort(key=lambda clip: (clip["seed"], clip["label"]))

@@ -1,4 +1,4 @@
-"""Classes and seeds -> grid pictures, and how many clips fit the memory at once.
+"""Classes and seeds -> grid pictures, and the batch size that fits the memory.
 
 Shapes: B clips at once, N tokens of a clip, H x W pixels of a frame.
 """
@@ -25,17 +25,17 @@ LINK_SEED = 1 << 40  # from the seed of one link of a chain to that of the next
 
 @dataclass
 class ClipSampler:
-    """Makes the grid pictures of clips with models that lie on one device."""
+    """Makes the grid pictures of clips; all models are on one device."""
 
     gpt: GPT
     tokenizer: VQModel
     dataset: dict[str, Any]
     generate_arguments: dict[str, Any]
-    """Guidance, temperature and the other keyword arguments of `generate` that are the same for all clips."""
+    """Keyword arguments of `generate` that are the same for all clips."""
     links: int = 1
-    """Clips joined to a longer one, each beginning with the last row of frames of the one before."""
+    """Clips joined to a longer one; each begins with the last row of frames of the previous one."""
     start_N: Tensor | None = None
-    """Tokens that every clip begins with, -1 where they are to be sampled."""
+    """Tokens given for every clip, -1 where they are to be sampled."""
     autocast: bool = False
     """Run the GPT in bfloat16 autocast on a CPU."""
     decode_precision: str = "none"
@@ -62,7 +62,7 @@ class ClipSampler:
 
 
 def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
-    """Clips at once: 32, on a GPU 128, or fewer if their keys and values would fill half the free memory."""
+    """Batch size: 32, on a GPU 128, or less if keys and values would take more than half the free memory."""
     config, weight = gpt.config, gpt.output.weight
     slots = 2 * 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim  # under guidance
     if device.type == "cuda":

@@ -1,7 +1,7 @@
-"""What a clip may begin with: given frames, or the last row of frames of the clip before it.
+"""The beginning of a clip: given frames, or the last row of frames of the previous clip.
 
-Given frames become given tokens, and the GPT samples the others around them. Shapes: T frames of a clip in
-rows x cols, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
+Given frames are encoded as tokens; the GPT samples the others. Shapes: T frames of a clip in rows x cols, S
+pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
 """
 
 from pathlib import Path
@@ -23,8 +23,8 @@ from tokenizer.vq_model import VQModel
 def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
     """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video.
 
-    A video is read at the clips' frame rate. Frames of another size than the clips' are cropped to the field
-    of view, as dataset.prepare does.
+    A video is read at the frame rate of the clips. Frames of another size than the clips are cropped
+    to the field of view, as in dataset.prepare.
     """
     rows, cols, size = dataset["rows"], dataset["cols"], dataset["frame_size"]
     if not path.exists():
@@ -46,11 +46,11 @@ def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
 @torch.no_grad()
 def given_tokens(frames_T3SS: np.ndarray, keep: int | None, tokenizer: VQModel, dataset: dict[str, Any]
                  ) -> Tensor:
-    """(N,): the tokens of the first `keep` frames, or for a negative number of the last ones; -1 elsewhere.
+    """(N,): the tokens of the first `keep` frames, or of the last -`keep` if it is negative; -1 elsewhere.
 
-    None keeps as many of the first frames as a row of the grid holds.
+    None keeps the first frames, one row of the grid.
 
-    Raises: `InputError` if there are fewer frames, or none would be left to sample.
+    Raises: `InputError` if there are fewer frames, or no frame is left to sample.
     """
     rows, cols = dataset["rows"], dataset["cols"]
     count = len(frames_T3SS)
@@ -69,7 +69,7 @@ def given_tokens(frames_T3SS: np.ndarray, keep: int | None, tokenizer: VQModel, 
 
 
 def continued(tokens_BN: Tensor, rows: int) -> Tensor:
-    """(B, N): the last row of frames as the first of the next clip, -1 elsewhere."""
+    """(B, N): the last row of frames as the first row of the next clip, -1 elsewhere."""
     row = tokens_BN.shape[1] // rows
     next_BN = torch.full_like(tokens_BN, -1)
     next_BN[:, :row] = tokens_BN[:, -row:]

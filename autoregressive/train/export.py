@@ -1,10 +1,10 @@
 """STAGE: checkpoint -> files to share: safetensors with config, or the layout of the released checkpoints.
 
-Either holds what sampling uses (averaged weights where there are any). Nothing in it names a folder of this
-machine.
+Both hold the weights that sampling uses (averaged ones if there are any), and no paths of this machine.
 """
 
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,21 +29,21 @@ OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write the weights of a GPT, a tokenizer or a probe for others."""
+    """Export the weights of a GPT, a tokenizer or a video classifier."""
 
     ckpt: Path
     """Run folder or checkpoint."""
     output: Path
-    """NAME.safetensors, with its facts inside and in NAME.json; or NAME.pt, as LlamaGen's and EndoGen's own
-    code reads and writes it."""
+    """NAME.safetensors, with config and data set inside and in NAME.json; or NAME.pt, the format of
+    LlamaGen's and EndoGen's code."""
     preset: str | None = None
-    """What a GPT that holds weights only was trained on: an experiment's name, or a dataset.json."""
+    """Data set of a GPT checkpoint that holds weights only: the name of an experiment, or a dataset.json."""
     vq_ckpt: Path | None = None
-    """The tokenizer of such a GPT (default: LlamaGen's)."""
+    """Tokenizer of such a GPT (default: LlamaGen's)."""
     averaged: bool = True
-    """Take the averaged weights where there are any."""
+    """Export averaged weights, if there are any."""
     precision: Literal["float", "half"] = "float"
-    """half: float16, which halves a safetensors file."""
+    """half: float16, for safetensors files of half the size."""
 
     def __post_init__(self) -> None:
         if self.output.suffix not in (".safetensors", ".pt"):
@@ -53,7 +53,7 @@ class ExportConfig:
 
 
 def run(config: ExportConfig, runtime: Runtime) -> None:
-    """Write the files, read them back, and compare; work for one process."""
+    """Write the files, read them back and compare, on the main process."""
     if not runtime.is_main:
         return
     path, file = checkpoint_file(config.ckpt), config.output
@@ -75,7 +75,7 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
 
 def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: Path | None
                       ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, and what one must know to build and use the model; the rest as in `load_gpt`."""
+    """Weights, and the facts that are needed to use them; arguments and errors as in `load_gpt`."""
     checkpoint = load_checkpoint(path)
     state = model_state(checkpoint if averaged else {**checkpoint, "ema": None})
     if "config" in checkpoint:
@@ -94,17 +94,17 @@ def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: P
 
 
 def without_path(fact: Any) -> Any:
-    """A fact without the place where a file was found, which does not matter to what it is."""
+    """A fact without its "path", which is of this machine."""
     return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
 
 
 def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts: dict[str, Any]
                     ) -> dict[str, Any]:
-    """{"model", "steps", "args"} as the reference saves it, and of our own GPT training "optimizer".
+    """{"model", "steps", "args"} as the reference saves it, and "optimizer" of our own AdamW training.
 
-    Not with averaged weights, which the optimiser's moments do not belong to.
+    Without "optimizer" for averaged weights, because its moments do not belong to them.
     """
-    released = {"model": dict(sorted(state.items(), key=lambda item: not comes_first(item[0]))),
+    released = {"model": {name: state[name] for name in released_order(state)},
                 "steps": checkpoint.get("step", checkpoint.get("steps", 0)), "args": Namespace()}
     if "tokenizer" not in facts:  # a tokenizer itself
         return released
@@ -115,13 +115,13 @@ def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts:
     return released
 
 
-def comes_first(name: str) -> bool:
-    """True for the parameters that the released model registers first, and ours second."""
-    return name.startswith(CLASS_EMBEDDING)
+def released_order(names: Iterable[str]) -> list[str]:
+    """The released model registers the class embedding first, ours second."""
+    return sorted(names, key=lambda name: not name.startswith(CLASS_EMBEDDING))
 
 
 def reference_arguments(facts: dict[str, Any], training: dict[str, Any]) -> Namespace:
-    """The reference's names of the settings that a reader of its checkpoints may want."""
+    """Settings under the names that the reference uses."""
     model, dataset, tokenizer = facts["config"], facts["dataset"], facts["tokenizer"]
     sizes = {name: size for name, size in GPT_SIZES.items() if size.items() <= model.items()}
     kept = ("global_batch_size", "lr", "weight_decay", "beta1", "beta2", "max_grad_norm", "global_seed",
@@ -134,13 +134,13 @@ def reference_arguments(facts: dict[str, Any], training: dict[str, Any]) -> Name
 
 
 def released_optimizer(optimizer: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """AdamW's state numbered in the released order of the parameters; the two groups are the same."""
+    """AdamW's state, numbered in the released order of the parameters."""
     with torch.device("meta"):
         model = GPT(GPTConfig(**facts["config"]))
     groups = [[name for name, p in model.named_parameters() if (p.ndim >= 2) == matrices]
               for matrices in (True, False)]
     ours = [name for group in groups for name in group]
-    theirs = [name for group in groups for name in sorted(group, key=lambda name: not comes_first(name))]
+    theirs = [name for group in groups for name in released_order(group)]
     return {**optimizer, "state": {i: optimizer["state"][ours.index(name)] for i, name in enumerate(theirs)}}
 
 

@@ -38,32 +38,32 @@ class TrainC2IConfig(TrainingConfig):
     """Train the class-conditional GPT on extracted codes."""
 
     code_path: Path
-    """Folder written by tokenizer.extract_codes, or by the script of LlamaGen or EndoGen."""
+    """Folder written by tokenizer.extract_codes, or by the extraction script of LlamaGen or EndoGen."""
     preset: str | None = None
-    """Data set of codes of LlamaGen's or EndoGen's script: an experiment's name, or a dataset.json."""
+    """Data set of codes from LlamaGen's or EndoGen's script: the name of an experiment, or a dataset.json."""
     gpt_model: str = "GPT-B"
-    """Size, from GPT-XS and GPT-S (CPU) to GPT-XXXL."""
+    """Model size, from GPT-XS and GPT-S (for a CPU) to GPT-XXXL."""
     gpt_ckpt: Path | None = None
-    """Start from these weights (LlamaGen's, EndoGen's or ours). If its classes differ, the class embedding is
-    initialised anew."""
+    """Fine-tune these weights (of LlamaGen, EndoGen or this project). If the classes differ, the class
+    embedding is initialised anew."""
     vq_ckpt: Path | None = None
-    """Tokenizer that decodes the sample sheets (default: the one that the codes name)."""
+    """Tokenizer for sample sheets (default: the one named by the codes)."""
     tok_drop_method: Literal["token", "element", "static"] = "token"
-    """Token masking. token: semantic-aware, of whole tokens (the paper). element: semantic-aware, of single
-    channels (the released code). static: of whole tokens, all at the same rate, for comparison."""
+    """Token masking. token: semantic-aware, whole tokens (paper). element: semantic-aware, single channels
+    (released code). static: whole tokens at a constant rate, for comparison."""
     token_dropout_p: float = 0.3
-    """Highest masking rate; 0: no masking."""
+    """Maximum masking rate; 0: no masking."""
     dropout_p: float = 0.1
-    """Dropout of the attention's and the feed-forward's output."""
+    """Dropout rate of the attention and feed-forward outputs."""
     class_dropout_prob: float = 0.1
-    """Probability that a clip is trained on without its class, as classifier-free guidance needs."""
+    """Probability of training on a clip without its class, for classifier-free guidance."""
     first_rows: int = 0
-    """Train on the first rows of frames of each clip only, as many as this; 0: on whole clips. A first phase
-    on one row is cheap and teaches the classes; --gpt-ckpt starts the next phase from its weights."""
+    """Train on this many rows of frames of each clip only; 0: whole clips. A first phase on one row is cheap
+    and teaches the classes; --gpt-ckpt starts the next phase from its weights."""
     class_balance: bool = False
-    """Draw every class equally often, whatever its number of clips."""
+    """Draw every class equally often."""
     val_clips: int = 256
-    """Held-out clips of a validation, spread evenly over the set."""
+    """Number of held-out clips for validation, spread evenly over the set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,10 +76,9 @@ class TrainC2IConfig(TrainingConfig):
 
 
 class GPTTask(Task):
-    """What the training loop needs to know of the GPT.
+    """Training of the GPT on the first `first_tokens` tokens of each clip (None: all).
 
-    Training and validation read the first `first_tokens` tokens of each clip (None: all). Sheets need a
-    `tokenizer`; validation and sheets compute `clips_at_once` clips at once.
+    Sample sheets need a `tokenizer`. Validation and sheets compute `clips_at_once` clips at once.
     """
 
     methods = ("summed_loss",)
@@ -97,7 +96,7 @@ class GPTTask(Task):
                                       "tokenizer": codes.tokenizer, "data_hash": train_set.digest()}
         self.model: nn.Module = model
         self.blocks = list(model.layers)
-        self.recordable = model.token_masking.mode != "element"  # which draws from torch's generator
+        self.recordable = model.token_masking.mode != "element"  # which uses torch's generator
         self.unigram = unigram_entropy(
             train_set.tokens_SN, self.val_set.tokens_SN[self.val_places], model.config.vocab_size)
 
@@ -107,7 +106,7 @@ class GPTTask(Task):
         return model.loss(*batch, seeds_B), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Mean loss of held-out clips in nats per token, and `unigram_entropy` to compare it with."""
+        """Mean loss of held-out clips in nats per token, and `unigram_entropy` as a baseline."""
         if not self.val_places:
             return {}
         mine = self.runtime.share(self.val_places)
@@ -130,7 +129,7 @@ class GPTTask(Task):
 
 
 def make_task(config: TrainC2IConfig, runtime: Runtime) -> GPTTask:
-    """The task that the flags describe, its model new or with the weights of --gpt-ckpt."""
+    """The task of these flags, its model new or with the weights of --gpt-ckpt."""
     codes = Codes.read(config.code_path, config.preset)
     names, rows, (height, width) = codes.dataset["class_names"], codes.dataset["rows"], codes.token_grid
     if not 0 <= config.first_rows <= rows:
@@ -157,21 +156,21 @@ def make_task(config: TrainC2IConfig, runtime: Runtime) -> GPTTask:
 
 
 def segment_length(codes: Codes) -> int:
-    """Tokens of one token row of one frame: the segments of token masking (8 for 128 px at downsample 16)."""
+    """Segment length of token masking: the tokens of one row of one frame (8 for 128 px, downsample 16)."""
     return max(2, codes.token_grid[1] // codes.dataset["cols"])
 
 
 def unigram_entropy(train_SN: np.ndarray, val_SN: np.ndarray, vocab_size: int) -> float:
-    """Cross-entropy in nats of held-out tokens under the frequencies of training tokens (add-one smoothed).
+    """Cross-entropy in nats of held-out tokens under the frequencies of training tokens (add-one smoothing).
 
-    A model whose validation loss is not below this has learnt nothing but which codes are common.
+    A model whose validation loss is not lower has only learnt which codes are frequent.
     """
     counts_V = np.bincount(train_SN.reshape(-1), minlength=vocab_size) + 1.0
     return float(-np.log(counts_V / counts_V.sum())[val_SN].mean()) if len(val_SN) else float("nan")
 
 
 def run(config: TrainC2IConfig, runtime: Runtime) -> int:
-    """Train until `config.max_steps` or a signal; returns the step that was reached."""
+    """Train until `config.max_steps` or a signal; returns the last step."""
     return train(make_task(config, runtime), config, runtime)
 
 

@@ -1,4 +1,4 @@
-"""Flags that every training command shares, and the learning rate that follows from them."""
+"""Flags of all training commands, and the learning rate schedule."""
 
 import json
 import math
@@ -13,16 +13,16 @@ from common.command import require_at_least
 from common.errors import InputError
 from common.names import without_names
 
-# What a rerun may change; everything else is part of what the run is.
+# Settings that a rerun may change; all others must be equal on resume.
 MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_every", "keep_checkpoints",
               "num_workers", "wandb_project", "device", "val_clips", "val_pictures", "data_parallel",
               "compile", "activation_checkpointing", "gradient_accumulation_steps", "max_skipped_steps",
               "dry_run"}
-LOST = timedelta(minutes=30)  # longer than any work between two steps that the others wait for
+LOST = timedelta(minutes=30)  # timeout of training; longer than any work of one process between two steps
 
 
 def precision_that_suits() -> Literal["bf16", "none"]:
-    """The default of --mixed-precision on this machine."""
+    """Default of --mixed-precision."""
     return "bf16" if torch.cuda.is_available() else "none"
 
 
@@ -31,62 +31,62 @@ class TrainingConfig:
     """Flags of every training command."""
 
     results_dir: Path
-    """Run folder: config, log, curves, checkpoints, sheets. The same command continues what is there."""
+    """Run folder: config, log, curves, checkpoints, sample sheets. The same command continues it."""
     max_steps: int = 10_000
-    """Optimiser steps in all."""
+    """Total number of optimizer steps."""
     global_batch_size: int = 8
-    """Samples per optimiser step, over all processes."""
+    """Samples per optimizer step, over all processes."""
     gradient_accumulation_steps: int = 1
-    """Parts that a global batch is computed in, to save memory."""
+    """Number of parts that the global batch is computed in, to save memory."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: Muon for the matrices of the GPT's layers, AdamW for the rest; learns in fewer steps."""
+    """muon: Muon for the matrices of the GPT's layers, AdamW for the rest. It needs fewer steps."""
     lr: float = 1e-4
     """Peak learning rate."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """After warm-up: stay, or fall to a tenth at the last step."""
+    """Learning rate after warm-up. cosine: decays to a tenth of the peak at the last step."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0."""
+    """Steps of linear warm-up from 0."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of tensors with two or more dimensions."""
+    """Decoupled weight decay of parameters with two or more dimensions."""
     beta1: float = 0.9
     """AdamW: decay of the first moment."""
     beta2: float = 0.95
     """AdamW: decay of the second moment."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0: never."""
+    """Gradients are clipped to this norm; 0: no clipping."""
     max_skipped_steps: int = 25
-    """A step whose loss or gradient is not finite is skipped; so many in a row end the run."""
+    """A step whose loss or gradient is not finite is skipped. This many consecutive ones end the run."""
     mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
-    """bf16 autocast (default: on a GPU), or float32 throughout, which is faster on many processors."""
+    """bf16: autocast (default on a GPU). none: float32, which is faster on many CPUs."""
     ema_decay: float = 0.0
-    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0: none."""
+    """Decay of an exponential moving average of the weights, which is used for evaluation; 0: no average."""
     global_seed: int = 0
     """Seed of initialisation, data order, dropout and augmentation."""
     log_every: int = 50
-    """Steps between two log records."""
+    """Steps between log records."""
     eval_every: int = 500
-    """Steps between two validations; 0: never."""
+    """Steps between validations; 0: never."""
     sample_every: int = 1000
-    """Steps between two sample sheets; 0: never."""
+    """Steps between sample sheets; 0: never."""
     ckpt_every: int = 500
-    """Steps between two checkpoints; one is always written at the end."""
+    """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept."""
+    """Number of checkpoints kept."""
     num_workers: int = 0
-    """Processes that read data."""
+    """Number of processes that read data."""
     data_parallel: Literal["ddp", "fsdp", "none"] = "ddp"
-    """Several processes hold the model whole (ddp) or a part each (fsdp); one process is always none."""
+    """With several processes. ddp: each holds the whole model. fsdp: each holds a shard of it."""
     compile: bool = field(default_factory=lambda: torch.cuda.is_available())
-    """Compile the model's blocks, and on one GPU record the whole step of a GPT (default: on a GPU); without
-    a compiler the run goes on without."""
+    """Compile the model's blocks. On a single GPU also record the step of the GPT as a CUDA graph. Without a
+    compiler training continues uncompiled. The default on a GPU is --compile."""
     activation_checkpointing: bool = False
-    """Recompute the blocks' activations in the backward pass: a third slower, far less memory."""
+    """Recompute the activations of blocks in the backward pass: a third slower, far less memory."""
     wandb_project: str | None = None
-    """Log to this Weights & Biases project too (offline unless WANDB_MODE says otherwise)."""
+    """Also log to this Weights & Biases project (offline unless WANDB_MODE is set)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     dry_run: bool = False
-    """Take a few steps, print sizes, memory and the time that the run would take, and write nothing."""
+    """Take a few steps and print sizes, memory and the estimated time. Nothing is written."""
 
     def __post_init__(self) -> None:
         require_at_least(self, max_steps=1, global_batch_size=1, gradient_accumulation_steps=1, log_every=1,
@@ -98,16 +98,16 @@ class TrainingConfig:
             raise InputError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
 
     def samples_at_once(self, processes: int) -> int:
-        """Samples of the part of a batch that a process computes at once: what its memory has to hold."""
+        """Samples that a process computes at once."""
         return max(1, self.global_batch_size // (self.gradient_accumulation_steps * processes))
 
     def settings(self) -> dict[str, Any]:
-        """The command line as JSON."""
+        """The flags as JSON values."""
         return json.loads(json.dumps(asdict(self), default=str))
 
 
 def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: dict[str, Any]) -> None:
-    """`InputError` unless a checkpoint of the run folder is of the run that settings and facts describe."""
+    """`InputError` unless the checkpoint has the same settings and facts."""
     folder = config.results_dir
     for name, value in config.settings().items():
         fixed = name not in MAY_CHANGE and not holds_path(getattr(config, name))
@@ -127,7 +127,7 @@ def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: di
 
 
 def holds_path(value: Any) -> bool:
-    """True for a path and for a tuple of paths: where a thing lies does not matter to what it is."""
+    """True for a path and a tuple of paths, which may differ between runs of the same data."""
     return isinstance(value, Path) or (isinstance(value, tuple) and any(map(holds_path, value)))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.files import atomic_path, read_jsonl
 
-TOGETHER = {"loss": ("loss", "val_loss", "val_unigram")}
+LOSSES = ("loss", "val_loss", "val_unigram")  # drawn in one panel
 WIDE = 3  # panels in a row
 
 
@@ -12,18 +12,16 @@ def draw_curves(folder: Path) -> None:
     """Draw every scalar of `folder/log.jsonl` against the step into `folder/curves.png`, if there are any."""
     records = read_jsonl(Path(folder) / "log.jsonl")
     names = dict.fromkeys(name for record in records for name in record if name != "step")
-    shown = {name for group in TOGETHER.values() for name in group}
-    panels = {title: [name for name in group if name in names] for title, group in TOGETHER.items()}
-    panels |= {name: [name] for name in names if name not in shown}
-    panels = {title: group for title, group in panels.items() if group}
-    if not panels:
+    if not names:
         return
-    from matplotlib.figure import Figure  # takes a second, which other stages need not wait
+    losses = [name for name in LOSSES if name in names]
+    panels = [losses] * bool(losses) + [[name] for name in names if name not in LOSSES]
+    from matplotlib.figure import Figure  # takes a second to import
 
     rows = -(-len(panels) // WIDE)
     figure = Figure(figsize=(4.5 * WIDE, 3 * rows), layout="constrained")
-    for place, (title, group) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, WIDE, place, title=title, xlabel="step")
+    for place, group in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, WIDE, place, title=group[0], xlabel="step")
         for name in group:
             points = [(record["step"], record[name]) for record in records if name in record]
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", label=name)

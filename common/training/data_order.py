@@ -1,15 +1,13 @@
 """The order in which training sees its data, as a function of (seed, step) alone."""
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.distributed import Runtime
 from common.errors import InputError
@@ -23,7 +21,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> list[int]:
 
 
 def mix(seed: int, counter: int) -> int:
-    """One 63-bit seed from two integers, mixed (splitmix64) so that neighbouring steps share nothing."""
+    """A 63-bit seed from two integers by splitmix64, so that the seeds of consecutive steps are unrelated."""
     z = (seed * 0x9E3779B97F4A7C15 + (counter + 1) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
@@ -31,18 +29,18 @@ def mix(seed: int, counter: int) -> int:
 
 
 def batch_indices(size: int, batch: int, seed: int, step: int) -> list[int]:
-    """The `batch` sample indices of global step `step`; epochs follow each other without a short batch."""
+    """The `batch` sample indices of step `step`; a batch may continue into the next epoch."""
     positions = range(step * batch, (step + 1) * batch)
     return [epoch_order(size, seed, position // size)[position % size] for position in positions]
 
 
 def places(batch: int, part: int, parts: int, runtime: Runtime) -> range:
-    """The places in the global batch that this process computes in one part of it."""
+    """The positions in the global batch that this process computes in part `part` of `parts`."""
     return runtime.share(range(batch)[part::parts])
 
 
 def in_order(parts: Sequence[Tensor], runtime: Runtime) -> Tensor:
-    """What this process has of each part of a batch (b, ...) -> the whole batch (B, ...); undoes `places`."""
+    """This process's share of each part of a batch (b, ...) -> the batch (B, ...); inverse of `places`."""
     return torch.stack([runtime.gather_batch(part) for part in parts], dim=1).flatten(0, 1)
 
 
@@ -52,53 +50,35 @@ def sample_seeds(batch: int, seed: int, step: int, part: int, parts: int, runtim
     return torch.tensor([mix(mix(seed, 0), step * batch + place) for place in mine])
 
 
-class StepBatches:
-    """A batch sampler for a torch `DataLoader`: this process's share of the batches of steps start..stop-1.
+def step_batches(size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1,
+                 runtime: Runtime = Runtime()) -> Iterator[list[int]]:
+    """This process's share of the batches of steps start..stop-1, each in `parts` parts: a `batch_sampler`.
 
-    Each step comes in `parts` parts.
+    Raises: `InputError` if there are no samples, or parts and processes do not divide the batch.
     """
-
-    def __init__(self, size: int, batch: int, seed: int, start: int, stop: int, parts: int = 1,
-                 runtime: Runtime = Runtime()):
-        if size < 1:
-            raise InputError("there is nothing to train on: the train split is empty")
-        if batch % parts:
-            raise InputError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
-        if batch // parts % runtime.world_size:
-            raise InputError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
-                             f"{runtime.world_size} processes")
-        self.size, self.batch, self.seed, self.parts, self.runtime = size, batch, seed, parts, runtime
-        self.steps = range(start, stop)
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.parts
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            indices = batch_indices(self.size, self.batch, self.seed, step)
-            for part in range(self.parts):
-                yield [indices[place] for place in places(self.batch, part, self.parts, self.runtime)]
+    if size < 1:
+        raise InputError("there is nothing to train on: the train split is empty")
+    if batch % parts:
+        raise InputError(f"--gradient-accumulation-steps {parts}: does not divide the batch of {batch}")
+    if batch // parts % runtime.world_size:
+        raise InputError(f"--global-batch-size {batch}: in {parts} parts it cannot be shared equally by "
+                         f"{runtime.world_size} processes")
+    batches = (batch_indices(size, batch, seed, step) for step in range(start, stop))
+    return ([indices[place] for place in places(batch, part, parts, runtime)]
+            for indices in batches for part in range(parts))
 
 
-class Mixture(Dataset):
-    """Several data sets as one, in which `shares[k]` of the samples are from set k: small ones come round."""
-
-    def __init__(self, parts: Sequence[Dataset], shares: Sequence[float]):
-        self.parts = parts
-        length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
-        self.ends = list(accumulate(round(length * share) for share in shares))
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    def __getitem__(self, index: int) -> Any:
-        k = bisect_right(self.ends, index)
-        start = self.ends[k - 1] if k else 0
-        return self.parts[k][(index - start) % len(self.parts[k])]
+def mixture(parts: Sequence[Dataset], shares: Sequence[float]) -> Subset:
+    """Several data sets as one, with the fraction `shares[k]` of samples from set k; small sets repeat."""
+    length = max(len(part) / share for part, share in zip(parts, shares, strict=True))
+    starts = accumulate((len(part) for part in parts), initial=0)
+    indices = [start + i % len(part) for start, part, share in zip(starts, parts, shares)  # noqa: B905
+               for i in range(round(length * share))]
+    return Subset(ConcatDataset(parts), indices)
 
 
-def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Mixture:
-    """The same samples with every label that there is equally often."""
-    labels = np.asarray(labels)
-    parts = [Subset(samples, np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
-    return Mixture(parts, [1 / len(parts)] * len(parts))
+def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Subset:
+    """The same samples, repeated so that every label is equally frequent."""
+    places = [np.flatnonzero(np.equal(labels, label)) for label in np.unique(labels)]
+    most = max(map(len, places))
+    return Subset(samples, np.concatenate([np.resize(of_label, most) for of_label in places]).tolist())

@@ -1,76 +1,54 @@
 """What a run would take: sizes, memory and time, from a few of its steps."""
 
 import resource
-from collections.abc import Callable
+from datetime import timedelta
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from common.distributed import Runtime, own_part
-from common.training.config import TrainingConfig
-from common.training.task import Task
+from common.distributed import own_part
+from common.recorded import tensors
+
+if TYPE_CHECKING:
+    from common.training.loop import TrainingState
 
 TIMED_STEPS = 3
 
 
-def dry_run(task: Task, config: TrainingConfig, runtime: Runtime, batch: Any,
-            take_step: Callable[[int], object], untimed: int) -> str:
-    """Take a few steps of a run that has not begun -> the report; nothing is written.
+def dry_run(state: "TrainingState") -> list[str]:
+    """Take a few steps of a run that has not begun -> the lines of the report; nothing is written.
 
-    `batch` is one of those to come. `take_step(step)` returns when the device has finished. The first
-    `untimed` steps, which compile and allocate, do not count.
+    The first steps, which compile and allocate, are not timed.
     """
-    times = []
+    task, config, runtime, device = state.task, state.config, state.runtime, state.device
+    untimed = 5 if state.recorder else 1  # a recorder lets three steps run before it records one
+    shapes = [f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
+              for x in tensors(next(iter(state.batches())))]
+    batches, times = iter(state.batches()), []
     for step in range(min(untimed + TIMED_STEPS, config.max_steps)):
         started = perf_counter()
-        take_step(step)
+        state.optimise(step, batches)
+        state.meter.read()  # waits for the device
         times.append(perf_counter() - started)
+    step_time = median(times[untimed:] or times)
+    if device.type == "cuda":
+        peak, kind = torch.cuda.max_memory_allocated(device), "allocated on the GPU"
+    else:
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kind = "resident, with Python and torch"
     parameters, samples = list(task.model.parameters()), len(task.train_set)
     held = sum(own_part(p).numel() for p in parameters)
-    copies = 5 if config.ema_decay else 4
-    device = parameters[0].device
-    peak = max(runtime.gather(peak_memory(device)))
-    step_time = median(times[untimed:] or times)
-    return "\n".join([
+    copies, moments = (5, "two moments and the average") if config.ema_decay else (4, "and two moments")
+    return [
         f"model: {sum(p.numel() for p in parameters):,} parameters, {task.facts['config']}",
-        f"batch: {', '.join(tensor_shapes(batch))} in each of {config.gradient_accumulation_steps} parts "
+        f"batch: {', '.join(shapes)} in each of {config.gradient_accumulation_steps} parts "
         f"on each of {runtime.world_size} processes",
-        f"memory of a process: {4 * copies * held / 1e9:.2f} GB for weights, gradients, "
-        f"{'two moments and the average' if config.ema_decay else 'and two moments'}; "
-        f"{peak / 1e9:.2f} GB at the peak of a step ({memory_kind(device)})",
+        f"memory of a process: {4 * copies * held / 1e9:.2f} GB for weights, gradients, {moments}; "
+        f"{max(runtime.gather(peak)) / 1e9:.2f} GB at the peak of a step ({kind})",
         f"steps: {config.max_steps:,} of {config.global_batch_size} samples, "
         f"{config.max_steps * config.global_batch_size / samples:.1f} times over {samples:,} samples",
-        f"time: {step_time:.3g} s per step, {duration(step_time * config.max_steps)} in all, "
+        f"time: {step_time:.3g} s per step, {timedelta(seconds=round(step_time * config.max_steps))} in all, "
         "without validation, sheets and checkpoints",
-    ])
-
-
-def tensor_shapes(batch: Any) -> list[str]:
-    """Shape and type of each tensor of a batch."""
-    if isinstance(batch, Tensor):
-        return [f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}"]
-    return [shape for part in batch for shape in tensor_shapes(part)]
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has held so far, of `memory_kind`."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def memory_kind(device: torch.device) -> str:
-    """What `peak_memory` measures."""
-    return "allocated on the GPU" if device.type == "cuda" else "resident, with Python and torch"
-
-
-def duration(seconds: float) -> str:
-    """A time as days, hours and minutes, or as seconds."""
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    days, hours = minutes // 1440, minutes // 60 % 24
-    return f"{days} d " * bool(days) + f"{hours} h " * bool(days or hours) + f"{minutes % 60} min"
+    ]

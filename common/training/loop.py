@@ -1,8 +1,9 @@
-"""The training loop that the tokenizer and the GPT share. A task says what is trained; the loop says how.
+"""The training loop of the tokenizer, the GPT and the video classifier. A `Task` defines what is trained.
 
-Everything random at step s is a function of (seed, s) and of a sample's place in the global batch: data
-order, dropout, augmentation. So a checkpoint needs no random state, a rerun continues exactly, and the number
-of processes does not matter. DDP, FSDP, compilation and recomputation go around `task.model` from outside.
+All randomness of step s (data order, dropout, augmentation) is a function of (seed, s) and of a sample's
+position in the global batch. So a checkpoint needs no random state, a rerun continues exactly, and the result
+does not depend on the number of processes. DDP, FSDP, compilation and activation checkpointing wrap
+`task.model` from outside.
 """
 
 import math
@@ -18,20 +19,19 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.checkpoints import newest_checkpoint, save_checkpoint
-from common.distributed import Runtime, shard_like
+from common.distributed import Runtime, shard_like, whole_tensor
 from common.files import write_json
 from common.hardware import compiler_works
 from common.locks import locked
 from common.recorded import Recorder, mapped
-from common.sharded import ShardWriter, is_sharded, open_sharded, read_stored
+from common.sharded import ShardWriter, is_sharded, read_sharded
 from common.training.config import TrainingConfig, check_same_run, learning_rate
 from common.training.curves import draw_curves
-from common.training.data_order import StepBatches, mix, sample_seeds
+from common.training.data_order import mix, sample_seeds, step_batches
 from common.training.dry_run import dry_run
 from common.training.optimizers import (
     AveragedWeights,
     Meter,
-    clip_gradients,
     load_states,
     make_optimizers,
     set_rate,
@@ -48,17 +48,17 @@ from common.weights import load_checkpoint
 def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     """Train `task.model` up to `config.max_steps`, from the newest checkpoint in the run folder if any.
 
-    SIGTERM and SIGINT end it after the current step with a checkpoint. A dry run only prints what it would
-    take. Returns the step that was reached.
+    SIGTERM and SIGINT end training after the current step, with a checkpoint. A dry run only prints sizes,
+    memory and time. Returns the step that was reached.
 
-    Raises: `InputError` if the run folder holds another run, if another job is at work there, or if too many
-    steps in a row were not finite.
+    Raises: `InputError` if the run folder holds another run or is in use by another job, or if too many
+    consecutive steps were not finite.
     """
     state = TrainingState(task, config, runtime)
     if config.dry_run:
-        report = state.dry_run()
+        report = dry_run(state)
         if runtime.is_main:
-            print("\n".join([*state.notes, report]))
+            print("\n".join([*state.notes, *report]))
         return state.step
     with locked(config.results_dir, runtime):
         with runtime.together():
@@ -76,7 +76,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
 
 
 def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
-    """The steps that are left, with what is due between them."""
+    """The remaining steps, with logging, validation, sample sheets and checkpoints in between."""
     config, runtime = state.config, state.runtime
     batches = iter(state.batches())
     since, started = state.step, perf_counter()
@@ -84,7 +84,7 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
                disable=None if runtime.is_main else True)
     for step in bar:
         state.optimise(step, batches)
-        stopping = runtime.any(bool(stop.name))
+        stopping = any(runtime.gather(stop.name))
         if state.due(config.log_every):
             means = state.meter.read()
             skipped = state.skipped.check(state.step, config.max_skipped_steps, config.lr)
@@ -105,7 +105,7 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
 
 
 class TrainingState:
-    """Model, averaged weights, optimiser and step of one run, tied to its folder."""
+    """Model, averaged weights, optimizers and step of one run."""
 
     def __init__(self, task: Task, config: TrainingConfig, runtime: Runtime):
         self.task, self.config, self.runtime = task, config, runtime
@@ -133,27 +133,12 @@ class TrainingState:
         self.writer = ShardWriter(self.checkpoints, keep, runtime) if self.sharded else None
 
     def resume(self) -> list[str]:
-        """Go on from the newest checkpoint of the run folder, if any; returns what there is to say of it."""
+        """Load the newest checkpoint of the run, if any, of any number of processes; returns messages."""
         config = self.config
         checkpoint, warnings = newest_checkpoint(self.checkpoints, self.runtime, self.read)
         if not checkpoint:
             return self.notes
-        self.restore(checkpoint)
-        return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
-
-    def open_log(self, lines: list[str]) -> RunLog:
-        """The log of the run from this step on, begun with `lines`."""
-        config = self.config
-        log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
-        for line in lines:
-            log.line(line)
-        if self.runtime.is_main:
-            write_json(config.results_dir / "config.json", {"training": config.settings(), **self.task.facts})
-        return log
-
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint of this run, of any number of processes and any wrapping."""
-        check_same_run(self.config, self.task.facts, checkpoint)
+        check_same_run(config, self.task.facts, checkpoint)
         examples = self.model.state_dict()
         self.model.load_state_dict(shard_all(checkpoint["model"], examples))
         if self.ema:
@@ -163,9 +148,20 @@ class TrainingState:
         self.task.load_state_dict(checkpoint.get("task", {}), self.step)
         self.meter.load_state_dict(checkpoint.get("meter", {}))
         self.skipped = SkippedSteps(self.device, checkpoint.get("skipped", 0))
+        return [*warnings, *self.notes, f"continuing at step {self.step} of {config.max_steps}"]
+
+    def open_log(self, lines: list[str]) -> RunLog:
+        """Write config.json and open the log at the current step; `lines` are printed first."""
+        config = self.config
+        log = RunLog(config.results_dir, self.runtime.is_main, self.step, config.wandb_project)
+        for line in lines:
+            log.line(line)
+        if self.runtime.is_main:
+            write_json(config.results_dir / "config.json", {"training": config.settings(), **self.task.facts})
+        return log
 
     def read(self, path: Path) -> dict[str, Any]:
-        """A checkpoint; of a sharded one this process reads only what it will hold."""
+        """A checkpoint; of a sharded one each process reads only its own part."""
         if not (self.sharded and is_sharded(path)):
             return load_checkpoint(path)
         examples = self.model.state_dict()
@@ -177,10 +173,10 @@ class TrainingState:
                 return parameters[int(names[1])]
             return examples.get(names[0]) if part in ("model", "ema") else None
 
-        return read_stored(path, open_sharded(path), like)
+        return read_sharded(path, like)
 
     def save(self) -> str:
-        """Write a checkpoint of this moment, a sharded one beside the next steps -> a line that says so."""
+        """Write a checkpoint, a sharded one in the background; returns a message."""
         ema = {"ema": self.ema.state_dict()} if self.ema else {}
         checkpoint = {"model": self.model.state_dict(), **ema, "optimizer": states(self.optimizers),
                       "step": self.step, "task": self.task.state_dict(),
@@ -197,18 +193,17 @@ class TrainingState:
     def batches(self) -> DataLoader:
         """This process's share of the batches of the steps that are left."""
         config = self.config
-        sampler = StepBatches(len(self.task.train_set), config.global_batch_size, config.global_seed,
-                              self.step, config.max_steps, config.gradient_accumulation_steps, self.runtime)
+        sampler = step_batches(len(self.task.train_set), config.global_batch_size, config.global_seed,
+                               self.step, config.max_steps, config.gradient_accumulation_steps, self.runtime)
         return DataLoader(self.task.train_set, batch_sampler=sampler, num_workers=config.num_workers,
                           worker_init_fn=leave_signals_to_the_parent,
                           pin_memory=self.device.type == "cuda")
 
     def due(self, every: int) -> bool:
-        """True each `every` steps and at the last one; never if `every` is 0."""
+        """True every `every` steps and at the last step; never if `every` is 0."""
         return every > 0 and (self.step % every == 0 or self.step == self.config.max_steps)
 
     def autocast(self) -> Any:
-        """The precision that the forward pass runs in."""
         if self.config.mixed_precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
@@ -235,44 +230,33 @@ class TrainingState:
         self.step = step + 1
 
     def update(self, inputs: list[list[Any]]) -> tuple[dict[str, Tensor], Tensor]:
-        """New weights from batch and seeds of each part -> scalars to log, and whether they are finite."""
+        """Update the weights from the batch and seeds of each part -> scalars to log, and True if finite."""
         config, parts = self.config, len(inputs)
         sums: dict[str, Tensor] = {}
         for part, batch_and_seeds in enumerate(inputs):
             if not self.recorder:  # the same for all parts and processes
                 torch.manual_seed(mix(config.global_seed, self.step))
-            with self.runtime.sync_if(part == parts - 1, self.step_loss):
-                with self.autocast():
-                    loss, scalars = self.step_loss(*batch_and_seeds)
-                (loss / parts).backward()
+            self.step_loss.require_backward_grad_sync = part == parts - 1  # DDP: average once, at the end
+            with self.autocast():
+                loss, scalars = self.step_loss(*batch_and_seeds)
+            (loss / parts).backward()
             for name, value in {"loss": loss, **scalars}.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / parts
         means = self.runtime.mean(torch.stack(list(sums.values()))).unbind()
-        norm = clip_gradients(self.model, config.max_grad_norm or math.inf)
+        limit = config.max_grad_norm or math.inf
+        norm = whole_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         finite = means[0].isfinite() & norm.isfinite()
         take_step(self.optimizers, ~finite)
         return {**dict(zip(sums, means, strict=True)), "grad_norm": norm}, finite
 
-    def dry_run(self) -> str:
-        """Take a few steps -> what the whole run would take."""
-        batches = iter(self.batches())
-
-        def take_step(step: int) -> None:
-            self.optimise(step, batches)
-            self.meter.read()  # waits for the device
-
-        untimed = 5 if self.recorder else 1  # with a recorder three run first, and one records
-        return dry_run(self.task, self.config, self.runtime, next(iter(self.batches())), take_step, untimed)
-
     @contextmanager
     def evaluated(self) -> Iterator[nn.Module]:
-        """The model in eval mode, whole on every process, with the averaged weights where there are any."""
+        """The unsharded model in eval mode, with the averaged weights if there are any."""
         averaged = self.ema.in_place() if self.ema else nullcontext()
         with torch.no_grad(), averaged, self.runtime.whole(self.step_loss):
             yield self.model.eval()
 
     def validate(self) -> dict[str, float]:
-        """The task's validation scalars."""
         with self.evaluated() as model, self.autocast():
             return self.task.validate(model)
 
@@ -286,7 +270,7 @@ class TrainingState:
 
 
 def shard_all(whole: dict[str, Tensor], examples: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state dict cut up as `examples` is; strict loading will name the keys that are not there."""
+    """An unsharded state dict, sharded as `examples` is; strict loading will name unknown keys."""
     return {name: shard_like(value, examples[name]) if name in examples else value
             for name, value in whole.items()}
 

@@ -1,7 +1,6 @@
-"""The optimisers of the training loop, averaged weights, and the scalars of steps between two log records.
+"""The optimizers of the training loop, averaged weights, and means of scalars between two log records.
 
-AdamW trains all parameters, or with Muon those that are not hidden matrices. The loop has them as a list,
-AdamW first.
+AdamW trains all parameters, or with Muon those that are not hidden matrices. AdamW is first in the list.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from common.distributed import own_part, shard_like, whole_tensor
+from common.distributed import own_part, shard_like
 from common.errors import InputError
 from common.training.config import TrainingConfig
 
@@ -21,39 +20,29 @@ Optimizers = Sequence[torch.optim.Optimizer]
 
 
 def make_optimizers(model: nn.Module, config: TrainingConfig, recorded: bool = False) -> Optimizers:
-    """AdamW, or as --optimizer asks AdamW and Muon, which takes the matrices of the GPT's layers."""
-    betas = (config.beta1, config.beta2)
+    """AdamW, with --optimizer muon also Muon, which trains the matrices of the GPT's layers.
+
+    Weight decay is on matrices only. A `recorded` step (CUDA graph) reads the learning rate from the device.
+    """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if config.optimizer == "adamw":
-        return [adamw(list(named.values()), config.lr, config.weight_decay, betas, recorded)]
-    hidden = {name: p for name, p in named.items() if name.startswith("layers.") and p.ndim == 2}
-    if not hidden:
+    hidden = {name: p for name, p in named.items()
+              if config.optimizer == "muon" and name.startswith("layers.") and p.ndim == 2}
+    if config.optimizer == "muon" and not hidden:
         raise InputError("--optimizer muon: is for the layers of a GPT, this model has none")
     rest = [p for name, p in named.items() if name not in hidden]
-    rate = device_rate(config.lr, rest) if recorded else config.lr
-    return [adamw(rest, config.lr, config.weight_decay, betas, recorded),
-            Muon(list(hidden.values()), rate, config.weight_decay)]
-
-
-def adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float],
-          recorded: bool = False) -> torch.optim.AdamW:
-    """AdamW, with weight decay on matrices only; to be recorded its learning rate is on the device."""
-    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    rate = device_rate(lr, parameters) if recorded else lr
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=recorded)
-
-
-def device_rate(lr: float, parameters: list[nn.Parameter]) -> Tensor:
-    """A learning rate that a recorded step can read."""
-    return torch.tensor(lr, device=parameters[0].device)
+    groups = [{"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    rate = torch.tensor(config.lr, device=rest[0].device) if recorded else config.lr
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(config.beta1, config.beta2), fused=True,
+                              capturable=recorded)
+    return [adamw, Muon(list(hidden.values()), rate, config.weight_decay)] if hidden else [adamw]
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024): every update of a matrix is made orthogonal.
+    """Muon (Jordan et al. 2024): the update of every matrix is orthogonalised.
 
-    That of torch.optim, but on a CPU in float32: it computes in bfloat16, which takes 28 times as long on
-    processors without it. Updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982).
+    As torch.optim.Muon, but in float32 on a CPU, where bfloat16 takes 28 times as long on processors without
+    it, and with `found_inf`. Updates have the size of AdamW's (Liu et al. 2025, arXiv 2502.16982).
     """
 
     def __init__(self, parameters: list[nn.Parameter], lr: float | Tensor, weight_decay: float):
@@ -62,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every matrix that has a gradient, unless `found_inf` says not to."""
+        """Update every matrix that has a gradient, unless `found_inf` is above 0."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -82,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to `matrix`, roughly: its singular values become 0.7 to 1.2.
+    """An approximation of the nearest orthogonal matrix: singular values become 0.7 to 1.2.
 
     Five steps of a quintic Newton-Schulz iteration with the coefficients of Jordan et al.
     """
@@ -96,13 +85,13 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def states(optimizers: Optimizers) -> dict[str, Any]:
-    """What a checkpoint holds of the optimisers: the state of AdamW, and in it as "muon" that of Muon."""
+    """The state of AdamW for a checkpoint, with the state of Muon as its entry "muon"."""
     adamw, *muon = (optimizer.state_dict() for optimizer in optimizers)
     return {**adamw, "muon": muon[0]} if muon else adamw
 
 
 def load_states(optimizers: Optimizers, saved: dict[str, Any]) -> None:
-    """Go on from what `states` gave, of any number of processes."""
+    """Load the result of `states`, of any number of processes."""
     parts = [saved]
     if len(optimizers) > 1:
         parts = [saved, saved["muon"]] if "muon" in saved else split_numbered(saved)
@@ -111,7 +100,7 @@ def load_states(optimizers: Optimizers, saved: dict[str, Any]) -> None:
 
 
 def split_numbered(saved: dict[str, Any]) -> list[dict[str, Any]]:
-    """The states of AdamW and Muon in older checkpoints, where Muon's one group and parameters come first."""
+    """The states of AdamW and Muon in older checkpoints, which number both as one, Muon's group first."""
     muon, *rest = saved["param_groups"]
     count = len(muon["params"])
     rest = [{**group, "params": [i - count for i in group["params"]]} for group in rest]
@@ -121,10 +110,7 @@ def split_numbered(saved: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def fitted(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """A whole state cut up as the parameters are, which it numbers through its groups.
-
-    What depends on the device is as it was here before.
-    """
+    """An unsharded state, sharded as the parameters are; settings of the device are those of `optimizer`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {i: {name: shard_like(value, parameters[i]) if value.ndim else value
                  for name, value in entry.items()} for i, entry in saved["state"].items()}
@@ -134,7 +120,7 @@ def fitted(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str,
 
 
 def set_rate(optimizers: Optimizers, rate: float) -> None:
-    """Set the learning rate, where it is on the device there."""
+    """Set the learning rate, in place if it is a tensor."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -143,14 +129,14 @@ def set_rate(optimizers: Optimizers, rate: float) -> None:
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's parameters, sharded as they are."""
+    """Exponential moving average of a model's parameters, sharded like them."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.model, self.average = model, get_ema_multi_avg_fn(decay)
         self.averages = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     def _pairs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """This process's parts of (averages, parameters), in the same order."""
+        """This process's shards of (averages, parameters), in the same order."""
         return tuple([own_part(value.detach()) for value in values]
                      for values in (self.averages.values(), self.model.parameters()))
 
@@ -160,7 +146,7 @@ class AveragedWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it the model has the averages as its parameters."""
+        """A block in which the model's parameters are the averages."""
         self._swap()
         try:
             yield
@@ -180,24 +166,23 @@ class AveragedWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take the averages from what `state_dict` gave."""
         for name, average in self.averages.items():
             own_part(average).copy_(own_part(state[name]))
 
 
 class Meter:
-    """Means of scalars over the finite steps since the last reading; all on the device until it is read."""
+    """Means of scalars over the finite steps since the last `read`; on the device until then."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor | float] = {}
 
     def add(self, scalars: dict[str, Tensor], finite: Tensor) -> None:
-        """Count one step, or if it was not finite nothing."""
+        """Count one step if it was finite."""
         for name, value in {**scalars, "steps": torch.ones_like(finite)}.items():
             self.sums[name] = self.sums.get(name, 0.0) + torch.where(finite, value, 0.0).double()
 
     def read(self) -> dict[str, float]:
-        """The means, after which counting starts anew; waits for the device."""
+        """The means; resets the meter. Waits for the device."""
         sums = self.state_dict()
         self.sums = {}
         steps = sums.pop("steps", 0)
@@ -208,17 +193,11 @@ class Meter:
         return {name: float(value) for name, value in self.sums.items()}
 
     def load_state_dict(self, sums: dict[str, float]) -> None:
-        """Go on from these sums."""
         self.sums = dict(sums)
 
 
-def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scale the gradients down to the norm `limit` -> the norm before, also of sharded ones; no waiting."""
-    return whole_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit))
-
-
 def take_step(optimizers: Optimizers, skip: Tensor) -> None:
-    """One step of each, or none if `skip` is true, decided on the device; the gradients are gone after it."""
+    """One step of each optimizer unless `skip`, a tensor on the device, is true; clears the gradients."""
     for optimizer in optimizers:
         optimizer.found_inf = skip.float()  # what torch.amp.GradScaler sets for the same purpose
         optimizer.step()

@@ -1,4 +1,4 @@
-"""The log of a run: one jsonl file always, one readable line on the terminal, wandb when asked."""
+"""The log of a run: a jsonl file, lines on the terminal, and optionally Weights & Biases."""
 
 import hashlib
 import math
@@ -13,10 +13,10 @@ from common.files import append_jsonl, read_jsonl, write_jsonl
 
 
 class RunLog:
-    """Where a training run writes its scalars; silent on every process but the main one."""
+    """Writes the scalars of a training run, on the main process only (`enabled`)."""
 
     def __init__(self, folder: Path, enabled: bool, step: int, wandb_project: str | None = None):
-        """Open `folder/log.jsonl`; what a killed run logged after `step`, where this one starts, goes."""
+        """Open `folder/log.jsonl` and remove records after `step`, where this run starts."""
         self.path = Path(folder) / "log.jsonl"
         self.enabled = enabled
         self.wandb = None
@@ -38,10 +38,10 @@ class RunLog:
         """Print a line that does not break a progress bar."""
         if self.enabled:
             tqdm.write(text)
-            sys.stdout.flush()  # whoever reads a file or a pipe wants it now
+            sys.stdout.flush()  # for readers of a file or a pipe
 
     def record(self, step: int, **scalars: Any) -> None:
-        """Log the scalars of one step, without those that are not finite, which JSON does not know."""
+        """Log the finite scalars of one step; JSON has no others."""
         if not self.enabled:
             return
         scalars = {name: value for name, value in scalars.items() if math.isfinite(value)}
@@ -51,6 +51,5 @@ class RunLog:
             self.wandb.log(scalars, step=step)
 
     def close(self) -> None:
-        """Finish the wandb run, if there is one."""
         if self.wandb:
             self.wandb.finish()

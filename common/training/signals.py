@@ -1,4 +1,4 @@
-"""What lets a run end in good order: signals wait for the end of a step, and diverging is noticed."""
+"""How a run ends early: signals take effect after the current step, and divergence is an error."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ REPEAT_SECONDS = 10.0  # the terminal and torchrun may both send the same signal
 
 
 class StopSignals:
-    """Within it SIGTERM and SIGINT are only noted in `name`.
+    """A block in which the first SIGTERM or SIGINT only sets `name`.
 
     A further signal after `REPEAT_SECONDS` has its usual effect.
     """
@@ -42,25 +42,24 @@ class StopSignals:
 
 
 def leave_signals_to_the_parent(_: int) -> None:
-    """For processes that read data: the signals may go to all, and the last steps still need their data."""
+    """Ignore signals in processes that read data: the last step still needs their data."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 class SkippedSteps:
-    """Counts the steps whose loss or gradient was not finite, on the device: all, and those in a row."""
+    """Counts steps with a loss or gradient that is not finite, on the device: in total and consecutively."""
 
     def __init__(self, device: torch.device, total: int = 0):
         self.total = torch.tensor(total, device=device)
         self.in_row = torch.tensor(0, device=device)
 
     def add(self, finite: Tensor) -> None:
-        """Count one step."""
         self.total += ~finite
         self.in_row = (self.in_row + 1) * ~finite
 
     def check(self, step: int, limit: int, lr: float) -> int:
-        """The total; waits for the device.
+        """The total. Waits for the device.
 
         Raises: `InputError` if the last `limit` steps or more were skipped.
         """

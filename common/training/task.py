@@ -1,4 +1,4 @@
-"""What the training loop needs to know of the thing it trains."""
+"""The interface between the training loop and what it trains."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,43 +9,42 @@ from torch.utils.data import Dataset
 
 
 class Task:
-    """What the loop needs to know of the thing it trains."""
+    """A model, its data, its loss and its validation."""
 
     model: nn.Module
-    blocks: Sequence[nn.Module]  # parts of the model that are compiled, recomputed and sharded one by one
-    methods: Sequence[str] = ()  # of the model, that are compiled too
-    recordable = False  # True if `loss` neither waits for a GPU nor draws from torch's generator
+    blocks: Sequence[nn.Module]  # parts of the model that are compiled, checkpointed and sharded separately
+    methods: Sequence[str] = ()  # methods of the model that are compiled too
+    recordable = False  # True if `loss` neither waits for a GPU nor uses torch's generator
     train_set: Dataset
-    facts: dict[str, Any]  # JSON-able; saved in every checkpoint, and must agree on resume
+    facts: dict[str, Any]  # JSON values; saved in every checkpoint, and must be equal on resume
 
     def loss(self, model: nn.Module, batch: Any, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of a batch, and scalars to log beside it; `seeds_B` (int64) decide what is random."""
+        """Scalar loss of a batch, and further scalars to log; all randomness comes from `seeds_B` (int64)."""
         raise NotImplementedError
 
     def before_step(self, parts: list[list[Any]]) -> None:
-        """Look at all parts of a batch, (batch, seeds_B) each, before their losses are asked for."""
+        """Called before the losses with all parts of a batch, (batch, seeds_B) each."""
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Scalars on the validation split; called on every process."""
         raise NotImplementedError
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
-        """Write a picture that shows what the model does now; called on the main process."""
+        """Write a picture of samples or reconstructions; called on the main process."""
 
     def after_step(self, step: int, averages: dict[str, Tensor]) -> None:
-        """Whatever the model needs between two steps, and with it its averaged weights if there are any, by
-        name; the same on every process."""
+        """Called after each step with the averaged weights by name, if any; the same on every process."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the model."""
+        """State for checkpoints beside the model's."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], step: int) -> None:
-        """Go on from `state_dict` before step `step`."""
+        """Load the result of `state_dict`; the next step is `step`."""
 
 
 class StepLoss(nn.Module):
-    """A task's loss as the forward of a module, which is where DDP and FSDP take hold."""
+    """A task's loss as the forward of a module, which DDP and FSDP can wrap."""
 
     def __init__(self, task: Task):
         super().__init__()

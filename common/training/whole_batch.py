@@ -1,4 +1,4 @@
-"""What a loss needs to know of the whole global batch, though a call of it sees one part on one process."""
+"""Means over the global batch, for losses that see one part of it on one process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor
 from common.distributed import Runtime
 
 Mean = Callable[[str, Callable[[], Tensor]], Tensor]
-"""(name, own) -> the mean over the global batch of what `own` gives for a part, without its gradient."""
+"""(name, own) -> the mean over the global batch of the result of `own` for a part, without its gradient."""
 
 
 def alone(name: str, own: Callable[[], Tensor]) -> Tensor:
@@ -19,8 +19,8 @@ def alone(name: str, own: Callable[[], Tensor]) -> Tensor:
 class WholeBatch:
     """The `Mean` of the losses of a training step.
 
-    Where the batch comes in several parts their losses are called twice: once within `first_pass`, which adds
-    up the means, and once to train.
+    If the batch has several parts, each loss is called twice: in `first_pass`, to compute the means, and to
+    train.
     """
 
     def __init__(self, runtime: Runtime):
@@ -36,12 +36,12 @@ class WholeBatch:
 
     @contextmanager
     def first_pass(self, parts: int) -> Iterator[None]:
-        """Within it the losses of all parts are called, after which the means are known until `forget`."""
+        """A block in which the losses of all parts are called; the means are then kept until `forget`."""
         self.parts = parts
         yield
         self.parts = 0
         self.means = {name: self.runtime.mean(mean) for name, mean in self.means.items()}
 
     def forget(self) -> None:
-        """The next loss is of another batch."""
+        """Call this before the next batch."""
         self.means = {}

@@ -1,4 +1,4 @@
-"""What goes around the blocks of a model from outside: compilation, and recomputation of activations."""
+"""Compilation and activation checkpointing of a model's blocks, from outside the model."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,11 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def wrap_blocks(blocks: Sequence[nn.Module], compiled: bool, checkpointing: bool) -> None:
-    """Replace the `forward` of each block; names and values of its parameters stay.
+    """Replace the `forward` of each block; its parameters stay.
 
-    Compilation block by block takes little time, as equal blocks share their code, and fits DDP and FSDP,
-    which act between blocks. With `checkpointing` only a block's inputs are kept for the backward pass (Chen
-    et al. 2016).
+    Compilation by block is fast, because equal blocks share their code, and works with DDP and FSDP, which
+    act between blocks. `checkpointing` keeps only a block's inputs for the backward pass (Chen et al. 2016).
     """
     for block in blocks:
         assert type(block).forward is not nn.Module.forward, "a list of modules is no block"
