@@ -106,6 +106,22 @@ def test_discriminator_learns_to_tell_two_kinds_of_pictures():
     assert all(torch.equal(before[key], value) for key, value in adversary.model.state_dict().items())
 
 
+def test_r1_is_the_gradient_of_the_mean_verdict_and_holds_it_down():
+    torch.manual_seed(0)
+    adversary = Adversary(1e-2, 8, Runtime(), torch.device("cpu"), r1_weight=10)
+    adversary.model = torch.nn.Conv2d(3, 1, 1, bias=False)
+    weight, pictures = adversary.model.weight, torch.rand(2, 3, 32, 32)
+    slope = weight.detach().square().sum() / 32**2  # each pixel moves the mean of 32 x 32 verdicts
+    assert adversary.r1_penalty(pictures).item() == pytest.approx(slope.item() / 2, rel=1e-5)
+    adversary.model.zero_grad()
+    adversary.optimizer = torch.optim.SGD(adversary.model.parameters(), lr=1.0)
+    before = weight.detach().clone()
+    adversary.step(pictures, pictures, step=1)
+    assert torch.allclose(weight, before, atol=1e-6)  # nothing to tell apart, no penalty in this step
+    adversary.step(pictures, pictures, step=16)
+    assert torch.allclose(weight, before * (1 - 10 * 16 / 32**2), atol=1e-5)
+
+
 def test_verdict_on_a_picture_does_not_depend_on_its_batch():
     torch.manual_seed(0)
     model, pictures = PatchDiscriminator(8).eval(), torch.rand(3, 3, 32, 32)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from common.distributed import Runtime
 from common.training.whole_batch import Mean, alone
 
+R1_EVERY = 16  # steps: a regularisation as good as at every step (Karras et al. 2020)
+
 
 class PatchDiscriminator(nn.Module):
     """(B, 3, H, W) -> logits (B, 1, h, w), one for each overlapping patch: real is positive.
@@ -36,7 +38,8 @@ class PatchDiscriminator(nn.Module):
 class Adversary:
     """The discriminator with its optimiser; the same on every process."""
 
-    def __init__(self, lr: float, width: int, runtime: Runtime, device: torch.device):
+    def __init__(self, lr: float, width: int, runtime: Runtime, device: torch.device, r1_weight: float = 0):
+        self.r1_weight = r1_weight
         self.model = PatchDiscriminator(width).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, betas=(0.5, 0.9))
         self.runtime = runtime
@@ -54,18 +57,22 @@ class Adversary:
             torch.autograd.grad(part, last_layer, retain_graph=True)[0] for part in (others, loss)]))
         return (wanted.norm() / (own.norm() + 1e-4)).clamp(0, 1e4) * loss
 
-    def step(self, real_B3HW: Tensor, fake_B3HW: Tensor, parts: int = 1) -> Tensor:
-        """One optimiser step of the discriminator on a batch of all processes, in `parts` -> its hinge loss.
+    def step(self, real_B3HW: Tensor, fake_B3HW: Tensor, step: int = 0, parts: int = 1) -> Tensor:
+        """Optimiser step number `step` on a batch of all processes, in `parts` -> hinge loss of the verdicts.
 
-        Gradients that are not finite are passed over.
+        Every `R1_EVERY` steps the gradient of the verdict on real pictures is held down: R1 (Mescheder et al.
+        2018, eq. 9). Gradients that are not finite are passed over.
         """
         total = torch.zeros((), device=real_B3HW.device)
         for real, fake in zip(real_B3HW.chunk(parts), fake_B3HW.chunk(parts), strict=True):
             with torch.enable_grad():
-                loss = sum(F.relu(1 - sign * self.model(pixels).float()).mean()
-                           for sign, pixels in ((1, real), (-1, fake))) / (2 * parts)
+                verdict_real, verdict_fake = self.model(real).float(), self.model(fake).float()
+                hinge = (F.relu(1 - verdict_real).mean() + F.relu(1 + verdict_fake).mean()) / (2 * parts)
+                loss = hinge
+                if self.r1_weight and step % R1_EVERY == 0:
+                    loss = hinge + self.r1_weight * R1_EVERY * self.r1_penalty(real) / parts
                 loss.backward()
-            total += loss.detach()
+            total += hinge.detach()
         gradients = [self.runtime.mean(parameter.grad) for parameter in self.model.parameters()]
         if all(gradient.isfinite().all() for gradient in gradients):
             for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
@@ -73,6 +80,13 @@ class Adversary:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total
+
+    def r1_penalty(self, real_B3HW: Tensor) -> Tensor:
+        """Half the squared gradient of a picture's mean verdict to its pixels, mean over pictures."""
+        real_B3HW = real_B3HW.detach().requires_grad_()
+        verdict = self.model(real_B3HW).float().mean((1, 2, 3)).sum()
+        [gradient_B3HW] = torch.autograd.grad(verdict, real_B3HW, create_graph=True)
+        return gradient_B3HW.square().sum((1, 2, 3)).mean() / 2
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -86,6 +86,8 @@ class TrainVQConfig(TrainingConfig):
     """Step from which the discriminator and its loss take part (LlamaGen: 20,000)."""
     disc_width: int = 64
     """Channels of the discriminator's first layer, a multiple of 8."""
+    disc_r1: float = 0.0
+    """Weight of the discriminator's gradient penalty R1, which keeps long adversarial training stable."""
     trained_part: Literal["all", "decoder"] = "all"
     """decoder: the encoder and the codebook stay as they are, and with them codes that exist already."""
     code_noise: float = 0.0
@@ -98,7 +100,8 @@ class TrainVQConfig(TrainingConfig):
         super().__post_init__()
         require_at_least(self, ch=4, num_res_blocks=1, codebook_size=2, codebook_embed_dim=1, window=1,
                          colour_weight=0, commit_weight=0, entropy_weight=0, perceptual_weight=0,
-                         code_noise=0, disc_weight=0, disc_start=0, disc_width=8, val_pictures=1)
+                         code_noise=0, disc_weight=0, disc_start=0, disc_width=8, disc_r1=0,
+                         val_pictures=1)
         if self.trained_part == "decoder" and not self.vq_ckpt:
             raise InputError("--trained-part decoder: needs a tokenizer to start from, --vq-ckpt")
         if self.data_parallel == "fsdp":
@@ -135,8 +138,9 @@ class TokenizerTask(Task):
         self.device = runtime.device(config.device)
         perceptual = perceptual_loss(config.perceptual, config.vgg_weights, "--vgg-weights")
         self.perceptual = perceptual and perceptual.to(self.device, memory_format=torch.channels_last)
-        self.adversary = (Adversary(config.lr, config.disc_width, runtime, self.device)
+        self.adversary = (Adversary(config.lr, config.disc_width, runtime, self.device, config.disc_r1)
                           if config.disc_weight else None)
+        self.hinge: Tensor | None = None  # the discriminator's loss in the last step
         self.whole_batch = WholeBatch(runtime)
         self.seen: list[tuple[Tensor, Quantised]] = []  # each part of a batch, and what became of it
         self.step = 0
@@ -183,7 +187,8 @@ class TokenizerTask(Task):
         if model.training:
             self.seen.append((pixels_B3HW, Quantised(*(x.detach() for x in vars(quantised).values()))))
         total = sum(weight * part for weight, part in parts.values())
-        return total, {name: part for name, (_, part) in parts.items()}
+        scalars = {name: part for name, (_, part) in parts.items()}
+        return total, scalars if self.hinge is None else {**scalars, "discriminator": self.hinge}
 
     def after_step(self, step: int, averages: dict[str, Tensor]) -> None:
         """Keep the codebook alive, by the latents of the whole batch, and let the discriminator learn."""
@@ -199,7 +204,7 @@ class TokenizerTask(Task):
                 averages[CODEBOOK][moved_n] = self.model.quantize.embedding.weight[moved_n]
         if self.judged:
             fakes = [part.pixels_B3HW.float() for part in seen]
-            self.adversary.step(torch.cat(reals), torch.cat(fakes), len(seen))
+            self.hinge = self.adversary.step(torch.cat(reals), torch.cat(fakes), step, len(seen))
         self.step = step + 1
 
     def state_dict(self) -> dict[str, Any]:
