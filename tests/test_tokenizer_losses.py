@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from autoregressive.train import export
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.files import read_jsonl
@@ -16,6 +17,7 @@ from common.perceptual import LPIPSDistance, perceptual_loss
 from common.training.whole_batch import WholeBatch
 from common.weights import load_checkpoint
 from tokenizer.adversary import Adversary, PatchDiscriminator
+from tokenizer.loading import find_tokenizer, load_tokenizer, tokenizer_facts
 from tokenizer.losses import colour_loss, entropy_loss
 from tokenizer.train_vq import TrainVQConfig, run
 from tokenizer.training_data import NEIGHBOURS, perturb_codes
@@ -154,13 +156,22 @@ def test_all_losses_train_together_and_resume_exactly(grids, tmp_path, runtime):
 
 def test_decoder_alone_keeps_the_codes(grids, tokenizer_run, tmp_path, runtime):
     config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "run", max_steps=3, lr=1e-2,
-                           vq_ckpt=tokenizer_run, trained_part="decoder", code_noise=0.2,
+                           ema_decay=0.9, vq_ckpt=tokenizer_run, trained_part="decoder", code_noise=0.2,
                            **TINY)
     run(config, runtime)
-    before, after = (load_checkpoint(checkpoint_file(folder))["model"]
-                     for folder in (tokenizer_run, tmp_path / "run"))
-    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    before, after = (load_tokenizer(folder) for folder in (tokenizer_run, tmp_path / "run"))
+    ours, theirs = (model.state_dict() for model in (before, after))
+    changed = {key.split(".")[0] for key in ours if not torch.equal(ours[key], theirs[key])}
     assert changed == {"decoder", "post_quant_conv"}
+    facts = tokenizer_facts(before, tokenizer_run)  # of codes, and of a GPT of these
+    assert find_tokenizer(facts, tmp_path / "run", tmp_path)[0].same_codes == (facts["hash"],)
+    second = dataclasses.replace(config, vq_ckpt=tmp_path / "run", results_dir=tmp_path / "second")
+    run(second, runtime)
+    refined = tmp_path / "vq.safetensors"
+    export.run(export.ExportConfig(ckpt=tmp_path / "second", output=refined), runtime)
+    assert len(find_tokenizer(facts, refined, tmp_path)[0].same_codes) == 2
+    with pytest.raises(ValueError, match="trained with a tokenizer of hash"):  # other codes may be meant
+        find_tokenizer(tokenizer_facts(after, tmp_path / "run"), tokenizer_run, tmp_path)
     with pytest.raises(ValueError, match="--trained-part decoder: needs a tokenizer"):
         dataclasses.replace(config, vq_ckpt=None)
 

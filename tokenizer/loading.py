@@ -29,6 +29,7 @@ def load_tokenizer(path: Path) -> VQModel:
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from None
     load_strict(model, state, str(path), reinit=(USAGE_BUFFER,))
+    model.same_codes = tuple(checkpoint.get("same_codes", ()))
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # faster on CPU and GPU
 
 
@@ -72,7 +73,7 @@ def check_tokenizer(path: Path, facts: dict[str, Any]) -> VQModel:
     model = load_tokenizer(path)
     found = tokenizer_facts(model, path)
     for name in ("hash", "codebook_size", "downsample"):
-        if facts.get(name) not in (None, found[name]):
+        if facts.get(name) not in (None, found[name], *(model.same_codes if name == "hash" else ())):
             raise InputError(f"{path}: the model was trained with a tokenizer of {name} {facts[name]}, "
                              f"this file's is {found[name]}")
     return model

@@ -29,7 +29,7 @@ from common.training.task import Task
 from common.training.whole_batch import WholeBatch
 from dataset.grid_images import to_pixels
 from tokenizer.adversary import Adversary
-from tokenizer.loading import load_tokenizer
+from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
 from tokenizer.quality import measure_quality
 from tokenizer.training_data import GridSet, flip_frames, perturb_codes
@@ -135,6 +135,9 @@ class TokenizerTask(Task):
         self.facts: dict[str, Any] = {
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
             "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
+        if config.trained_part == "decoder":
+            base = tokenizer_facts(model, config.vq_ckpt)["hash"]
+            self.facts["same_codes"] = [*model.same_codes, base]
         self.device = runtime.device(config.device)
         perceptual = perceptual_loss(config.perceptual, config.vgg_weights, "--vgg-weights")
         self.perceptual = perceptual and perceptual.to(self.device, memory_format=torch.channels_last)

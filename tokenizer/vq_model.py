@@ -230,6 +230,9 @@ class Quantised:
 class VQModel(nn.Module):
     """The tokenizer: `encode` pixels to codes, `decode` codes to pixels."""
 
+    same_codes: tuple[str, ...] = ()
+    """Hashes of tokenizers that differ in the decoder alone: their codes, and GPTs of these, fit this one."""
+
     def __init__(self, config: VQConfig):
         super().__init__()
         self.config = config
