@@ -126,7 +126,7 @@ def _each_file_once(folder: Path, paths: list[str], found: Found) -> list[str]:
         same[(state.st_dev, state.st_ino, state.st_size)].append(path)
     owners = {}
     for group in same.values():
-        owner = min(group, key=lambda path: _is_linked(folder, path))
+        owner = min(group, key=lambda path: _is_linked(folder, path)) if len(group) > 1 else group[0]
         owners |= dict.fromkeys(group, owner)
         for path in group:
             other = "" if _class_of(path) == _class_of(owner) else " in another class"
