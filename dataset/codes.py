@@ -51,13 +51,19 @@ class Codes:
         if not (folder / "codes.json").exists():
             return read_reference(folder, preset)
         facts = read_json(folder / "codes.json")
-        names, labels, splits = (list(column) for column in zip(*facts["clips"], strict=True))
-        check_classes(facts["dataset"]["class_names"], folder / "codes.json")
+        try:
+            names, labels, splits = map(list, zip(*facts["clips"], strict=True))
+            dataset, tokenizer = facts["dataset"], facts["tokenizer"]
+            class_names = dataset["class_names"]
+            codes_CAhw = np.load(folder / "codes.npy", mmap_mode="r")
+        except (LookupError, TypeError, ValueError, EOFError) as error:
+            reason = f"{folder}: damaged codes ({error}); run tokenizer.extract_codes again"
+            raise InputError(reason) from None
+        check_classes(class_names, folder / "codes.json")
         check_paths(names, folder / "codes.json")
-        codes_CAhw = np.load(folder / "codes.npy", mmap_mode="r")
         if len(codes_CAhw) != len(names):
             raise InputError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")
-        return cls(codes_CAhw, labels, splits, names, facts["dataset"], facts["tokenizer"])
+        return cls(codes_CAhw, labels, splits, names, dataset, tokenizer)
 
     @property
     def token_grid(self) -> tuple[int, int]:

@@ -6,7 +6,8 @@ import pytest
 from autoregressive.train.train_c2i import TrainC2IConfig
 from autoregressive.train.train_c2i import run as train_c2i
 from common.checkpoints import checkpoint_file
-from common.files import write_json
+from common.errors import InputError
+from common.files import read_json, write_json
 from dataset.codes import Codes, CodesDataset
 
 FACTS = {"class_names": ["a", "b"], "rows": 1, "cols": 2, "frame_size": 32, "fps": 10.0}
@@ -61,3 +62,17 @@ def test_codes_without_held_out_clips_can_be_trained_on(tmp_path, runtime, tiny_
     train_c2i(config, runtime)
     assert len(CodesDataset(Codes.read(tmp_path, preset), "val")) == 0
     assert checkpoint_file(tmp_path / "run").stem == "0000001"
+
+
+@pytest.mark.parametrize("damage", ["clips", "dataset", "tokenizer", "npy"])
+def test_damaged_codes_are_named(damage, tmp_path):
+    codes = Codes(np.zeros((2, 1, 4, 4), np.uint16), [0, 1], ["train", "val"], ["a/0.png", "b/0.png"],
+                  {"class_names": ["a", "b"]}, {"name": "vq.pt"})
+    codes.write(tmp_path)
+    if damage == "npy":
+        (tmp_path / "codes.npy").write_bytes((tmp_path / "codes.npy").read_bytes()[:40])
+    else:
+        facts = read_json(tmp_path / "codes.json")
+        write_json(tmp_path / "codes.json", {key: value for key, value in facts.items() if key != damage})
+    with pytest.raises(InputError, match=r"damaged codes .*; run tokenizer.extract_codes again"):
+        Codes.read(tmp_path)
