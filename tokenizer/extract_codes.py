@@ -67,15 +67,16 @@ def variants(pixels_B3HW: Tensor, cols: int, flip: bool) -> Tensor:
 
 @torch.no_grad()
 def encode_block(
-    model: VQModel, images: GridImages, indices: range, config: ExtractCodesConfig, device: torch.device
+    model: VQModel, images: GridImages, indices: range, batch_size: int, flip: bool, precision: str,
+    device: torch.device
 ) -> np.ndarray:
     """Codes (C, A, h, w) of the pictures at `indices`."""
     parts = []
-    for start in range(indices.start, indices.stop, config.batch_size):
-        batch = range(start, min(start + config.batch_size, indices.stop))
+    for start in range(indices.start, indices.stop, batch_size):
+        batch = range(start, min(start + batch_size, indices.stop))
         pixels_B3HW = to_pixels(torch.stack([images[i] for i in batch]).to(device))
-        pixels_BA3HW = variants(pixels_B3HW, images.manifest.cols, config.flip)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        pixels_BA3HW = variants(pixels_B3HW, images.manifest.cols, flip)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             codes_Nhw = model.encode(pixels_BA3HW.flatten(0, 1))
         parts.append(codes_Nhw.unflatten(0, pixels_BA3HW.shape[:2]).cpu().numpy())
     dtype = np.uint16 if model.config.codebook_size <= 1 << 16 else np.uint32
@@ -133,7 +134,8 @@ def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
             if not path.exists()]
     for start, path in progress(todo, len(todo), "encode", "block", runtime.is_main):
         indices = range(start, min(start + BLOCK, len(images)))
-        block_CAhw = encode_block(model, images, indices, config, device)
+        block_CAhw = encode_block(model, images, indices, config.batch_size, config.flip,
+                                  config.mixed_precision, device)
         with atomic_path(path) as temporary:
             np.save(temporary, block_CAhw)
     runtime.gather(None)  # all blocks are there

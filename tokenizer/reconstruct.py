@@ -61,17 +61,17 @@ class ReconstructConfig:
             require_at_least(self, clips_per_class=1)
 
 
-def choose(manifest: Manifest, config: ReconstructConfig) -> list[Clip]:
-    """The clips to reconstruct, in the manifest's order."""
-    clips = [clip for clip in manifest.clips if config.split in ("all", clip.split)]
+def choose(manifest: Manifest, split: str, per_class: int | None) -> list[Clip]:
+    """The clips of a split, or of each class at most `per_class` of them, evenly spread."""
+    clips = [clip for clip in manifest.clips if split in ("all", clip.split)]
     if not clips:
-        raise InputError(f"--split {config.split}: {config.data_path} has no such clips")
-    if config.clips_per_class is None:
+        raise InputError(f"--split {split}: --data-path has no such clips")
+    if per_class is None:
         return clips
     chosen = []
     for label in range(len(manifest.class_names)):
         own = [clip for clip in clips if clip.label == label]
-        chosen += [own[i] for i in evenly(len(own), config.clips_per_class)]
+        chosen += [own[i] for i in evenly(len(own), per_class)]
     return chosen
 
 
@@ -107,14 +107,14 @@ def mean_lpips(perceptual: LPIPSDistance, original_T3HW: np.ndarray, output_T3HW
 
 
 def reconstruct_clip(model: VQModel, perceptual: LPIPSDistance | None, clip: Clip, manifest: Manifest,
-                     config: ReconstructConfig, device: torch.device) -> dict[str, float]:
+                     data_path: Path, save_path: Path, device: torch.device) -> dict[str, float]:
     """Write the reconstruction of a clip unless it is there; its measures."""
-    original_3HW, path = load_grid(config.data_path, clip, manifest), inside(config.save_path, clip.name)
+    original_3HW, path = load_grid(data_path, clip, manifest), inside(save_path, clip.name)
     if not path.exists():
         output_3HW, _ = reconstruct(model, original_3HW, device)
         with atomic_path(path) as temporary:
             Image.fromarray(output_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
-    output_3HW = load_grid(config.save_path, clip, manifest)
+    output_3HW = load_grid(save_path, clip, manifest)
     pair = [grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, output_3HW)]
     return compare(*pair) | ({"lpips": mean_lpips(perceptual, *pair, device)} if perceptual else {})
 
@@ -126,26 +126,26 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
                                    for name, values in means.items() if not np.isnan(values).all()}}
 
 
-def write_sheet(clips: list[Clip], manifest: Manifest, config: ReconstructConfig) -> None:
+def write_sheet(clips: list[Clip], manifest: Manifest, data_path: Path, save_path: Path) -> None:
     """Originals, reconstructions and differences (amplified, grey is none) of clips spread over the set."""
     rows = []
     for i in evenly(len(clips), SHEET_CLIPS):
         original, output = (
             grid_to_frames(load_grid(folder, clips[i], manifest).numpy(), manifest.rows, manifest.cols)
-            .transpose(0, 2, 3, 1) for folder in (config.data_path, config.save_path))
+            .transpose(0, 2, 3, 1) for folder in (data_path, save_path))
         difference = 128 + SHEET_GAIN * (output.astype(np.int16) - original)
         title = f"{clips[i].name}: original, reconstruction, difference x {SHEET_GAIN}"
         rows += [(title, original), ("", output), ("", difference.clip(0, 255).astype(np.uint8))]
-    with atomic_path(config.save_path / "sheet.png") as temporary:
+    with atomic_path(save_path / "sheet.png") as temporary:
         contact_sheet(rows).save(temporary)
 
 
-def claim(config: ReconstructConfig, facts: dict[str, Any]) -> None:
+def claim(save_path: Path, facts: dict[str, Any]) -> None:
     """Refuse a folder that holds the pictures of another tokenizer or data set."""
-    path = config.save_path / "reconstruction.json"
+    path = save_path / "reconstruction.json"
     there = read_json(path)["inputs"] if path.exists() else facts
     if {**there, "tokenizer": ""} != {**facts, "tokenizer": ""}:  # its file may have been renamed
-        raise InputError(f"--save-path {config.save_path}: holds reconstructions of other inputs")
+        raise InputError(f"--save-path {save_path}: holds reconstructions of other inputs")
     if not path.exists():
         write_json(path, {"inputs": facts})
 
@@ -162,15 +162,17 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     if config.save_path.resolve() == config.data_path.resolve():
         raise InputError(f"--save-path {config.save_path}: is --data-path")
     file = checkpoint_file(config.vq_ckpt, runtime)
-    model, clips = load_tokenizer(file).to(device), choose(manifest, config)
+    model, clips = load_tokenizer(file).to(device), choose(manifest, config.split, config.clips_per_class)
     tokenizer = tokenizer_facts(model, file)
     if runtime.is_main:
-        claim(config, {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]})
+        claim(config.save_path, {"data": manifest.facts(), "tokenizer": tokenizer["name"],
+                                 "hash": tokenizer["hash"]})
     runtime.gather(None)
     mine = runtime.share(clips)
     perceptual = (LPIPSDistance("vgg", config.vgg_weights, "--vgg-weights").to(device)
                   if config.vgg_weights else None)
-    measured = {clip.name: reconstruct_clip(model, perceptual, clip, manifest, config, device)
+    folders = config.data_path, config.save_path
+    measured = {clip.name: reconstruct_clip(model, perceptual, clip, manifest, *folders, device)
                 for clip in progress(mine, len(mine), "reconstruct", "clip", runtime.is_main)}
     rows = {name: row for part in runtime.gather(measured) for name, row in part.items()}
     if not runtime.is_main:
@@ -180,7 +182,7 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     result = {**read_json(config.save_path / "reconstruction.json"), "split": config.split,
               "all": summary([rows[clip.name] for clip in clips]), "by_class": by_class}
     replace(manifest, clips=tuple(clips)).write(config.save_path)
-    write_sheet(clips, manifest, config)
+    write_sheet(clips, manifest, *folders)
     write_json(config.save_path / "reconstruction.json", result)
     for name, row in {"all": result["all"], **by_class}.items():
         print(f"{name:24}", "  ".join(f"{key} {value:.4g}" for key, value in row.items()))

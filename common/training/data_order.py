@@ -80,5 +80,5 @@ def mixture(parts: Sequence[Dataset], shares: Sequence[float]) -> Subset:
 def balanced(samples: Dataset, labels: Sequence[int] | np.ndarray) -> Subset:
     """The same samples, repeated so that every label is equally frequent."""
     places = [np.flatnonzero(np.equal(labels, label)) for label in np.unique(labels)]
-    most = max(map(len, places))
-    return Subset(samples, np.concatenate([np.resize(of_label, most) for of_label in places]).tolist())
+    most = max(map(len, places), default=0)
+    return Subset(samples, [place for of_label in places for place in np.resize(of_label, most).tolist()])
