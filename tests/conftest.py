@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from forked import ready_python
 from small_data import make_grids
 from training_jobs import TINY_GPT
 
@@ -13,6 +14,8 @@ from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
 from common.distributed import Runtime
 from common.hardware import avoid_broken_amx
+from common.training import loop
+from common.training.curves import draw_curves
 from dataset.codes import Codes
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes
@@ -22,6 +25,7 @@ torch.set_num_threads(1)  # small tensors, and other processes beside them
 avoid_broken_amx()
 HAS_GPU = torch.cuda.is_available()
 torch.cuda.is_available = lambda: False  # the tests are of the CPU, but for those marked "gpu"
+loop.draw_curves = lambda folder: None  # takes longer than a tiny run
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,12 @@ def gpu_if_marked(request, monkeypatch):
         if not HAS_GPU:
             pytest.skip("no GPU")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Training draws its curves."""
+    monkeypatch.setattr(loop, "draw_curves", draw_curves)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +53,13 @@ def command_env():
     """Environment for commands run as their own processes, one thread each, without a GPU."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session")
+def ready():
+    """An environment for scripts whose Python starts at once."""
+    with ready_python() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

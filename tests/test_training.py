@@ -165,10 +165,10 @@ def test_durations_are_read_at_a_glance():
     assert [duration(s) for s in (3.4, 240, 9000, 2e5)] == ["3 s", "4 min", "2 h 30 min", "2 d 7 h 33 min"]
 
 
-def test_curves_are_drawn_at_the_end(config, runtime):
+def test_curves_are_drawn_at_the_end(config, runtime, curves):
     run(config, runtime)
     with Image.open(config.results_dir / "curves.png") as picture:
-        assert picture.size == (1350, 600)  # loss, gradient norm, learning rate; steps per second
+        assert len(set(picture.convert("RGB").getdata())) > 2  # lines, on white paper, with black frames
 
 
 def test_checkpoint_from_before_these_settings_existed_is_continued(config, runtime, tmp_path):
