@@ -27,6 +27,18 @@ HAS_GPU = torch.cuda.is_available()
 torch.cuda.is_available = lambda: False  # the tests are of the CPU, but for those marked "gpu"
 loop.draw_curves = lambda folder: None  # takes longer than a tiny run
 
+SLOWEST = ("test_scripts.py", "test_surroundings.py", "test_compile.py", "test_survival.py")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # but the order below
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files come first, so that no worker is left with one at the end."""
+    order = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(autouse=True)
 def gpu_if_marked(request, monkeypatch):
@@ -60,6 +72,12 @@ def ready():
     """An environment for scripts whose Python starts at once."""
     with ready_python() as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def python(ready):
+    """In place of `sys.executable` for `-m MODULE` and `-c PROGRAM`, in processes that need not be killed."""
+    return str(ready / "bin" / "python")
 
 
 @pytest.fixture(scope="session")

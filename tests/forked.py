@@ -1,8 +1,8 @@
 """A `python` that starts at once, for tests that run many commands: each would take seconds to import torch.
 
-`ready_python` makes a folder with `bin/python`, which hands its arguments to a server and ends as that says. For
-every call the server forks, and the child is the command: with the files, the environment, the working folder
-and the signals of the caller. It takes `-m MODULE` and `-c PROGRAM`.
+`ready_python` makes a folder with `bin/python`, which hands its arguments to a server and ends as that says.
+For every call the server forks, and the child is the command: with the files, the environment, the working
+folder and the signals of the caller. It takes `-m MODULE` and `-c PROGRAM`.
 """
 
 import contextlib
@@ -17,8 +17,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,6 +76,17 @@ def ready_python(environment: dict[str, str] | None = None) -> Iterator[Path]:
         finally:
             server.kill()
             wait()
+
+
+def kill_when(condition: Callable[[], object], function: Callable[[], object]) -> None:
+    """Call `function` in a process that is killed as soon as `condition()`, and that must not end before."""
+    process = FORK.Process(target=function)
+    process.start()
+    while not condition():
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
 
 
 def serve(listener: socket.socket) -> None:

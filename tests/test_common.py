@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -198,16 +197,16 @@ def test_psnr_and_ssim_match_known_values():
     (["--results-dir", "r", "--data-path", "d", "--no-such-flag"], "--no-such-flag"),
     (["--results-dir", "r", "--data-path", "no such folder"], "no such folder"),
 ])
-def test_wrong_value_is_one_line_and_status_2(flags, message, command_env, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tokenizer.train_vq", *flags], env=command_env, cwd=tmp_path,
+def test_wrong_value_is_one_line_and_status_2(flags, message, python, command_env, tmp_path):
+    done = subprocess.run([python, "-m", "tokenizer.train_vq", *flags], env=command_env, cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
-def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
+def test_a_fault_of_the_program_keeps_its_traceback(python, command_env, tmp_path):
     program = ("from common.command import run_command\nfrom dataset.prepare import PrepareConfig\n"
                "run_command(PrepareConfig, lambda config, runtime: dict(zip([1], [], strict=True)))")
-    done = subprocess.run([sys.executable, "-c", program, "--video-path", "v", "--data-path", "d"],
+    done = subprocess.run([python, "-c", program, "--video-path", "v", "--data-path", "d"],
                           env=command_env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "zip() argument 2" in done.stderr
 

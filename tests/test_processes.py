@@ -3,7 +3,6 @@
 import re
 import socket
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -32,13 +31,13 @@ run_command(Config, run)
 """
 
 
-def run_group(body, folder, env):
+def run_group(body, folder, python, env):
     """`body` as the run of a command on two processes -> their exit statuses, outputs and errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", PROGRAM.format(body=body), "--folder", str(folder)]
+    command = [python, "-c", PROGRAM.format(body=body), "--folder", str(folder)]
     group = [subprocess.Popen(command, env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
     outputs = [process.communicate(timeout=60) for process in group]
@@ -63,26 +62,26 @@ def run_group(body, folder, env):
     with runtime.together():
         raise OSError(f"{runtime.rank} is full")""", r"error: process 0: 0 is full; process 1: 1 is full\n"),
 ])
-def test_error_of_any_process_is_said_once_with_its_rank(tmp_path, command_env, body, said):
-    status, out, error = run_group(body, tmp_path, command_env)
+def test_error_of_any_process_is_said_once_with_its_rank(tmp_path, python, command_env, body, said):
+    status, out, error = run_group(body, tmp_path, python, command_env)
     assert status == [2, 2] and out == "" and re.fullmatch(said, error), error
 
 
-def test_job_of_several_processes_is_refused_as_one_and_holds_as_one(tmp_path, command_env, runtime):
+def test_job_of_several_processes_is_refused_as_one_and_holds_as_one(tmp_path, python, command_env, runtime):
     body = """
     with locked(config.folder / "run", runtime):
         runtime.gather(None)
         print(len(list(config.folder.rglob(".lock"))))
         runtime.gather(None)"""
-    status, out, error = run_group(body, tmp_path, command_env)
+    status, out, error = run_group(body, tmp_path, python, command_env)
     assert (status, out, error) == ([0, 0], "1\n1\n", "") and not list(tmp_path.iterdir())
     with locked(tmp_path / "run", runtime):
-        status, out, error = run_group(body, tmp_path, command_env)
+        status, out, error = run_group(body, tmp_path, python, command_env)
     assert status == [2, 2] and out == ""
     assert error.count("\n") == 1 and "another job is at work there" in error
 
 
-def test_all_processes_take_the_checkpoint_that_the_main_one_finds(tmp_path, command_env):
+def test_all_processes_take_the_checkpoint_that_the_main_one_finds(tmp_path, python, command_env):
     for step in (1, 2):
         save_checkpoint(tmp_path / "checkpoints", step, {"step": step, "model": torch.ones(99)}, keep=2)
     (tmp_path / "checkpoints" / "0000002.pt").write_bytes(b"damaged")
@@ -90,7 +89,7 @@ def test_all_processes_take_the_checkpoint_that_the_main_one_finds(tmp_path, com
     read = checkpoint_file(config.folder, runtime).stem
     checkpoint, warnings = newest_checkpoint(config.folder / "checkpoints", runtime)
     print(read, checkpoint["step"], len(warnings))"""
-    status, out, error = run_group(body, tmp_path, command_env)
+    status, out, error = run_group(body, tmp_path, python, command_env)
     assert (status, out) == ([0, 0], "0000001 1 1\n0000001 1 1\n") and error.count("\n") == 1
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert left == ["0000001.pt", "0000002.pt.damaged"]

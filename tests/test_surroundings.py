@@ -35,9 +35,9 @@ class Place:
 
     def run(self, script: str, *flags: object, python: str = "") -> str:
         """The output of a script that ends well; `python` is the folder of another environment."""
+        env = {**self.env, "ENDOGEN_VENV": python or str(self.ready)}
         done = subprocess.run(["bash", f"Projekt ü/scripts/{script}.sh", *map(str, flags)], cwd=self.folder,
-                              env={**self.env, "ENDOGEN_VENV": python or str(self.ready)}, capture_output=True,
-                              timeout=200, check=False)
+                              env=env, capture_output=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr.decode(errors="backslashreplace")
         assert b"warning" not in done.stderr and b"Matplotlib" not in done.stderr
         return done.stdout.decode("ascii")
