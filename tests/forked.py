@@ -2,7 +2,7 @@
 
 `ready_python` makes a folder with `bin/python`, which hands its arguments to a server and ends as that says.
 For every call the server forks, and the child is the command: with the files, the environment, the working
-folder and the signals of the caller. It takes `-m MODULE` and `-c PROGRAM`.
+folder and the signals of the caller. It takes `-m MODULE` and `-c PROGRAM`, after `-u` or not.
 """
 
 import contextlib
@@ -93,6 +93,7 @@ def serve(listener: socket.socket) -> None:
     """Fork for every call; end with the process that started this one."""
     import torch._dynamo  # noqa: F401  # which every training imports
     parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     while os.getppid() == parent:
         if select.select([listener], [], [], 1.0)[0]:
             FORK.Process(target=answer, args=(listener.accept()[0],)).start()  # joins those that have ended
@@ -127,11 +128,11 @@ def become(words: list[str], environment: dict[bytes, bytes], folder: bytes, fil
     sys.stdin = open(0, encoding=encoding, errors=errors or None, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding=encoding, errors=errors or None, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stdout.reconfigure(line_buffering="PYTHONUNBUFFERED" in os.environ)
+    sys.stdout.reconfigure(line_buffering=words[0] == "-u" or "PYTHONUNBUFFERED" in os.environ)
     for number in PASSED_ON:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    kind, what, *flags = words
+    kind, what, *flags = words[1:] if words[0] == "-u" else words
     sys.argv = [kind, *flags]
     sys.orig_argv = [sys.executable, *words]
     if kind == "-m":

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -233,16 +232,19 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, weights, run
     assert len(results) == 1
 
 
-def one_line(arguments, env):
-    command = [sys.executable, "-m", *map(str, arguments)]
+def one_line(arguments, python, env):
+    command = [python, "-m", *map(str, arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
 
 
-def test_missing_weights_are_reported_in_one_line_before_any_work(real, generated, tmp_path, command_env):
-    flags = ["--data-path", real, "--sample-path", generated, "--output", tmp_path / "out"]
-    line = one_line(["evaluations.evaluate", *flags, "--i3d-weights", tmp_path / "none.pt"], command_env)
+def test_missing_weights_are_reported_in_one_line_before_any_work(
+    real, generated, tmp_path, python, command_env
+):
+    flags = ["--data-path", real, "--sample-path", generated, "--output", tmp_path / "out", "--i3d-weights",
+             tmp_path / "none.pt"]
+    line = one_line(["evaluations.evaluate", *flags], python, command_env)
     assert "--i3d-weights" in line and "none.pt is missing" in line and "curl -L" in line
     assert not (tmp_path / "out").exists()
 
