@@ -123,8 +123,7 @@ def tiny_size():
     del GPT_SIZES["tiny"]
 
 
-@pytest.fixture
-def small_gpt():
+def make_gpt():
     """A GPT for 16 x 16 tokens of 64 codes, whose output layer is not zero as it is when training starts."""
     torch.manual_seed(1)
     model = GPT(GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=256, num_classes=2))
@@ -133,18 +132,17 @@ def small_gpt():
 
 
 @pytest.fixture
-def gpt_file(small_gpt, codes, tmp_path):
-    read = Codes.read(codes)
-    torch.save(
-        {
-            "model": small_gpt.state_dict(),
-            "config": dataclasses.asdict(small_gpt.config),
-            "dataset": read.dataset,
-            "tokenizer": read.tokenizer,
-        },
-        tmp_path / "gpt.pt",
-    )
-    return tmp_path / "gpt.pt"
+def small_gpt():
+    return make_gpt()
+
+
+@pytest.fixture(scope="session")
+def gpt_file(codes, tmp_path_factory):
+    model, read = make_gpt(), Codes.read(codes)
+    path = tmp_path_factory.mktemp("gpt") / "gpt.pt"
+    torch.save({"model": model.state_dict(), "config": dataclasses.asdict(model.config),
+                "dataset": read.dataset, "tokenizer": read.tokenizer}, path)
+    return path
 
 
 @pytest.fixture

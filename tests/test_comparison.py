@@ -35,6 +35,12 @@ def generated(tmp_path_factory):
     return make_clips(tmp_path_factory.mktemp("generated") / "grids", (7, 9), seed=500, recordings=9, val=0)
 
 
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """To draw the page takes longer than to compare so few clips; the one of `held_out` is drawn before."""
+    monkeypatch.setattr("evaluations.results.write_page", lambda *_: None)
+
+
 def config_for(real, generated, output, weights, **flags):
     return fvd.FVDConfig(data_path=real, sample_path=generated, output=output, i3d_weights=weights,
                          unverified_weights=True, device="cpu", **flags)
@@ -217,7 +223,6 @@ def test_sections_of_the_same_comparison_stay_and_others_go(real, generated, tmp
 
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path, weights, runtime, monkeypatch):
     monkeypatch.setattr("evaluations.features.BLOCK", 3)  # several blocks for each process
-    monkeypatch.setattr("evaluations.results.write_page", lambda *_: None)
     real = make_clips(tmp_path / "real", (5, 6))
     generated = make_clips(tmp_path / "generated", (4, 5), seed=500, recordings=9, val=0)
     for count in (1, 2, 3):
