@@ -67,9 +67,9 @@ def command_env():
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def ready():
-    """An environment for scripts whose Python starts at once."""
+    """An environment for scripts whose Python starts at once: forked before there are threads of any test."""
     with ready_python() as folder:
         yield folder
 

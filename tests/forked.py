@@ -6,6 +6,7 @@ folder and the signals of the caller. It takes `-m MODULE` and `-c PROGRAM`, aft
 """
 
 import contextlib
+import gc
 import marshal
 import os
 import runpy
@@ -47,6 +48,17 @@ os._exit(status)
 
 
 @contextmanager
+def own_objects_kept() -> Iterator[None]:
+    """Processes forked within it free nothing of this one's, as decoders whose threads they do not have."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def ready_python(environment: dict[str, str] | None = None) -> Iterator[Path]:
     """A folder like that of a virtual environment, to the Python in which all is imported that is so here.
 
@@ -65,7 +77,8 @@ def ready_python(environment: dict[str, str] | None = None) -> Iterator[Path]:
         listener.listen()
         if environment is None:
             server = FORK.Process(target=serve, args=(listener,))
-            server.start()
+            with own_objects_kept():
+                server.start()
             wait = server.join
         else:
             server = subprocess.Popen([sys.executable, __file__, str(listener.fileno())], env=environment,
@@ -81,7 +94,8 @@ def ready_python(environment: dict[str, str] | None = None) -> Iterator[Path]:
 def kill_when(condition: Callable[[], object], function: Callable[[], object]) -> None:
     """Call `function` in a process that is killed as soon as `condition()`, and that must not end before."""
     process = FORK.Process(target=function)
-    process.start()
+    with own_objects_kept():
+        process.start()
     while not condition():
         assert process.is_alive()
         time.sleep(0.01)
@@ -91,11 +105,12 @@ def kill_when(condition: Callable[[], object], function: Callable[[], object]) -
 
 def serve(listener: socket.socket) -> None:
     """Fork for every call; end with the process that started this one."""
-    import torch._dynamo  # noqa: F401  # which every training imports
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while os.getppid() == parent:
         if select.select([listener], [], [], 1.0)[0]:
+            import torch._dynamo  # noqa: F401  # which every training imports
+
             FORK.Process(target=answer, args=(listener.accept()[0],)).start()  # joins those that have ended
 
 
