@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from forked import ready_python
 from small_data import make_grids
 from training_jobs import TINY_GPT
 
@@ -13,6 +14,8 @@ from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
 from common.distributed import Runtime
 from common.hardware import avoid_broken_amx
+from common.training import loop
+from common.training.curves import draw_curves
 from dataset.codes import Codes
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes
@@ -22,6 +25,19 @@ torch.set_num_threads(1)  # small tensors, and other processes beside them
 avoid_broken_amx()
 HAS_GPU = torch.cuda.is_available()
 torch.cuda.is_available = lambda: False  # the tests are of the CPU, but for those marked "gpu"
+loop.draw_curves = lambda folder: None  # takes longer than a tiny run
+
+SLOWEST = ("test_scripts.py", "test_surroundings.py", "test_compile.py", "test_survival.py")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # but the order below
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files come first, so that no worker is left with one at the end."""
+    order = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +47,12 @@ def gpu_if_marked(request, monkeypatch):
         if not HAS_GPU:
             pytest.skip("no GPU")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Training draws its curves."""
+    monkeypatch.setattr(loop, "draw_curves", draw_curves)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +65,19 @@ def command_env():
     """Environment for commands run as their own processes, one thread each, without a GPU."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ready():
+    """An environment for scripts whose Python starts at once: forked before there are threads of any test."""
+    with ready_python() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def python(ready):
+    """In place of `sys.executable` for `-m MODULE` and `-c PROGRAM`, in processes that need not be killed."""
+    return str(ready / "bin" / "python")
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +123,7 @@ def tiny_size():
     del GPT_SIZES["tiny"]
 
 
-def make_small_gpt():
+def make_gpt():
     """A GPT for 16 x 16 tokens of 64 codes, whose output layer is not zero as it is when training starts."""
     torch.manual_seed(1)
     model = GPT(GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=256, num_classes=2))
@@ -98,13 +133,13 @@ def make_small_gpt():
 
 @pytest.fixture
 def small_gpt():
-    return make_small_gpt()
+    return make_gpt()
 
 
 @pytest.fixture(scope="session")
 def gpt_file(codes, tmp_path_factory):
-    """A checkpoint of `make_small_gpt` for the codes; only to be read."""
-    read, model, path = Codes.read(codes), make_small_gpt(), tmp_path_factory.mktemp("gpt") / "gpt.pt"
+    model, read = make_gpt(), Codes.read(codes)
+    path = tmp_path_factory.mktemp("gpt") / "gpt.pt"
     torch.save({"model": model.state_dict(), "config": dataclasses.asdict(model.config),
                 "dataset": read.dataset, "tokenizer": read.tokenizer}, path)
     return path

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from common.distributed import Runtime
@@ -18,8 +17,8 @@ def prepare(videos: Path, data: Path, **options) -> Manifest:
     return run(PrepareConfig(videos, data, **{**SMALL, "workers": 1, **options}), Runtime())
 
 
-def command(videos: Path, data: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "dataset.prepare", "--video-path", str(videos), "--data-path", str(data),
+def command(python: str, videos: Path, data: Path, *flags: str) -> list[str]:
+    return [python, "-m", "dataset.prepare", "--video-path", str(videos), "--data-path", str(data),
             *FLAGS, *flags]
 
 

@@ -2,7 +2,8 @@
 
 import os
 import socket
-from multiprocessing import get_context
+
+from forked import FORK, own_objects_kept
 
 from common.distributed import Runtime
 
@@ -19,9 +20,10 @@ def run_ranks(function, world_size):
         with Runtime.start() as runtime:
             function(runtime)
 
-    group = [get_context("fork").Process(target=work, args=(rank,)) for rank in range(world_size)]
-    for process in group:
-        process.start()
+    group = [FORK.Process(target=work, args=(rank,)) for rank in range(world_size)]
+    with own_objects_kept():
+        for process in group:
+            process.start()
     for process in group:
         process.join()
     return [process.exitcode for process in group]

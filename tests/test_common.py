@@ -211,10 +211,10 @@ def test_wrong_value_is_one_line_and_status_2(flags, message, monkeypatch, capsy
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(command_env, tmp_path):
+def test_a_fault_of_the_program_keeps_its_traceback(python, command_env, tmp_path):
     program = ("from common.command import run_command\nfrom dataset.prepare import PrepareConfig\n"
                "run_command(PrepareConfig, lambda config, runtime: dict(zip([1], [], strict=True)))")
-    done = subprocess.run([sys.executable, "-c", program, "--video-path", "v", "--data-path", "d"],
+    done = subprocess.run([python, "-c", program, "--video-path", "v", "--data-path", "d"],
                           env=command_env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "zip() argument 2" in done.stderr
 

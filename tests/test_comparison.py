@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -34,6 +33,12 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory):
     return make_clips(tmp_path_factory.mktemp("generated") / "grids", (7, 9), seed=500, recordings=9, val=0)
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """To draw the page takes longer than to compare so few clips; the one of `held_out` is drawn before."""
+    monkeypatch.setattr("evaluations.results.write_page", lambda *_: None)
 
 
 def config_for(real, generated, output, weights, **flags):
@@ -218,7 +223,6 @@ def test_sections_of_the_same_comparison_stay_and_others_go(real, generated, tmp
 
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path, weights, runtime, monkeypatch):
     monkeypatch.setattr("evaluations.features.BLOCK", 3)  # several blocks for each process
-    monkeypatch.setattr("evaluations.results.write_page", lambda *_: None)
     real = make_clips(tmp_path / "real", (5, 6))
     generated = make_clips(tmp_path / "generated", (4, 5), seed=500, recordings=9, val=0)
     for count in (1, 2, 3):
@@ -233,16 +237,19 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path, weights, run
     assert len(results) == 1
 
 
-def one_line(arguments, env):
-    command = [sys.executable, "-m", *map(str, arguments)]
+def one_line(arguments, python, env):
+    command = [python, "-m", *map(str, arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
 
 
-def test_missing_weights_are_reported_in_one_line_before_any_work(real, generated, tmp_path, command_env):
-    flags = ["--data-path", real, "--sample-path", generated, "--output", tmp_path / "out"]
-    line = one_line(["evaluations.evaluate", *flags, "--i3d-weights", tmp_path / "none.pt"], command_env)
+def test_missing_weights_are_reported_in_one_line_before_any_work(
+    real, generated, tmp_path, python, command_env
+):
+    flags = ["--data-path", real, "--sample-path", generated, "--output", tmp_path / "out", "--i3d-weights",
+             tmp_path / "none.pt"]
+    line = one_line(["evaluations.evaluate", *flags], python, command_env)
     assert "--i3d-weights" in line and "none.pt is missing" in line and "curl -L" in line
     assert not (tmp_path / "out").exists()
 

@@ -51,7 +51,7 @@ def jobs(codes, grids):
 
 
 @pytest.fixture(scope="module")
-def runs(jobs, tmp_path_factory, runtime, command_env, tiny_size):
+def runs(jobs, tmp_path_factory, runtime, tiny_size):
     """The folder in which every job has been run, in one process or in two."""
     folder = tmp_path_factory.mktemp("runs")
     for name, job in jobs.items():
@@ -60,8 +60,7 @@ def runs(jobs, tmp_path_factory, runtime, command_env, tiny_size):
             job["goes_on_from"] = str(folder / name.split(" from ")[1])
     for name in ("one", "vq", "vq parts", "judged", "judged parts"):
         run_job(runtime, **jobs[name])
-    run_jobs([job for name, job in jobs.items() if {"ddp", "fsdp"} & set(name.split()) and name[:3] != "one"],
-             folder, command_env)
+    run_jobs([job for name, job in jobs.items() if {"ddp", "fsdp"} & set(name.split()) and name[:3] != "one"])
     run_job(runtime, **jobs["one from fsdp"])
     return folder
 

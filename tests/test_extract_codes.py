@@ -1,12 +1,13 @@
 """Extraction of codes: the same whatever the batch, the ranks or a kill; stale and bad codes are noticed."""
 
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from forked import kill_when
 from PIL import Image
+from ranks import run_ranks
 from small_data import make_grids
 
 from common.checkpoints import checkpoint_file
@@ -35,17 +36,11 @@ def test_codes_do_not_depend_on_batch_size(grids, tokenizer_run, tmp_path, runti
     assert len(outputs) == 1
 
 
-def test_codes_do_not_depend_on_the_number_of_processes(tokenizer_run, tmp_path, command_env):
+def test_codes_do_not_depend_on_the_number_of_processes(tokenizer_run, tmp_path, runtime):
     grids = make_grids(tmp_path / "grids", clips_per_class=40)  # two blocks
-    flags = ["--data-path", str(grids), "--vq-ckpt", str(tokenizer_run), "--device", "cpu", "--code-path"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, launcher in {"one": [], "two": torchrun}.items():
-        subprocess.run(
-            [sys.executable, *launcher, "-m", "tokenizer.extract_codes", *flags, str(tmp_path / name)],
-            env=command_env,
-            check=True,
-            capture_output=True,
-        )
+    extract(grids, tmp_path / "one", tokenizer_run, runtime)
+    config = ExtractCodesConfig(data_path=grids, code_path=tmp_path / "two", vq_ckpt=tokenizer_run)
+    assert run_ranks(partial(extract_codes, config), 2) == [0, 0]
     for name in ("codes.npy", "codes.json", "quality.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -81,31 +76,16 @@ def test_changed_pictures_do_not_reuse_blocks(tokenizer_run, tmp_path, runtime):
     assert changed == extract(grids, tmp_path / "fresh", tokenizer_run, runtime)
 
 
-def test_killed_extraction_continues_to_the_same_codes(tokenizer_run, tmp_path, command_env):
+def test_killed_extraction_continues_to_the_same_codes(tokenizer_run, tmp_path, runtime):
     grids = make_grids(tmp_path / "grids", clips_per_class=40)  # two blocks
-    command = [
-        sys.executable,
-        "-m",
-        "tokenizer.extract_codes",
-        "--data-path",
-        str(grids),
-        "--vq-ckpt",
-        str(tokenizer_run),
-        "--device",
-        "cpu",
-        "--batch-size",
-        "1",
-        "--code-path",
-    ]
-    subprocess.run([*command, str(tmp_path / "whole")], env=command_env, check=True, capture_output=True)
-    with subprocess.Popen(
-        [*command, str(tmp_path / "killed")], env=command_env, stderr=subprocess.DEVNULL
-    ) as run:
-        while not list(tmp_path.glob("killed/.blocks-*/[0-9]*.npy")):
-            assert run.poll() is None
-        run.kill()
+
+    def extract_to(name):
+        extract(grids, tmp_path / name, tokenizer_run, runtime, batch_size=1)
+
+    extract_to("whole")
+    kill_when(lambda: list(tmp_path.glob("killed/.blocks-*/[0-9]*.npy")), lambda: extract_to("killed"))
     assert not (tmp_path / "killed" / "codes.json").exists()
-    subprocess.run([*command, str(tmp_path / "killed")], env=command_env, check=True, capture_output=True)
+    extract_to("killed")
     for name in ("codes.npy", "codes.json", "quality.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 

@@ -139,7 +139,8 @@ def test_checkpoint_cannot_replace_a_folder_elsewhere(sample_config, runtime, vi
     torch.save(checkpoint, tmp_path / "gpt.pt")
     save_folder = tmp_path / "x" / "y" / "clips"
     with pytest.raises(InputError, match=rf"gpt.pt: '{ESCAPE}' cannot name a file or folder"):
-        sample(dataclasses.replace(sample_config, save_folder=save_folder), runtime)
+        sample(dataclasses.replace(sample_config, gpt_ckpt=tmp_path / "gpt.pt", save_folder=save_folder),
+               runtime)
     assert not save_folder.exists()
     with pytest.raises(InputError, match=r"gpt\.pt"):
         export(ExportConfig(ckpt=tmp_path / "gpt.pt", output=tmp_path / "out.safetensors"), runtime)

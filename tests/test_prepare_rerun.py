@@ -1,14 +1,16 @@
 import shutil
 import signal
-import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from preparing import command, prepare, report, shell, tree
+from preparing import SMALL, command, prepare, report, shell, tree
+from ranks import run_ranks
 from synthetic import moving_texture, write_class_videos
 
 from dataset.manifest import Manifest
+from dataset.prepare import PrepareConfig, run
 from dataset.video import write_mp4
 
 KILLED_AT_THE_SEVENTH_PICTURE = """
@@ -59,9 +61,9 @@ def test_rerun_makes_only_what_is_missing_and_ends_with_the_same_bytes(videos, d
     assert [path for path in pictures if path.stat().st_mtime_ns != times[path]] == [pictures[2]]
 
 
-def test_killed_run_continues_and_ends_with_the_same_bytes(videos, data, tmp_path):
-    words = command(videos, data, "--workers", "1")
-    result = shell([words[0], "-c", KILLED_AT_THE_SEVENTH_PICTURE, *words[3:]])
+def test_killed_run_continues_and_ends_with_the_same_bytes(videos, data, tmp_path, python):
+    words = command(python, videos, data, "--workers", "1")
+    result = shell([python, "-c", KILLED_AT_THE_SEVENTH_PICTURE, *words[3:]])
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert len(list(data.glob("*/[!.]*.png"))) == 6
     with pytest.raises(ValueError, match="run it again"):
@@ -86,30 +88,26 @@ def test_prepare_does_not_wait_for_torch():
     assert result.returncode == 0
 
 
-def test_workers_and_ranks_do_not_change_a_byte(videos, data, tmp_path):
+def test_workers_and_ranks_do_not_change_a_byte(videos, data, tmp_path, capfd):
     (videos / "polyps" / "text.mp4").write_text("this is no video")
     prepare(videos, data)
     prepare(videos, tmp_path / "workers", workers=2)
     assert tree(tmp_path / "workers") == tree(data)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    words = command(videos, tmp_path / "ranks", "--workers", "1")
-    result = shell([words[0], *launcher, *words[1:]], CUDA_VISIBLE_DEVICES="")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("18 clips") == 1  # one report, from one rank
+    capfd.readouterr()
+    shared = PrepareConfig(videos, tmp_path / "ranks", **SMALL, workers=1)
+    assert run_ranks(partial(run, shared), 2) == [0, 0]
+    assert capfd.readouterr().out.count("18 clips") == 1  # one report, from one rank
     assert tree(tmp_path / "ranks") == tree(data)
 
 
-def test_exit_status_says_whether_anything_usable_came_out(videos, data, tmp_path):
+def test_exit_status_says_whether_anything_usable_came_out(videos, data, tmp_path, python):
     (videos / "polyps" / "text.mp4").write_text("this is no video")
-    result = shell(command(videos, data, "--workers", "1"))
+    result = shell(command(python, videos, data, "--workers", "1"))
     assert (result.returncode, result.stderr) == (0, "")
     assert "polyps/text.mp4: not a readable video" in result.stdout
     (tmp_path / "bad" / "a").mkdir(parents=True)
     (tmp_path / "bad" / "a" / "text.mp4").write_text("this is no video")
-    result = shell(command(tmp_path / "bad", tmp_path / "none"))
+    result = shell(command(python, tmp_path / "bad", tmp_path / "none"))
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "no usable clip" in result.stderr

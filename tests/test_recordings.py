@@ -163,7 +163,7 @@ def test_what_the_video_library_can_open_is_a_recording(videos, suffix):
     assert f"a/video{suffix}" in paths(videos)
 
 
-def test_files_without_moving_pictures_are_named_and_do_not_end_the_program(tmp_path, data):
+def test_files_without_moving_pictures_are_named_and_do_not_end_the_program(tmp_path, data, python):
     folder = tmp_path / "videos" / "a"
     folder.mkdir(parents=True)
     (folder / "scan.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
@@ -173,7 +173,7 @@ def test_files_without_moving_pictures_are_named_and_do_not_end_the_program(tmp_
     Image.new("RGB", (32, 32)).save(folder / "picture", format="PNG")
     Image.new("RGB", (32, 32)).save(folder / "photo.jfif", format="JPEG")
     os.mkfifo(folder / "pipe.mp4")
-    result = shell(command(tmp_path / "videos", data))
+    result = shell(command(python, tmp_path / "videos", data))
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "no usable clip in 0 recordings" in result.stderr and "DICOM: convert it" in result.stderr
     found = reasons(report(data)["unusable"])
@@ -222,11 +222,11 @@ def test_names_of_every_kind_become_clips(tmp_path, data):
     assert all((data / clip.name).is_file() for clip in manifest.clips)
 
 
-def test_class_folders_whose_names_cannot_be_carried_along_are_named(videos, data):
+def test_class_folders_whose_names_cannot_be_carried_along_are_named(videos, data, python):
     for name in (b"new\nline", b"back\\slash", b"latin-\xe9"):
         shutil.copytree(videos / "a", videos / os.fsdecode(name))
     (videos / "b" / "notes\nof me.txt").touch()
-    result = shell(command(videos, data, "--workers", "1"))
+    result = shell(command(python, videos, data, "--workers", "1"))
     assert result.returncode == 0, result.stderr
     assert Manifest.read(data).class_names == ("a", "b")
     found = reasons(report(data)["unusable"])

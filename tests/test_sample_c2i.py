@@ -2,6 +2,8 @@
 
 import base64
 import dataclasses
+import shutil
+from functools import partial
 
 import av
 import numpy as np
@@ -30,12 +32,19 @@ def config(sample_config):
 
 
 @pytest.fixture(scope="module")
-def sampled(gpt_file, tmp_path_factory, runtime):
-    """A configuration, and in its folder the clips; only to be read."""
-    config = SampleC2IConfig(gpt_ckpt=gpt_file, save_folder=tmp_path_factory.mktemp("sampled") / "clips",
-                             top_k=0, device="cpu")
+def made(gpt_file, runtime, tmp_path_factory):
+    """The configuration of a job that is done, one clip of every class."""
+    folder = tmp_path_factory.mktemp("made") / "clips"
+    config = SampleC2IConfig(gpt_ckpt=gpt_file, save_folder=folder, top_k=0, device="cpu")
     run(config, runtime)
     return config
+
+
+@pytest.fixture
+def done(made, tmp_path):
+    """A copy of that job, with files of the same times."""
+    shutil.copytree(made.save_folder, tmp_path / "done")
+    return dataclasses.replace(made, save_folder=tmp_path / "done")
 
 
 def pictures(folder):
@@ -45,28 +54,28 @@ def pictures(folder):
     }
 
 
-def test_every_clip_is_written_as_grid_frames_video_and_gif(sampled):
-    config, samples = sampled, read_json(sampled.save_folder / "samples.json")
+def test_every_clip_is_written_as_grid_frames_video_and_gif(made):
+    samples = read_json(made.save_folder / "samples.json")
     assert [(clip["class"], clip["seed"]) for clip in samples["clips"]] == [(name, 0) for name in CLASSES]
     for clip in samples["clips"]:
-        grid = np.array(Image.open(config.save_folder / clip["grid"])).transpose(2, 0, 1)
-        files = sorted((config.save_folder / clip["frames"]).iterdir())
+        grid = np.array(Image.open(made.save_folder / clip["grid"])).transpose(2, 0, 1)
+        files = sorted((made.save_folder / clip["frames"]).iterdir())
         frames = np.stack([np.array(Image.open(file)).transpose(2, 0, 1) for file in files])
         assert frames.shape == (4, 3, 32, 32) and (frames_to_grid(frames, 2, 2) == grid).all()
-        with av.open(str(config.save_folder / clip["video"])) as video:
+        with av.open(str(made.save_folder / clip["video"])) as video:
             stream = video.streams.video[0]
             assert stream.codec_context.name == "h264" and stream.pix_fmt == "yuv420p"
             assert stream.average_rate == 10 and sum(1 for _ in video.decode(stream)) == 4
-        with Image.open(config.save_folder / clip["gif"]) as gif:
+        with Image.open(made.save_folder / clip["gif"]) as gif:
             assert gif.n_frames == 4 and gif.info["loop"] == 0
-    assert Image.open(config.save_folder / "contact_sheet.png").width > 4 * 32
-    assert not [path for path in config.save_folder.rglob(".*")]
+    assert Image.open(made.save_folder / "contact_sheet.png").width > 4 * 32
+    assert not [path for path in made.save_folder.rglob(".*")]
 
 
-def test_gallery_holds_every_clip_and_what_made_it(sampled):
-    page = (sampled.save_folder / "index.html").read_text()
-    for clip in read_json(sampled.save_folder / "samples.json")["clips"]:
-        assert base64.b64encode((sampled.save_folder / clip["video"]).read_bytes()).decode() in page
+def test_gallery_holds_every_clip_and_what_made_it(made):
+    page = (made.save_folder / "index.html").read_text()
+    for clip in read_json(made.save_folder / "samples.json")["clips"]:
+        assert base64.b64encode((made.save_folder / clip["video"]).read_bytes()).decode() in page
         assert clip["class"] in page
     assert "gpt.pt" in page and "cfg_scale" in page and "http" not in page  # needs nothing from elsewhere
 
@@ -82,16 +91,15 @@ def test_notice_and_settings_of_a_registered_model(config, runtime, gpt_file, mo
     assert "PHANTOM &lt;b&gt;" in (config.save_folder / "index.html").read_text()
 
 
-def test_samples_json_says_where_the_clips_come_from(sampled, codes):
-    samples, read = read_json(sampled.save_folder / "samples.json"), Codes.read(codes)
+def test_samples_json_says_where_the_clips_come_from(made, codes):
+    samples, read = read_json(made.save_folder / "samples.json"), Codes.read(codes)
     assert samples["dataset"] == read.dataset and samples["tokenizer"]["hash"] == read.tokenizer["hash"]
     assert samples["checkpoint"]["name"] == "gpt.pt" and samples["sampling"]["top_k"] == 0
-    assert str(sampled.save_folder) not in (sampled.save_folder / "samples.json").read_text()
+    assert str(made.save_folder) not in (made.save_folder / "samples.json").read_text()
 
 
-def test_clip_depends_on_class_and_seed_and_not_on_its_batch(config, runtime, tmp_path):
+def test_clip_does_not_depend_on_its_batch(config, runtime, tmp_path):
     run(dataclasses.replace(config, clips_per_class=3), runtime)
-    assert len(set(pictures(config.save_folder).values())) == 6  # seeds and classes give different clips
     for batch_size in (1, 4):
         other = dataclasses.replace(
             config, clips_per_class=3, batch_size=batch_size, save_folder=tmp_path / str(batch_size)
@@ -144,34 +152,37 @@ def test_pictures_in_bfloat16_are_refused_where_they_change(config, runtime, mon
     assert read_json(config.save_folder / "samples.json")["sampling"]["decode_precision"] == "bf16"
 
 
-def test_rerun_makes_only_what_is_missing(config, runtime):
-    run(config, runtime)
-    first, second = (config.save_folder / "grids" / name / "000000.png" for name in CLASSES)
+def test_seeds_and_classes_give_different_clips(config, runtime):
+    run(dataclasses.replace(config, clips_per_class=2), runtime)
+    assert len(set(pictures(config.save_folder).values())) == 4
+
+
+def test_rerun_makes_only_what_is_missing(done, runtime):
+    first, second = (done.save_folder / "grids" / name / "000000.png" for name in CLASSES)
     content, stamp = first.read_bytes(), second.stat().st_mtime_ns
     first.unlink()
-    run(config, runtime)
+    run(done, runtime)
     assert first.read_bytes() == content and second.stat().st_mtime_ns == stamp
-    run(dataclasses.replace(config, seed=7, classes=("red wall",)), runtime)
-    clips = read_json(config.save_folder / "samples.json")["clips"]
+    run(dataclasses.replace(done, seed=7, classes=("red wall",)), runtime)
+    clips = read_json(done.save_folder / "samples.json")["clips"]
     assert [(clip["class"], clip["seed"]) for clip in clips] == [
         *((name, 0) for name in CLASSES),
         ("red wall", 7),
     ]
 
 
-def test_folder_with_clips_of_other_settings_is_refused(sampled, runtime):
-    with pytest.raises(ValueError, match=r"clips: was sampled with temperature 1.0, now 0.5: use another"):
-        run(dataclasses.replace(sampled, temperature=0.5), runtime)
+def test_folder_with_clips_of_other_settings_is_refused(done, runtime):
+    with pytest.raises(ValueError, match=r"done: was sampled with temperature 1.0, now 0.5: use another"):
+        run(dataclasses.replace(done, temperature=0.5), runtime)
 
 
-def test_grids_of_unknown_origin_are_refused(config, runtime):
-    run(config, runtime)
-    (config.save_folder / "samples.json").unlink()
+def test_grids_of_unknown_origin_are_refused(done, runtime):
+    (done.save_folder / "samples.json").unlink()
     with pytest.raises(ValueError, match=r"holds grids but no samples\.json"):
-        run(config, runtime)
+        run(done, runtime)
 
 
-def test_rank_that_looks_later_takes_no_clip_from_another(config, runtime, tmp_path):
+def test_rank_that_looks_later_takes_no_clip_from_another(done):
     class Alone(Runtime):
         def gather(self, value):
             return [value]
@@ -179,23 +190,22 @@ def test_rank_that_looks_later_takes_no_clip_from_another(config, runtime, tmp_p
         def agree(self, function):
             return function()
 
-    run(config, runtime)
     for rank in (1, 0):  # one has finished before the other looks
-        run(dataclasses.replace(config, clips_per_class=3), Alone(rank=rank, world_size=2))
-    assert len(pictures(config.save_folder)) == 6
+        run(dataclasses.replace(done, clips_per_class=3), Alone(rank=rank, world_size=2))
+    assert len(pictures(done.save_folder)) == 6
 
 
 def test_two_processes_make_what_one_makes(config, runtime, tmp_path):
     config = dataclasses.replace(config, clips_per_class=2)
     run(config, runtime)
-    two = dataclasses.replace(config, save_folder=tmp_path / "two")
-    assert run_ranks(lambda runtime: run(two, runtime), 2) == [0, 0]
+    shared = dataclasses.replace(config, save_folder=tmp_path / "two")
+    assert run_ranks(partial(run, shared), 2) == [0, 0]
     assert pictures(tmp_path / "two") == pictures(config.save_folder)
     assert read_json(tmp_path / "two" / "samples.json") == read_json(config.save_folder / "samples.json")
 
 
-def test_generated_grids_are_a_data_set_again(sampled):
-    manifest = Manifest.read(sampled.save_folder / "grids")
+def test_generated_grids_are_a_data_set_again(made):
+    manifest = Manifest.read(made.save_folder / "grids")
     assert manifest.class_names == CLASSES and (manifest.rows, manifest.frame_size) == (2, 32)
     assert [(clip.name, clip.label) for clip in manifest.clips] == [
         (f"{name}/000000.png", label) for label, name in enumerate(CLASSES)]

@@ -24,12 +24,13 @@ def bash(script, *arguments, env, cwd, check=True):
     return subprocess.run(command, env=env, cwd=cwd, check=check, capture_output=True, text=True)
 
 
-def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, tmp_path):
+def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, ready, tmp_path):
     tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "16", "CH_MULT": "1 1 1",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
             "BALANCE_STEPS": "2", "MORE_BALANCE_STEPS": "2",
             "ROW_STEPS": "2", "LAST_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
-    env = {**script_env, **tiny}
+    one_core = {"LOCAL_WORLD_SIZE": "99"}  # so that no other processes are started, which costs more
+    env = {**script_env, **tiny, **one_core, "ENDOGEN_VENV": str(ready)}
     stopped = subprocess.Popen(["bash", ROOT / "scripts" / "run_pipeline.sh", "out"], cwd=tmp_path,
                                env={**env, "VQ_STEPS": "1000000"}, stdout=subprocess.PIPE, text=True,
                                start_new_session=True)
@@ -54,15 +55,6 @@ def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "download_models.sh surgvisdom" in done.stderr and "pretrained_models" in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "script", sorted(p.name for p in (ROOT / "scripts").glob("*.sh") if p.name != "env.sh")
-)
-def test_script_is_strict_quotes_its_arguments_and_passes_them_on(script):
-    text = (ROOT / "scripts" / script).read_text()
-    assert "set -euo pipefail" in text and "CUDA_VISIBLE_DEVICES" not in text
-    assert '"$@"' in text or script == "run_pipeline.sh"
 
 
 def test_requirements_are_pinned():

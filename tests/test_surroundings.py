@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import ready_python
 from synthetic import write_class_videos
 
 from common.files import read_json
@@ -30,13 +31,13 @@ class Place:
         usual = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "XDG_"))}
         self.env = {**usual, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
                     "HOME": "/proc/nobody", "PYTHONIOENCODING": "ascii", "CDPATH": ".",
-                    "ENDOGEN_VENV": sys.prefix,
                     "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def run(self, script: str, *flags: object) -> str:
-        """The output of a script that ends well."""
+    def run(self, script: str, *flags: object, python: str = "") -> str:
+        """The output of a script that ends well; `python` is the folder of another environment."""
+        env = {**self.env, "ENDOGEN_VENV": python or str(self.ready)}
         done = subprocess.run(["bash", f"Projekt ü/scripts/{script}.sh", *map(str, flags)], cwd=self.folder,
-                              env=self.env, capture_output=True, timeout=200, check=False)
+                              env=env, capture_output=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr.decode(errors="backslashreplace")
         assert b"warning" not in done.stderr and b"Matplotlib" not in done.stderr
         return done.stdout.decode("ascii")
@@ -51,16 +52,23 @@ class Place:
         shutil.move(self.folder / old, self.folder / new)
 
 
-@pytest.mark.timeout(400)
-def test_chain_goes_on_wherever_and_under_whatever_names_things_lie(tmp_path):
+@pytest.fixture
+def place(tmp_path):
+    """Its stages run in Python's UTF-8 mode, in which they start again by themselves: `understand_names`."""
     place = Place(tmp_path)
+    with ready_python({**place.env, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}) as place.ready:
+        yield place
+
+
+@pytest.mark.timeout(400)
+def test_chain_goes_on_wherever_and_under_whatever_names_things_lie(place):
     at = place.folder
     videos = write_class_videos(at / "-vidéos", CLASSES, recordings=2, frames=8, size=32)
     for video, name in zip(videos, ("-x.mp4", "ä 日 1:2.mp4", "q'\"$(x)%d.mp4", "--flip.mp4"), strict=True):
         video.rename(video.with_name(name))
     place.move("-vidéos", "-вид")
     place.run("prepare", "--video-path", "-вид", "--data-path", "-grids", "--rows", 2, "--cols", 2,
-              "--frame-size", 16, "--workers", 1)
+              "--frame-size", 16, "--workers", 1, python=sys.prefix)
     manifest = read_json(at / "-grids" / "dataset.json")
     assert manifest["class_names"] == CLASSES and len(manifest["clips"]) == 8
 

@@ -177,13 +177,15 @@ def children(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_lost_process_ends_all_torchrun_starts_them_again_and_a_signal_ends_them_well(codes, tmp_path):
+def test_lost_process_ends_all_torchrun_starts_them_again_and_a_signal_ends_them_well(
+    codes, tmp_path, python
+):
     flags = {"code-path": codes, "results-dir": tmp_path / "run", "gpt-model": "GPT-XS", "device": "cpu",
              "global-batch-size": 2, "max-steps": 10_000, "ckpt-every": 2, "eval-every": 0, "sample-every": 0}
     command = ["bash", ROOT / "scripts" / "train_c2i_ddp.sh", "--standalone", "--nproc-per-node", "2",
                "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
     command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    env = {**os.environ, "ENDOGEN_VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "ENDOGEN_VENV": sys.prefix, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": python}
     output = tmp_path / "output"
     with open(output, "w") as file:
         script = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)

@@ -2,18 +2,17 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import kill_when
 from golden_weights import golden_state
 from PIL import Image
 from small_data import make_grids
 
-from common.checkpoints import checkpoint_file, save_checkpoint
+from common.checkpoints import checkpoint_file, checkpoints, save_checkpoint
 from common.files import read_jsonl
 from common.weights import load_checkpoint, save_safetensors
 from dataset.grid import frames_to_grid, grid_to_frames, mirror_frames
@@ -184,23 +183,14 @@ def test_two_data_folders_are_measured_apart(grids, tmp_path, runtime):
         dataclasses.replace(config, data_share=(0.5, 0.6))
 
 
-def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime, command_env):
+def test_killed_training_continues_to_the_same_weights(grids, tmp_path, runtime):
     settings = {**TINY, "ema_decay": 0.9, "sample_every": 0}
     config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "whole", max_steps=8, **settings)
     train_vq(config, runtime)
-    flags = ["--data-path", str(grids), "--results-dir", str(tmp_path / "killed"), "--max-steps", "8"]
-    for name, value in settings.items():
-        values = map(str, value) if isinstance(value, tuple) else [str(value)]
-        flags += [f"--{name.replace('_', '-')}", *values]
-    command = [sys.executable, "-m", "tokenizer.train_vq", *flags]
-    with subprocess.Popen(
-        command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as run:
-        while "saved" not in run.stdout.readline():
-            assert run.poll() is None
-        run.kill()
+    killed = dataclasses.replace(config, results_dir=tmp_path / "killed")
+    kill_when(lambda: checkpoints(tmp_path / "killed" / "checkpoints"), lambda: train_vq(killed, runtime))
     assert int(checkpoint_file(tmp_path / "killed").stem) < 8
-    train_vq(dataclasses.replace(config, results_dir=tmp_path / "killed"), runtime)
+    train_vq(killed, runtime)
     one, two = (load_checkpoint(checkpoint_file(tmp_path / name)) for name in ("whole", "killed"))
     assert one["step"] == two["step"] == 8
     for part in ("model", "ema"):

@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
-import subprocess
-import sys
+import time
 from argparse import Namespace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from forked import kill_when
 
 from autoregressive.models.checkpoint import facts_of_weights, load_gpt, start_from
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
 from autoregressive.train import train_c2i
 from autoregressive.train.train_c2i import TrainC2IConfig, make_task, run, segment_length
+from common import checkpoints
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
 from common.files import read_jsonl, write_json
@@ -62,42 +64,26 @@ def test_training_beats_the_frequency_of_codes(config, runtime):
     assert last["val_loss"] < last["val_unigram"] < math.log(64)
 
 
-HANGS_IN_THE_SECOND_CHECKPOINT = """
-import time
-import common.checkpoints as checkpoints
-from autoregressive.models.gpt import GPT_SIZES
-from autoregressive.train.train_c2i import TrainC2IConfig, run
-from common.command import run_command
+def hang_in_the_second_checkpoint(config, runtime):
+    """Train, and touch the file "hangs" when the second checkpoint is written but not yet in its place."""
+    original, written = checkpoints.write_tensors, []
 
-def write(path, value, original=checkpoints.write_tensors, written=[]):
-    original(path, value)
-    written.append(path)
-    if len(written) == 2:
-        print("hangs", flush=True)
-        time.sleep(300)
+    def write(path, value):
+        original(path, value)
+        written.append(path)
+        if len(written) == 2:
+            (config.results_dir / "hangs").touch()
+            time.sleep(300)
 
-checkpoints.write_tensors = write
-GPT_SIZES["tiny"] = {"n_layer": 2, "n_head": 2, "dim": 32}
-run_command(TrainC2IConfig, run)
-"""
+    checkpoints.write_tensors = write
+    run(config, runtime)
 
 
-def test_killed_training_continues_to_the_same_weights(config, codes, runtime, command_env, tmp_path):
-    changes = {"ema_decay": 0.9, "gradient_accumulation_steps": 2}
-    config = dataclasses.replace(config, **changes)
+def test_killed_training_continues_to_the_same_weights(config, runtime, tmp_path):
+    config = dataclasses.replace(config, ema_decay=0.9, gradient_accumulation_steps=2)
     run(config, runtime)
     killed = dataclasses.replace(config, results_dir=tmp_path / "killed")
-    flags = []
-    for name, value in {**FAST, **changes, "gpt_model": "tiny", "max_steps": 6, "code_path": codes,
-                        "results_dir": killed.results_dir}.items():
-        flags += [f"--{name.replace('_', '-')}", str(value)]
-    command = [sys.executable, "-c", HANGS_IN_THE_SECOND_CHECKPOINT, *flags]
-    with subprocess.Popen(
-        command, env=command_env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as child:
-        while "hangs" not in child.stdout.readline():
-            assert child.poll() is None
-        child.kill()
+    kill_when((killed.results_dir / "hangs").exists, partial(hang_in_the_second_checkpoint, killed, runtime))
     assert list((killed.results_dir / "checkpoints").glob(".*"))  # half of the second one
     assert int(checkpoint_file(killed.results_dir).stem) == 2
     run(killed, runtime)

@@ -169,10 +169,10 @@ def test_a_recorder_first_calls_the_function_as_it_is():
     assert all(torch.equal(one, x + 1) for one in found) and recorder.graph is None
 
 
-def test_curves_are_drawn_at_the_end(config, runtime):
+def test_curves_are_drawn_at_the_end(config, runtime, curves):
     run(config, runtime)
     with Image.open(config.results_dir / "curves.png") as picture:
-        assert picture.size == (1350, 600)  # loss, gradient norm, learning rate; steps per second
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 2  # lines, on white paper, with black frames
 
 
 def test_checkpoint_from_before_these_settings_existed_is_continued(config, runtime, tmp_path):
