@@ -285,9 +285,9 @@ def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool, s
     return dead_n
 
 
-def run(config: TrainVQConfig, runtime: Runtime) -> None:
-    """Train until `config.max_steps`."""
-    train(TokenizerTask(config, runtime), config, runtime)
+def run(config: TrainVQConfig, runtime: Runtime) -> int:
+    """Train until `config.max_steps` -> the step reached, which is lower after a signal."""
+    return train(TokenizerTask(config, runtime), config, runtime)
 
 
 if __name__ == "__main__":
