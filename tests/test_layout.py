@@ -35,6 +35,8 @@ def test_station_imports_only_what_lies_before_it(station):
     for path in files:
         for module in imported_modules(path):
             if module.split(".")[0] in STATIONS:
+                if path.name == "likelihood.py" and module.startswith(("tokenizer", "autoregressive.models")):
+                    continue  # it asks the model itself
                 allowed = any(f"{module}.".startswith(f"{name}.") for name in MAY_IMPORT[station])
                 assert allowed, f"{path.relative_to(ROOT)} imports {module}"
 
