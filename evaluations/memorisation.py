@@ -37,7 +37,8 @@ def split_real(real: Features) -> tuple[Features, Features]:
     return real.where(lambda entry: entry.split != "val"), real.where(lambda entry: entry.split == "val")
 
 
-def class_report(real: Features, generated: Features) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def class_report(real: Features, generated: Features, quantile: float = QUANTILE
+                 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The facts of one class, and all its (generated, training) pairs."""
     train, held_out = split_real(real)
     if not len(train) or not len(generated):
@@ -53,7 +54,7 @@ def class_report(real: Features, generated: Features) -> tuple[dict[str, Any], l
     report = {"n_generated": len(generated), "n_train": len(train), "median": float(np.median(distance_n)),
               "exact_duplicates": float((repeat_n < EXACT * length).mean())}
     if np.isfinite(real_distance).all():
-        threshold = float(np.quantile(real_distance, QUANTILE))
+        threshold = float(np.quantile(real_distance, quantile))
         report |= {"yardstick": real_clips, "real_median": float(np.median(real_distance)),
                    "threshold": threshold, "too_near": float((distance_n < threshold).mean()),
                    "duplicates": float((repeat_n < threshold).mean())}
