@@ -50,17 +50,19 @@ class Codes:
         folder = Path(folder)
         if not (folder / "codes.json").exists():
             return read_reference(folder, preset)
-        facts = read_json(folder / "codes.json")
+        file = folder / "codes.json"
+        facts = read_json(file)
         try:
-            names, labels, splits = map(list, zip(*facts["clips"], strict=True))
-            dataset, tokenizer = facts["dataset"], facts["tokenizer"]
-            class_names = dataset["class_names"]
-            codes_CAhw = np.load(folder / "codes.npy", mmap_mode="r")
+            dataset, clips = facts["dataset"], facts["clips"]
+            check_classes(dataset["class_names"], file)
+            names, labels, splits = map(list, zip(*clips, strict=True))
+            check_paths(names, file)
+            codes_CAhw, tokenizer = np.load(folder / "codes.npy", mmap_mode="r"), facts["tokenizer"]
+        except InputError:
+            raise
         except (LookupError, TypeError, ValueError, EOFError) as error:
             reason = f"{folder}: damaged codes ({error}); run tokenizer.extract_codes again"
             raise InputError(reason) from None
-        check_classes(class_names, folder / "codes.json")
-        check_paths(names, folder / "codes.json")
         if len(codes_CAhw) != len(names):
             raise InputError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")
         return cls(codes_CAhw, labels, splits, names, dataset, tokenizer)

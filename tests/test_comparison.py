@@ -17,6 +17,7 @@ from tiny_extractor import TinyTorchScript, write_torchscript
 
 from common.files import read_json, write_json
 from evaluations import evaluate, fvd
+from evaluations.page import write_page
 from evaluations.protocols import PROTOCOLS
 
 
@@ -186,7 +187,8 @@ def test_planted_copies_of_training_clips_are_found(real, generated, tmp_path, w
     assert (tmp_path / "out" / section["sheet"]).exists()
 
 
-def test_skipped_clips_are_counted_and_named(real, generated, tmp_path, weights, runtime):
+def test_skipped_clips_are_counted_and_named(real, generated, tmp_path, weights, runtime, monkeypatch):
+    monkeypatch.setattr("evaluations.results.write_page", write_page)
     samples = tmp_path / "samples"
     shutil.copytree(generated, samples)
     bad = sorted((samples / "red").iterdir())[1]
