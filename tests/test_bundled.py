@@ -1,10 +1,15 @@
 """The models in the box: small, whole, at one with each other, and named for what they are."""
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.sample.pictures import LEAST_PSNR, pictures_of
+from autoregressive.sample.sample_c2i import SampleC2IConfig
+from autoregressive.sample.sample_c2i import run as sample
 from common.image_quality import psnr
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
@@ -64,3 +69,17 @@ def test_probe_knows_rendered_clips_it_has_not_seen():
         inputs.append(probe_input(torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)))
     logits, _ = measure(probe, inputs, torch.device("cpu"))
     assert (logits.argmax(1) == range(len(CLASS_NAMES))).mean() >= 0.75
+
+
+def test_program_in_the_readme_makes_the_clip_of_the_command(tmp_path, runtime, monkeypatch):
+    root = MODELS_FOLDER.parent
+    monkeypatch.chdir(tmp_path)
+    program = (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(program.replace('"pretrained_models/', f'"{MODELS_FOLDER}/'), found)
+    with av.open(str(tmp_path / "ulcer.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 16
+    sample(SampleC2IConfig(gpt_ckpt=GPT_FILE, save_folder=tmp_path / "clips", classes=("ulcer",), cfg_scale=4,
+                           temperature=0.85, device="cpu"), runtime)
+    with Image.open(tmp_path / "clips" / "grids" / "ulcer" / "000000.png") as picture:
+        assert np.array_equal(np.array(picture).transpose(2, 0, 1), found["pictures_B3HW"][0].numpy())
