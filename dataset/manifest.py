@@ -141,9 +141,10 @@ def read_facts(preset: str) -> dict[str, Any]:
 
 
 def check_positive(facts: dict[str, Any], path: Path) -> None:
-    """`InputError` unless grid, frame size and frame rate of a data set are positive."""
-    if min(facts[name] for name in ("rows", "cols", "frame_size", "fps")) <= 0:
-        raise InputError(f"{path}: rows, cols, frame_size and fps must be positive")
+    """`InputError` unless grid and frame size are positive integers, and the frame rate is positive."""
+    sizes = [facts[name] for name in ("rows", "cols", "frame_size")]
+    if min(*sizes, facts["fps"]) <= 0 or not all(isinstance(size, int) for size in sizes):
+        raise InputError(f"{path}: rows, cols and frame_size must be positive integers, fps positive")
 
 
 def grid_pictures(folder: Path) -> dict[str, list[str]]:

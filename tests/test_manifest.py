@@ -33,7 +33,8 @@ def test_facts_carry_everything_but_the_clips_as_json():
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    ({"version": 99}, "version"), ({"rows": 0}, "positive"), ({"class_names": ["a", "a"]}, "twice"),
+    ({"version": 99}, "version"), ({"rows": 0}, "positive"), ({"cols": 2.0}, "positive integers"),
+    ({"class_names": ["a", "a"]}, "twice"),
     ({"fps": None}, "TypeError"), ({"clips": [{"name": "x"}]}, "TypeError"), ({"rows": ...}, "rows"),
     ({"clips": [["polyps/a.png", 2, "polyps/a", "train", 0.0]]}, "TypeError"),
     ({"clips": [{"name": "x.png", "label": 2, "recording": "x", "split": "train", "start": 0}]}, "label 2"),
