@@ -84,7 +84,7 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
                disable=None if runtime.is_main else True)
     for step in bar:
         state.optimise(step, batches)
-        stopping = any(runtime.gather(stop.name))
+        stopping = runtime.any(bool(stop.name))
         if state.due(config.log_every):
             means = state.meter.read()
             skipped = state.skipped.check(state.step, config.max_skipped_steps, config.lr)
