@@ -1,5 +1,6 @@
-"""Contact sheets: frames of clips, one titled row per clip."""
+"""Contact sheets: frames of clips, one titled row per clip, and clips that move side by side."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +34,31 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Ima
         sheet.paste(strip, (0, top + line))
         top += line + strip.height + GAP
     return sheet
+
+
+def moving_sheet(clips: Sequence[tuple[str, np.ndarray]]) -> list[Image.Image]:
+    """The frames of a film of all clips side by side, about as many across as down, a title above each.
+
+    A clip is (title, frames), uint8 RGB (T, H, W, 3), of one shape. Raises: `ValueError` if there are none.
+    """
+    if not clips:
+        raise ValueError("a sheet needs clips")
+    font, line = ImageFont.load_default(TITLE_SIZE), TITLE_SIZE * 3 // 2
+    count, height, width = clips[0][1].shape[:3]
+    across = math.ceil(math.sqrt(len(clips) * (height + line) / width))
+    down = math.ceil(len(clips) / across)
+    paper = Image.new("RGB", (across * (width + GAP) - GAP, down * (height + line)), PAPER)
+    pen = ImageDraw.Draw(paper)
+    corners = [(i % across * (width + GAP), i // across * (height + line)) for i in range(len(clips))]
+    for (left, top), (title, _) in zip(corners, clips, strict=True):
+        while font.getlength(title) > width:
+            title = title[:-1]
+        pen.text((left, top), title, fill=INK, font=font)
+    film = [paper.copy() for _ in range(count)]
+    for (left, top), (_, frames_THWC) in zip(corners, clips, strict=True):
+        for picture, frame_HWC in zip(film, frames_THWC, strict=True):
+            picture.paste(Image.fromarray(frame_HWC), (left, top + line))
+    return film
 
 
 def _strip(frames: Sequence[np.ndarray]) -> Image.Image:

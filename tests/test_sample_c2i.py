@@ -69,6 +69,8 @@ def test_every_clip_is_written_as_grid_frames_video_and_gif(made):
         with Image.open(made.save_folder / clip["gif"]) as gif:
             assert gif.n_frames == 4 and gif.info["loop"] == 0
     assert Image.open(made.save_folder / "contact_sheet.png").width > 4 * 32
+    with Image.open(made.save_folder / "contact_sheet.webp") as film:
+        assert film.n_frames == 4 and film.info["loop"] == 0 and film.width >= 2 * 32
     assert not [path for path in made.save_folder.rglob(".*")]
 
 
