@@ -4,7 +4,7 @@ All see the same crops in the same order from the same initial weights, for the 
 dearer loss gets fewer steps. They are judged on held-out clips. Rerun the same command to continue.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +16,7 @@ from common.files import read_json, write_json
 from dataset.manifest import Manifest
 from evaluations.evaluate import EvaluateConfig
 from evaluations.evaluate import run as evaluate
-from tokenizer.reconstruct import ReconstructConfig
+from tokenizer.reconstruct import ReconstructConfig, choose
 from tokenizer.reconstruct import run as reconstruct
 from tokenizer.train_vq import TrainVQConfig
 from tokenizer.train_vq import run as train
@@ -89,16 +89,30 @@ def planned_steps(config: AblateLossesConfig, runtime: Runtime) -> dict[str, int
     return runtime.agree(lambda: read_json(path))
 
 
+def held_out(config: AblateLossesConfig, data_path: Path, runtime: Runtime) -> Path:
+    """The clips that judge, as a data set of links; features of all others would take too long."""
+    folder, manifest = config.results_dir / "held_out" / data_path.name, Manifest.read(data_path)
+    clips = choose(manifest, "val", config.clips_per_class)
+    with runtime.together():
+        if runtime.is_main:
+            for clip in clips:
+                (folder / clip.name).parent.mkdir(parents=True, exist_ok=True)
+                if not (folder / clip.name).exists():
+                    (folder / clip.name).symlink_to((data_path / clip.name).resolve())
+            replace(manifest, clips=tuple(clips)).write(folder)
+    return folder
+
+
 def judge(config: AblateLossesConfig, folder: Path, data_path: Path, runtime: Runtime) -> dict[str, float]:
     """Scores of held-out clips after a tokenizer, against the clips themselves."""
     output = folder / f"reconstructed_{data_path.name}"
-    quality = reconstruct(ReconstructConfig(
-        data_path=data_path, vq_ckpt=folder / "run", save_path=output, device=config.device,
-        clips_per_class=config.clips_per_class), runtime)
+    quality = reconstruct(ReconstructConfig(data_path=data_path, vq_ckpt=folder / "run", save_path=output,
+                                            device=config.device), runtime)
     moving = Manifest.read(data_path).rows > 1
     sections = evaluate(EvaluateConfig(
-        data_path=data_path, sample_path=output, groups=0, device=config.device,
-        metrics=("temporal", "sharpness", "lite0") if moving else ("sharpness", "lite0")), runtime)
+        data_path=data_path, sample_path=output, cache_path=config.results_dir / "features", groups=0,
+        metrics=("temporal", "sharpness", "lite0") if moving else ("sharpness", "lite0"),
+        device=config.device), runtime)
     if not runtime.is_main:
         return {}
     scores = {name: quality["all"][name] for name in ("psnr", "ssim")}
@@ -110,7 +124,8 @@ def judge(config: AblateLossesConfig, folder: Path, data_path: Path, runtime: Ru
 
 def run(config: AblateLossesConfig, runtime: Runtime) -> list[dict[str, Any]]:
     """All runs, then a table per data set and ablation.json."""
-    steps, rows, folders = planned_steps(config, runtime), [], (config.data_path, *config.other_path)
+    steps, rows = planned_steps(config, runtime), []
+    folders = [held_out(config, path, runtime) for path in (config.data_path, *config.other_path)]
     for losses in LOSSES:
         folder = config.results_dir / losses
         if train(training(config, losses, folder / "run", steps[losses]), runtime) < steps[losses]:
