@@ -11,11 +11,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 : "${CLIPS:=640}" "${PROBE_STEPS:=1000}"
 : "${VQ_STEPS:=1500}" "${VQ_WINDOW_STEPS:=800}"                            # single frames, then 2 x 2 frames of a clip
-: "${DECODER_STEPS:=1000}"                                                 # the decoder alone, for sharp pictures
 : "${GPT_STEPS:=1800}" "${FIRST_ROW_STEPS:=800}" "${LAST_GPT_STEPS:=520}"  # clips, their first rows of frames, clips
 : "${SWEEP_SAMPLES:=8}" "${SAMPLES:=50}"  # clips per class of each setting of the sweep, and of the report
 : "${CFG_SCALES:=2 4 6}" "${TEMPERATURES:=0.8 0.9}"
-codes_vq=$out/codes_vq/endogen_phantom_vq.safetensors
 vq=$out/model/endogen_phantom_vq.safetensors gpt=$out/model/endogen_phantom_gpt.safetensors
 probe=$out/model/endogen_phantom_probe.safetensors
 
@@ -29,21 +27,15 @@ if [ -n "$kvasir" ]; then
 fi
 
 train_vq() {
-  NPROC=1 launch tokenizer.train_vq --data-path "${pictures[@]}" --data-share "${share[@]}" --lr-schedule cosine \
-    --weight-decay 0.01 "$@"
+  NPROC=1 launch tokenizer.train_vq --data-path "${pictures[@]}" --data-share "${share[@]}" --lr 5e-4 \
+    --lr-schedule cosine --weight-decay 0.01 --ema-decay 0.98 "$@"
 }
-train_vq --results-dir "$out/tokenizer_frames" --lr 5e-4 --ema-decay 0.98 --ch 16 --ch-mult 1 2 4 8 8 --z-channels 64 --num-res-blocks 1 \
+train_vq --results-dir "$out/tokenizer_frames" --ch 16 --ch-mult 1 2 4 8 8 --z-channels 64 --num-res-blocks 1 \
   --codebook-size 1024 --window 1 --global-batch-size 16 --warmup-steps 100 --max-steps "$VQ_STEPS"
-train_vq --results-dir "$out/tokenizer" --lr 5e-4 --ema-decay 0.98 --vq-ckpt "$out/tokenizer_frames" --window 2 --global-batch-size 4 \
+train_vq --results-dir "$out/tokenizer" --vq-ckpt "$out/tokenizer_frames" --window 2 --global-batch-size 4 \
   --warmup-steps 20 --colour-weight 2 --max-steps "$VQ_WINDOW_STEPS"
-launch autoregressive.train.export --ckpt "$out/tokenizer" --output "$codes_vq" --precision half
-launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$codes_vq"
-
-# The codes stay as they are. Their decoder learns to draw what pixel losses blur, and to forgive slightly wrong codes.
-train_vq --results-dir "$out/decoder" --vq-ckpt "$codes_vq" --trained-part decoder --window 2 --global-batch-size 2 \
-  --lr 3e-4 --warmup-steps 20 --ema-decay 0.995 --colour-weight 1 --perceptual lite0 --perceptual-weight 0.5 \
-  --disc-weight 0.5 --disc-start 0 --disc-width 32 --code-noise 0.05 --max-steps "$DECODER_STEPS"
-launch autoregressive.train.export --ckpt "$out/decoder" --output "$vq" --precision half
+launch autoregressive.train.export --ckpt "$out/tokenizer" --output "$vq" --precision half
+launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$vq"
 
 # What a clip shows is decided in its first row of frames: a quarter of the tokens, and a fifth of the work.
 train_gpt() {
