@@ -25,7 +25,7 @@ from common.errors import InputError
 from common.files import atomic_path, file_hash, write_json
 from common.locks import locked
 from common.progress import progress
-from common.spread import evenly
+from common.spread import evenly, evenly_by_class
 from dataset.codes import Codes
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
@@ -79,14 +79,10 @@ def log_likelihood(model: GPT, tokens_N: Tensor, classes: int, batch_size: int) 
 
 def choose(codes: Codes, split: str, per_class: int | None) -> list[int]:
     """Places of the clips of a split, or of each class at most `per_class` of them, evenly spread."""
-    chosen = []
-    for label in range(len(codes.dataset["class_names"])):
-        own = [i for i, (of, where) in enumerate(zip(codes.labels, codes.splits, strict=True))
-               if of == label and split in ("all", where)]
-        chosen += [own[i] for i in evenly(len(own), len(own) if per_class is None else per_class)]
-    if not chosen:
+    places = [i for i, own in enumerate(codes.splits) if split in ("all", own)]
+    if not places:
         raise InputError(f"--split {split}: --code-path has no such clips")
-    return chosen
+    return [places[i] for i in evenly_by_class([codes.labels[place] for place in places], per_class)]
 
 
 def summary(total_nK: np.ndarray, labels_n: np.ndarray, class_names: list[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from common.locks import locked
 from common.names import inside
 from common.perceptual import LPIPSDistance
 from common.progress import progress
-from common.spread import evenly
+from common.spread import evenly, evenly_by_class
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid, to_pixels
 from dataset.manifest import Clip, Manifest
@@ -66,13 +66,7 @@ def choose(manifest: Manifest, split: str, per_class: int | None) -> list[Clip]:
     clips = [clip for clip in manifest.clips if split in ("all", clip.split)]
     if not clips:
         raise InputError(f"--split {split}: --data-path has no such clips")
-    if per_class is None:
-        return clips
-    chosen = []
-    for label in range(len(manifest.class_names)):
-        own = [clip for clip in clips if clip.label == label]
-        chosen += [own[i] for i in evenly(len(own), per_class)]
-    return chosen
+    return [clips[i] for i in evenly_by_class([clip.label for clip in clips], per_class)]
 
 
 def compare(original_T3HW: np.ndarray, output_T3HW: np.ndarray) -> dict[str, float]:
