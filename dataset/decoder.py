@@ -22,9 +22,10 @@ PACKET_HISTORY = 4 * REORDERED  # number of latest packets remembered
 FIRST = 1 << 40
 # Formats that can begin anywhere: what fails before the first key frame has lost its references, no more.
 STREAMS = ("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v")
-# Inside their units H.264 and H.265 escape three zero bytes in a row, so a longer row is data that was wiped
-# out. Their decoders take it for the end of a unit and report nothing.
-WIPED = re.compile(rb"\0{16,}[^\0\1]")
+# A row of zero bytes that these codecs never write: data that was wiped out, of which their decoders report
+# nothing. H.264 and H.265 escape three zeros in a row, save between two units and at the end.
+INSIDE_UNITS, ANYWHERE = re.compile(rb"\0{16,}[^\0\1]"), re.compile(rb"\0{16,}")
+WIPED = {"h264": INSIDE_UNITS, "hevc": INSIDE_UNITS, "vp8": ANYWHERE, "ffv1": ANYWHERE}
 
 Stamped = tuple[float | None, bool, av.VideoFrame]
 
@@ -85,7 +86,7 @@ class GoodFrames:
             if packet.is_keyframe:
                 self._keys.append(sent)
             sent.key = next((key.number for key in reversed(self._keys) if not sent.before(key)), -1)
-            if packet.is_corrupt or (self._codec in ("h264", "hevc") and _is_wiped(bytes(packet))):
+            if packet.is_corrupt or self._is_wiped(bytes(packet)):
                 if not self._keys:
                     continue  # nothing that can be used depends on it
                 self._damage(sent)
@@ -108,6 +109,9 @@ class GoodFrames:
             yield from self._matched(decoder.decode(None))
         except av.error.FFmpegError:
             self._cut_off = True
+
+    def _is_wiped(self, data: bytes) -> bool:
+        return self._codec in WIPED and bytes(16) in data and WIPED[self._codec].search(data) is not None
 
     def _matrix_in_container(self, packet: av.Packet) -> Matrix | None:
         """The display matrix, which only the container's own decoder knows."""
@@ -193,7 +197,3 @@ def _decoder(stream: av.VideoStream) -> av.CodecContext:
         decoder.options = {**decoder.options, "err_detect": "explode"}  # else it gives incomplete pictures
     decoder.thread_count = 1  # recordings are read in parallel
     return decoder
-
-
-def _is_wiped(data: bytes) -> bool:
-    return bytes(16) in data and WIPED.search(data) is not None

@@ -16,6 +16,12 @@ CODECS = {
     "libvpx-vp9": ("x.webm", {"deadline": "realtime", "cpu-used": "8"}),
     "libx265": ("x.mp4", {"x265-params": "log-level=none"}), "flv": ("x.flv", {}),
 }
+CODECS_WITHOUT_CHECKS = {"libvpx": "x.webm", "ffv1": "x.mkv"}  # their decoders make pictures of anything
+
+
+def noisy_frames() -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 6, (COUNT, 96, 96, 3))
+    return (moving_texture(0, COUNT, 96, 96) + noise).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module", params=CODECS)
@@ -25,9 +31,7 @@ def video(request, tmp_path_factory):
     codec = request.param.split()[0]
     path = tmp_path_factory.mktemp("video") / name
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    noise = np.random.default_rng(0).normal(0, 6, (COUNT, 96, 96, 3))
-    frames = (moving_texture(0, COUNT, 96, 96) + noise).clip(0, 255).astype(np.uint8)
-    encode(path, codec, pixel_format, frames, g=str(GROUP), **options)
+    encode(path, codec, pixel_format, noisy_frames(), g=str(GROUP), **options)
     whole = list(read_frames(path))
     assert len(whole) == COUNT
     assert {frame.segment for frame in whole} == {0}
@@ -85,6 +89,28 @@ def test_one_bad_packet_costs_its_group_at_most(tmp_path, video, harm, place):
     assert 1 <= error.lost <= GROUP + 4  # frames shown before a key frame may need it
     assert found[0] == 0
     assert found[-1] == COUNT - 1
+
+
+@pytest.mark.parametrize("codec", CODECS_WITHOUT_CHECKS)
+@pytest.mark.parametrize("place", [2 * GROUP, 2 * GROUP + 1])
+def test_wiped_packet_is_noticed_in_codecs_without_checks(tmp_path, codec, place):
+    path = tmp_path / CODECS_WITHOUT_CHECKS[codec]
+    encode(path, codec, "yuv420p", noisy_frames(), g=str(GROUP))
+    whole = list(read_frames(path))
+    assert len(whole) == COUNT
+    change_packets(path, tmp_path / f"bad_{path.name}",
+                   lambda number, data: zeroed(data) if number == place else data)
+    good, error = read_damaged(tmp_path / f"bad_{path.name}")
+    assert check_against(whole, good) == [*range(place), *range(3 * GROUP, COUNT)]
+    assert error.lost == 3 * GROUP - place
+
+
+@pytest.mark.parametrize("codec", CODECS_WITHOUT_CHECKS)
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_pictures_of_one_colour_are_not_wiped(tmp_path, codec, grey):
+    path = tmp_path / CODECS_WITHOUT_CHECKS[codec]
+    encode(path, codec, "yuv420p", np.full((12, 96, 96, 3), grey, np.uint8), g="4")
+    assert len(list(read_frames(path))) == 12
 
 
 def test_damaged_first_packet_costs_its_group(tmp_path, video):
