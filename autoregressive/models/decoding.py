@@ -170,8 +170,8 @@ class Passes:
         recorder(lambda _: function(*arguments))
 
 
-def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor
-                      ) -> tuple[Tensor, int]:
+def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_BN: Tensor,
+                      watch: Callable[[Tensor], None] | None = None) -> tuple[Tensor, int]:
     """The tokens of `decode_in_steps`, and the number of passes: Jacobi iteration over a window of guesses.
 
     With fixed noise, token i is a function of the tokens before it. A pass samples up to `window` tokens from
@@ -179,7 +179,7 @@ def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_
     guesses (Santilli et al. 2023; Song et al. 2021). The first guess of a token is the token a frame's width
     before it: the same position in the previous frame. Each clip advances on its own. If the passes over
     windows gain too little, many single-token passes follow before the next trial. With a window of one token
-    nothing waits for the device.
+    nothing waits for the device. `watch` is called as in `generate`.
     """
     batch, count, window = passes.batch, passes.count, passes.window
     overhead = pass_overhead(passes.device.type, len(passes.class_RD))
@@ -187,6 +187,8 @@ def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_
     passes.begin(class_RD, keys_BN2, given_BN)
     least = most = taken = 1
     while least < count:
+        if watch:
+            watch(passes.guesses_BM[:, :least])
         rows = 2 * batch if least < passes.rule.guided else batch
         slots = min(-(-(most + size) // BUCKET) * BUCKET, count + window)
         if window <= WIDEST and kernels_for(KERNELS, passes.class_RD):  # which read only what is used

@@ -5,7 +5,7 @@ A clip depends on the weights, its class, its seed and the settings, and not on 
 Shapes: B clips, N tokens of a clip, R rows of the model's input: B, or 2 B under guidance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def generate(
     model: GPT, labels_B: Tensor, seeds: Sequence[int], cfg_scale: float = 1.0, cfg_interval: int = -1,
     temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, given_BN: Tensor | None = None,
     towards: tuple[int, float] | None = None, decode_window: int = 1, frame_width: int = 1,
-    caches: dict[tuple, Passes] | None = None,
+    caches: dict[tuple, Passes] | None = None, watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Sample one clip per label and seed -> tokens_BN int64 on the model's device.
 
@@ -36,6 +36,8 @@ def generate(
     frame_width    tokens of a row of a frame: the first guess of a token is the token so far before it
     caches         keeps key and value caches and recorded CUDA graphs for the next batch; not under
                    autocast on a GPU, which frees tensors that a recording reads
+    watch          called before every pass with the first tokens (B, n), those final in all clips; what it
+                   raises ends the sampling
 
     Raises: `InputError` that names the flag.
     """
@@ -61,14 +63,14 @@ def generate(
                          f"{config.vocab_size - 1}")
     given_BN = given_BN.to(device)
     keys_BN2 = noise_keys(seeds, count, device)
-    if device.type == "cpu" and decode_window == 1:
+    if device.type == "cpu" and decode_window == 1 and watch is None:
         return decode_in_steps(model, class_RD, keys_BN2, given_BN, rule)
     caches, arguments = {} if caches is None else caches, (model, batch, rule, decode_window, frame_width)
     key = (*arguments, compute_dtype(model))
     if key not in caches:
         caches.clear()  # two may not fit
         caches[key] = Passes(*arguments)
-    return decode_in_windows(caches[key], class_RD, keys_BN2, given_BN)[0]
+    return decode_in_windows(caches[key], class_RD, keys_BN2, given_BN, watch)[0]
 
 
 def _class_embedding(

@@ -10,6 +10,7 @@ from jinja2 import Environment
 from common.files import atomic_path
 from common.names import inside
 
+RESEARCH = "Generated for research. Not a patient, and no basis for diagnosis or treatment."
 GALLERY_CLIPS = 64  # clips shown at most, to keep the page small
 
 PAGE = """<!doctype html>
@@ -42,7 +43,7 @@ if hidden %}, {{ hidden }} more in the folder{% endif %}.</p>
 </figure>
 {% endfor %}</div>
 <dl>{% for name, value in settings.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-<footer>Generated for research. Not a patient, and no basis for diagnosis or treatment.</footer>
+<footer>{{ research }}</footer>
 </html>
 """
 
@@ -56,6 +57,6 @@ def write_gallery(folder: Path, facts: dict[str, Any], clips: Sequence[dict[str,
     settings, dataset = {**weights, **facts["sampling"]}, facts["dataset"]
     page = Environment(autoescape=True).from_string(PAGE).render(
         clips=shown, hidden=len(clips) - len(shown), frames=dataset["rows"] * dataset["cols"],
-        fps=dataset["fps"], notice=facts.get("notice"), settings=settings)
+        fps=dataset["fps"], notice=facts.get("notice"), settings=settings, research=RESEARCH)
     with atomic_path(folder / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -14,14 +14,12 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from autoregressive.models.checkpoint import find_gpt, load_gpt
 from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
-from autoregressive.sample.sampler import ClipSampler, fitting_batch
+from autoregressive.sample.sampler import ClipSampler, Models, fitting_batch, usual_window
 from autoregressive.sample.starts import given_tokens, read_start
-from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
@@ -30,9 +28,8 @@ from common.hardware import own_cores
 from common.locks import locked
 from common.names import without_names
 from common.progress import progress
-from common.registry import MODELS_FOLDER, registry
 from dataset.samples import FILE_NAME, read_samples
-from tokenizer.loading import find_tokenizer, tokenizer_facts
+from tokenizer.loading import tokenizer_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +96,8 @@ class SampleC2IConfig:
         if self.gpt_ckpt and self.model:
             raise InputError(f"--model {self.model}: not together with --gpt-ckpt")
 
-    def settled(self, entry: dict[str, Any]) -> "SampleC2IConfig":
-        """With the defaults of a model's registry entry for flags that were not given."""
-        best = {"cfg_scale": 1.0, "temperature": 1.0, **entry.get("sampling", {})}
+    def settled(self, best: dict[str, float]) -> "SampleC2IConfig":
+        """With a model's best settings for flags that were not given."""
         return replace(self, **{name: value for name, value in best.items() if getattr(self, name) is None})
 
     def generate_arguments(self) -> dict[str, Any]:
@@ -176,12 +172,9 @@ def run(config: SampleC2IConfig, runtime: Runtime) -> None:
 def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     """Make this process's share of the missing clips."""
     device, folder = runtime.device(config.device), config.save_folder
-    path = find_gpt(config.gpt_ckpt, config.model, runtime)
-    entry = registry().get(path.name, {}) if path.parent == MODELS_FOLDER else {}
-    config = config.settled(entry)
-    given = config.vq_ckpt and checkpoint_file(config.vq_ckpt, runtime)
-    gpt, dataset, wanted = load_gpt(path, config.preset, given)
-    tokenizer, vq_path = find_tokenizer(wanted, given, path)
+    models = Models.load(config.gpt_ckpt, config.model, config.preset, config.vq_ckpt, runtime)
+    gpt, tokenizer, dataset, path = models.gpt, models.tokenizer, models.dataset, models.path
+    config, entry = config.settled(models.best_settings), models.entry
     names = dataset["class_names"]
     jobs = make_jobs(config.classes or names, names, range(config.seed, config.seed + config.clips_per_class))
     towards = config.blend_with and (label_of(config.blend_with, names, "--blend-with"), config.blend)
@@ -193,7 +186,8 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
                              "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
     digest = runtime.agree(lambda: file_hash(path))[:16]
     facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
-             "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
+             "tokenizer": {name: value for name, value in tokenizer_facts(tokenizer, models.vq_path).items()
+                           if name != "path"},
              "dataset": dataset, "sampling": settings,
              **({"notice": entry["notice"]} if "notice" in entry else {})}
     tokenizer = tokenizer.to(device)
@@ -201,7 +195,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         check_bfloat16(tokenizer, dataset)
     clips = []
     if runtime.is_main:
-        print(f"model {path.name}, tokenizer {vq_path.name}")
+        print(f"model {path.name}, tokenizer {models.vq_path.name}")
         if "notice" in entry:
             print(entry["notice"])
         clips = clips_there(folder, facts)
@@ -210,7 +204,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     runtime.gather(None)  # no process writes clips before
     half = config.mixed_precision == "bf16"
     gpt = pack(gpt.to(device), torch.bfloat16 if half else torch.float32)
-    window = config.decode_window or min(16 if device.type == "cuda" else 8, gpt.config.block_size)
+    window = config.decode_window or usual_window(gpt, device)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},
         config.chain, start_N, half, config.decode_precision)

@@ -4,6 +4,7 @@ Given frames are encoded as tokens; the GPT samples the others. Shapes: T frames
 pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,30 @@ from common.errors import InputError
 from dataset.field_of_view import find_field_of_view
 from dataset.grid import frames_to_grid, grid_to_frames
 from dataset.grid_images import to_pixels
-from dataset.pictures import IMAGE_SUFFIXES, read_picture
+from dataset.pictures import IMAGE_SUFFIXES
 from dataset.video import read_frames
 from tokenizer.vq_model import VQModel
 
 
-def read_start(path: Path, dataset: dict[str, Any]) -> np.ndarray:
+def read_start(path: Path, dataset: dict[str, Any], most_bytes: float = math.inf) -> np.ndarray:
     """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video.
 
     A video is read at the frame rate of the clips. Frames of another size than the clips are cropped
     to the field of view, as in dataset.prepare.
+
+    Raises: `InputError` naming the file if it cannot be read, or if its frames take more than `most_bytes`.
     """
     rows, cols, size = dataset["rows"], dataset["cols"], dataset["frame_size"]
     if not path.exists():
         raise InputError(f"--start-from {path}: no such file or folder")
     is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-    fps = None if path.is_dir() else dataset["fps"]
     try:
-        pixels = [read_picture(path)] if is_picture else [frame.pixels for frame in read_frames(path, fps)]
+        pixels = []
+        for frame in read_frames(path, None if is_picture or path.is_dir() else dataset["fps"]):
+            pixels.append(frame.pixels)
+            most_bytes -= frame.pixels.nbytes
+            if most_bytes < 0:
+                raise InputError(f"{path}: longer or larger than can be held in memory")
     except InputError as error:
         raise InputError(f"--start-from {error}") from None
     if is_picture and pixels[0].shape[:2] == (rows * size, cols * size):
