@@ -147,11 +147,9 @@ def make(sessions: dict[str, Session], go_on: bool, endless: bool, chain: tuple[
          start: tuple[str, Tensor] | None, model: str, *wishes: Any) -> Iterator[tuple]:
     """Messages for the page while a clip is made, each with the last clip of the chain and its model's name.
 
-    With `go_on` the clip follows the one in `chain`, else it begins with the tokens in `start`, if any. Either
-    counts only if it is of the model chosen now.
+    With `go_on` the clip follows the one in `chain`, else it begins with the tokens in `start`, if any. Both
+    count only if they are of the model chosen now.
     """
-    import gradio as gr
-
     session, wish = sessions[model], Wish(*wishes)
     before = chain[1] if go_on and chain and chain[0] == model else None
     start_N = start[1] if start and start[0] == model else None
@@ -170,6 +168,8 @@ def make(sessions: dict[str, Session], go_on: bool, endless: bool, chain: tuple[
                 yield dict(message), chain  # Gradio sends what differs from the last one
                 sent = time.monotonic()
     except InputError as error:
+        import gradio as gr
+
         raise gr.Error(str(error), print_exception=False) from None
 
 
@@ -210,7 +210,7 @@ def build(sessions: dict[str, Session]) -> "gr.Blocks":
                                             info=TEMPERATURE)
                     blend_with = gr.Dropdown([NO_CLASS, *names], value="", label="Blend with another class")
                     blend = gr.Slider(0, 1, 0.5, step=0.05, label="Share of the other class")
-                    upload = gr.File(label="Continue your own picture or short video", height=120)
+                    upload = gr.File(label="Continue your own picture or short video", height=150)
                     note = gr.Markdown(elem_id="note")
             with gr.Column(min_width=300):
                 stage = gr.HTML({}, html_template=html, css_template=css, js_on_load=js, elem_id="player")
@@ -250,7 +250,7 @@ def run(config: AppConfig, runtime: Runtime) -> None:
     with tempfile.TemporaryDirectory(prefix="endogen-") as os.environ["GRADIO_TEMP_DIR"]:
         page = build(sessions)
         _, address, _ = page.launch(
-            server_name=config.host, server_port=config.port, max_file_size=config.upload_mb * 10**6,
+            server_name=config.host, server_port=config.port, max_file_size=f"{config.upload_mb}mb",
             share=False, ssr_mode=False, quiet=True, prevent_thread_lock=True, footer_links=[],
             state_session_capacity=100,
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]))

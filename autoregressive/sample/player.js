@@ -4,7 +4,8 @@ const find = (name) => element.querySelector(name);
 let [front, back] = element.querySelectorAll("video");
 const preview = find("img"), bar = find("progress");
 const waiting = [];  // links that have come while another plays
-let ordered = performance.now(), rate = Infinity, endless = false, busy = false;
+let ordered = null;  // when the clip that is made was asked for, null if none is
+let rate, endless = false, busy = false;
 
 const say = (name, text) => { find(name).textContent = text; };
 
@@ -40,15 +41,17 @@ function play(clip) {
 }
 
 function receive(clip) {
+  if (ordered === null) return;  // Gradio sends the last message twice; or it was stopped
   const seconds = (performance.now() - ordered) / 1000;
+  ordered = null;
   bar.style.visibility = "hidden";
   if (!clip.endless) {
     say(".status", `Made in ${seconds.toFixed(1)} s.`);
   } else {  // a link shall last a little longer than the next one takes
     if (clip.link === 0) rate = clip.fps;
     rate = Math.min(rate, 0.85 * clip.frames / seconds);
-    say(".status", `Endless: plays ${rate.toFixed(1)} frames per second (recorded rate ${clip.fps}), `
-        + "as fast as new ones are made here.");
+    say(".status", `Endless: plays ${rate.toFixed(1)} frames per second, as fast as they are made here `
+        + `(${clip.fps} would be lifelike).`);
   }
   if (clip.endless && clip.link > 0 && busy) waiting.push(clip);
   else play(clip);
@@ -58,6 +61,7 @@ watch("value", () => {
   const now = props.value;
   if (now.state === "clip") return receive(now);
   if (now.state === "stopped") {
+    ordered = null;
     endless = false;
     waiting.length = 0;
     bar.style.visibility = "hidden";
@@ -70,6 +74,7 @@ watch("value", () => {
     ordered = performance.now();
     front.loop = true;  // what is there goes on until the new clip comes
     find(".empty").style.display = "none";
+    find(".stage").scrollIntoView({block: "nearest", behavior: "smooth"});  // on a phone it is below the buttons
   }
   say(".status", `Making the clip: ${Math.round(100 * now.part)} %`);
   bar.value = now.part;

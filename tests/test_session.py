@@ -1,0 +1,135 @@
+"""The page's session without its page: links, reports, cancelling, uploads, and what a result carries."""
+
+import base64
+import dataclasses
+import json
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoregressive.sample import session as session_module
+from autoregressive.sample.app import AppConfig, Stopped, load_sessions, make, streamed, take
+from autoregressive.sample.clip_files import ClipJob, frames_of
+from autoregressive.sample.gallery import RESEARCH
+from autoregressive.sample.sampler import Models
+from autoregressive.sample.session import Session, Wish
+from common.errors import InputError
+
+RED = Wish("red wall", seed=3)
+
+
+def silent(part, frames_THWC):
+    """A report that nobody reads."""
+
+
+@pytest.fixture(scope="module")
+def session(gpt_file, runtime):
+    return Session(Models.load(gpt_file, None, None, None, runtime), torch.device("cpu"))
+
+
+def test_links_are_those_of_a_chain_of_the_sampler(session):
+    sampler = dataclasses.replace(session.sampler, links=2)
+    [pictures] = sampler([ClipJob("red wall", 1, 3)])
+    first = session.link(RED, None, None, silent)
+    second = session.link(RED, first, None, silent)
+    assert np.array_equal(first.frames_THWC, frames_of(pictures[0], session.dataset))
+    assert np.array_equal(second.frames_THWC, frames_of(pictures[1], session.dataset)[2:])
+    assert (first.number, second.number) == (0, 1)
+
+
+def test_reports_grow_and_show_the_first_row_of_frames_early(session):
+    reports = []
+    first = session.link(RED, None, None, lambda *done: reports.append(done))
+    parts = [part for part, _ in reports]
+    assert parts == sorted(parts) and 0 < parts[0] < 0.1 and parts[-1] < 1
+    frames = next(frames for part, frames in reports if part >= 0.5)
+    assert frames.shape == (2, 32, 32, 3) and all(frames is None for part, frames in reports if part < 0.5)
+    reports.clear()
+    session.link(RED, first, None, lambda *done: reports.append(done))
+    assert reports[-1][0] > 0.9 and all(frames is None for _, frames in reports)
+
+
+def test_clips_of_several_visitors_at_once_are_their_own(session):
+    wishes = [Wish(name, seed) for seed in (1, 2) for name in ("red wall", "blue wall")]
+    alone = [session.link(wish, None, None, silent).tokens_1N for wish in wishes]
+    with ThreadPoolExecutor(4) as visitors:
+        together = list(visitors.map(lambda wish: session.link(wish, None, None, silent).tokens_1N, wishes))
+    assert all(map(torch.equal, alone, together)) and not torch.equal(alone[0], alone[1])
+
+
+def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session):
+    def work(report):
+        return session.link(RED, None, None, lambda *done: report(done))
+
+    reports = streamed(work)
+    [part, _] = next(reports)
+    assert part < 0.1
+    reports.close()
+    assert not session.lock.locked()
+    *_, again = streamed(work)
+    assert torch.equal(again.tokens_1N, session.link(RED, None, None, silent).tokens_1N)
+
+    def stop(part, frames_THWC):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        session.link(RED, None, None, stop)
+
+
+def test_blend_and_wrong_wishes(session):
+    blue = session.link(Wish("blue wall"), None, None, silent).tokens_1N
+    blended = session.link(Wish("red wall", blend_with="blue wall", blend=1.0), None, None, silent).tokens_1N
+    assert torch.equal(blue, blended)
+    for wrong in (Wish("green"), Wish("red wall", blend_with="green"), Wish("red wall", temperature=-1)):
+        with pytest.raises(InputError):
+            session.link(wrong, None, None, silent)
+
+
+def test_clip_goes_on_from_the_end_of_an_upload(session, grids, tmp_path, monkeypatch):
+    start_N = session.start(next(grids.glob("*/*.png")))
+    tokens_N = session.link(RED, None, start_N, silent).tokens_1N[0]
+    given = start_N >= 0
+    assert given.sum() == 128 and torch.equal(tokens_N[given], start_N[given])  # a row of frames
+    Image.new("RGB", (120, 90), (90, 60, 60)).save(tmp_path / "photo.jpg")
+    assert (session.start(tmp_path / "photo.jpg") >= 0).sum() == 64  # one frame
+    for name, content in (("secret.png", b"nothing"), ("secret.mp4", b"nothing"), ("secret", b"")):
+        (tmp_path / name).write_bytes(content)
+        taken, said = take({"m": session}, "m", str(tmp_path / name))
+        assert taken is None and "no picture or short video" in said and "secret" not in said
+    monkeypatch.setattr(session_module, "MOST_BYTES", 1000)
+    assert take({"m": session}, "m", str(tmp_path / "photo.jpg"))[0] is None
+
+
+def test_messages_of_a_clip_carry_files_and_notice(session):
+    models = dataclasses.replace(session.models, entry={"notice": "PHANTOM: rendered."})
+    phantom, wish = Session(models, session.device), ("red wall", 3, 1.0, 1.0, "", 0.5)
+    messages = list(make({"m": phantom}, False, True, None, None, "m", *wish))
+    assert [message["state"] for message, _ in (messages[0], messages[-1])] == ["begin", "clip"]
+    clip, (model, link) = messages[-1]
+    assert model == "m" and clip["frames"] == 4 and clip["name"] == "m_red wall_3_0"
+    assert clip["notice"] == f"PHANTOM: rendered. {RESEARCH}" and "seed 3" in clip["caption"]
+    video, archive = (BytesIO(base64.b64decode(clip[name].partition(",")[2])) for name in ("video", "frames"))
+    with av.open(video) as opened:
+        assert sum(1 for _ in opened.decode(video=0)) == 4
+    with zipfile.ZipFile(archive) as files:
+        assert sum(name.endswith(".png") for name in files.namelist()) == 4
+        record = json.loads(files.read("clip.json"))
+        assert np.array_equal(Image.open(files.open("frames/00001.png")), link.frames_THWC[1])
+    assert record["notice"] == clip["notice"] and record["seed"] == 3 and "/" not in str(record["checkpoint"])
+    [*_, (following, _)] = make({"m": phantom}, True, True, (model, link), None, "m", *wish)
+    assert following["link"] == 1 and following["frames"] == 2
+    [*_, (other, _)] = make({"n": phantom}, True, True, (model, link), None, "n", *wish)
+    assert other["link"] == 0  # a chain does not go on with another model
+
+
+def test_models_have_names_without_folders(gpt_file, runtime):
+    sessions = load_sessions(AppConfig(gpt_ckpt=(gpt_file, gpt_file), device="cpu"), runtime)
+    assert list(sessions) == ["gpt.pt", "gpt.pt (2)"]
+    with pytest.raises(InputError, match="--model nobody"):
+        load_sessions(AppConfig(model=("nobody",)), runtime)
