@@ -76,8 +76,11 @@ def test_endless_video_goes_on_until_it_is_stopped(page):
     count = page.locator("#player [data-played]").get_attribute("data-played")
     page.wait_for_timeout(1500)
     assert page.locator("#player [data-played]").get_attribute("data-played") == count
-    press(page, "Make a clip")
+    press(page, "Endless")
+    press(page, "Make a clip")  # in its place
     played(page, int(count) + 1)
+    assert "part" not in page.locator("#player .caption").inner_text()
+    assert page.locator("#player .status").inner_text().startswith("Made in")
 
 
 def test_clip_can_be_cancelled(page):

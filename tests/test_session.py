@@ -109,8 +109,7 @@ def test_clip_goes_on_from_the_end_of_an_upload(session, grids, tmp_path, monkey
 def test_messages_of_a_clip_carry_files_and_notice(session):
     models = dataclasses.replace(session.models, entry={"notice": "PHANTOM: rendered."})
     phantom, wish = Session(models, session.device), ("red wall", 3, 1.0, 1.0, "", 0.5)
-    messages = list(make({"m": phantom}, False, True, None, None, "m", *wish))
-    assert [message["state"] for message, _ in (messages[0], messages[-1])] == ["begin", "clip"]
+    messages = list(make({"m": phantom}, None, None, "m", *wish))
     clip, (model, link) = messages[-1]
     assert model == "m" and clip["frames"] == 4 and clip["name"] == "m_red wall_3_0"
     assert clip["notice"] == f"PHANTOM: rendered. {RESEARCH}" and "seed 3" in clip["caption"]
@@ -122,9 +121,9 @@ def test_messages_of_a_clip_carry_files_and_notice(session):
         record = json.loads(files.read("clip.json"))
         assert np.array_equal(Image.open(files.open("frames/00001.png")), link.frames_THWC[1])
     assert record["notice"] == clip["notice"] and record["seed"] == 3 and "/" not in str(record["checkpoint"])
-    [*_, (following, _)] = make({"m": phantom}, True, True, (model, link), None, "m", *wish)
+    [*_, (following, _)] = make({"m": phantom}, (model, link), None, "m", *wish)
     assert following["link"] == 1 and following["frames"] == 2
-    [*_, (other, _)] = make({"n": phantom}, True, True, (model, link), None, "n", *wish)
+    [*_, (other, _)] = make({"n": phantom}, (model, link), None, "n", *wish)
     assert other["link"] == 0  # a chain does not go on with another model
 
 

@@ -7,6 +7,7 @@ the server keeps no files but uploads, for ten minutes.
 import base64
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -124,11 +125,12 @@ def moving_picture(frames_THWC: np.ndarray, fps: float) -> str:
     return data_address("image/webp", file.getvalue())
 
 
-def clip_message(session: Session, model: str, wish: Wish, link: Link, endless: bool) -> dict[str, Any]:
+def clip_message(session: Session, model: str, wish: Wish, link: Link) -> dict[str, Any]:
     """What the page needs to play a clip, and to save it as mp4, or as a zip of frames with clip.json."""
     fps = session.dataset["fps"]
     mixed = f" with {wish.blend:.0%} of {wish.blend_with}" if wish.blend_with and wish.blend else ""
-    caption = (f"{wish.class_name}{mixed}, seed {wish.seed}{f', part {link.number + 1}' if endless else ''}; "
+    part = f", part {link.number + 1}" if link.number else ""
+    caption = (f"{wish.class_name}{mixed}, seed {wish.seed}{part}; "
                f"guidance {wish.cfg_scale:g}, temperature {wish.temperature:g}; model {model}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -139,27 +141,26 @@ def clip_message(session: Session, model: str, wish: Wish, link: Link, endless: 
         files = {"video": data_address("video/mp4", (folder / "clip.mp4").read_bytes()),
                  "frames": data_address("application/zip", Path(archive).read_bytes())}
     return {"state": "clip", **files, "name": as_name(f"{model}_{wish.class_name}_{wish.seed}_{link.number}"),
-            "caption": caption, "notice": session.notice, "endless": endless, "link": link.number, "fps": fps,
+            "caption": caption, "notice": session.notice, "link": link.number, "fps": fps,
             "frames": len(link.frames_THWC)}
 
 
-def make(sessions: dict[str, Session], go_on: bool, endless: bool, chain: tuple[str, Link] | None,
-         start: tuple[str, Tensor] | None, model: str, *wishes: Any) -> Iterator[tuple]:
+def make(sessions: dict[str, Session], chain: tuple[str, Link] | None, start: tuple[str, Tensor] | None,
+         model: str, class_name: str, seed: int | None, *settings: Any) -> Iterator[tuple]:
     """Messages for the page while a clip is made, each with the last clip of the chain and its model's name.
 
-    With `go_on` the clip follows the one in `chain`, else it begins with the tokens in `start`, if any. Both
-    count only if they are of the model chosen now.
+    The clip follows the one in `chain`, else it begins with the tokens in `start`, if any. Both count only if
+    they are of the model chosen now.
     """
-    session, wish = sessions[model], Wish(*wishes)
-    before = chain[1] if go_on and chain and chain[0] == model else None
+    session, wish = sessions[model], Wish(class_name, seed or 0, *settings)
+    before = chain[1] if chain and chain[0] == model else None
     start_N = start[1] if start and start[0] == model else None
-    message = {"state": "making", "link": before.number + 1 if before else 0, "endless": endless, "part": 0.0}
-    yield {**message, "state": "begin"}, chain
+    message = {"state": "making", "link": before.number + 1 if before else 0}
     shown, sent = 0, time.monotonic()
     try:
         for item in streamed(lambda report: session.link(wish, before, start_N, lambda *done: report(done))):
             if isinstance(item, Link):
-                yield clip_message(session, model, wish, item, endless), (model, item)
+                yield clip_message(session, model, wish, item), (model, item)
             elif time.monotonic() > sent + PAUSE:
                 message["part"], frames_THWC = item
                 if frames_THWC is not None and len(frames_THWC) > shown:
@@ -182,6 +183,20 @@ def take(sessions: dict[str, Session], model: str, upload: str | None
         return (model, sessions[model].start(Path(upload))), "Clips begin with the end of this file."
     except InputError as error:
         return None, f"**{error}**"
+
+
+def command(state: str, endless: bool) -> tuple[dict[str, Any], None]:
+    """What the player does next, and no chain; on "begin" it orders a clip. Equal messages would be lost."""
+    return {"state": state, "endless": endless, "id": time.time_ns()}, None
+
+
+def choose(sessions: dict[str, Session], model: str) -> tuple:
+    """Classes and settings of another model, and no upload."""
+    import gradio as gr
+
+    best, names = sessions[model].models.best_settings, sessions[model].dataset["class_names"]
+    return (gr.update(choices=names, value=names[0]), best["cfg_scale"], best["temperature"],
+            gr.update(choices=[NO_CLASS, *names], value=""), None, None, "")
 
 
 def build(sessions: dict[str, Session]) -> "gr.Blocks":
@@ -214,26 +229,17 @@ def build(sessions: dict[str, Session]) -> "gr.Blocks":
                     note = gr.Markdown(elem_id="note")
             with gr.Column(min_width=300):
                 stage = gr.HTML({}, html_template=html, css_template=css, js_on_load=js, elem_id="player")
-        settings = [model, name, seed, guidance, temperature, blend_with, blend]
-
-        def choose(model: str) -> tuple:
-            session = sessions[model]
-            best, names = session.models.best_settings, session.dataset["class_names"]
-            return (gr.update(choices=names, value=names[0]), best["cfg_scale"], best["temperature"],
-                    gr.update(choices=[NO_CLASS, *names], value=""), None, None, "")
-
-        model.input(choose, model, [name, guidance, temperature, blend_with, upload, start, note],
-                    api_visibility="private")
-        at_once = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        quiet = {**at_once, "show_progress": "hidden"}
-        clips = [event(partial(make, sessions, go_on, endless), [chain, start, *settings], [stage, chain],
-                       **quiet) for event, go_on, endless in (
-                     (once.click, False, False), (ever.click, False, True), (stage.submit, True, True),
-                     (other.click(lambda seed: seed + 1, seed, seed, **quiet).then, False, False))]
-        stop.click(lambda: {"state": "stopped"}, None, stage, cancels=clips, queue=False,
-                   api_visibility="private")
-        gr.on([upload.upload, upload.clear], partial(take, sessions), [model, upload], [start, note],
-              **at_once)
+        inputs = [chain, start, model, name, seed, guidance, temperature, blend_with, blend]
+        one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+        now = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+        model.input(partial(choose, sessions), model,
+                    [name, guidance, temperature, blend_with, upload, start, note], **now)
+        gr.on([upload.upload, upload.clear], partial(take, sessions), [model, upload], [start, note], **one)
+        clip = stage.submit(partial(make, sessions), inputs, [stage, chain], show_progress="hidden", **one)
+        next_seed = other.click(lambda seed: (seed or 0) + 1, seed, seed, **now)
+        for press, *message in ((once.click, "begin", False), (next_seed.then, "begin", False),
+                                (ever.click, "begin", True), (stop.click, "stopped", False)):
+            press(partial(command, *message), None, [stage, chain], cancels=[clip], **now)
     return page.queue(max_size=WAITING)
 
 
@@ -247,7 +253,9 @@ def run(config: AppConfig, runtime: Runtime) -> None:
     sessions = load_sessions(config, runtime)
     for title, session in sessions.items():
         print(f"model {title}: {session.notice}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="endogen-") as os.environ["GRADIO_TEMP_DIR"]:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder is removed then too
+    with tempfile.TemporaryDirectory(prefix="endogen-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
         page = build(sessions)
         _, address, _ = page.launch(
             server_name=config.host, server_port=config.port, max_file_size=f"{config.upload_mb}mb",

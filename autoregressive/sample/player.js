@@ -16,8 +16,8 @@ function order() {
 
 function play(clip) {
   back.src = clip.video;
-  back.loop = !clip.endless;
-  back.playbackRate = back.defaultPlaybackRate = clip.endless ? Math.max(rate / clip.fps, 1 / 16) : 1;
+  back.loop = !endless;
+  back.playbackRate = back.defaultPlaybackRate = endless ? Math.max(rate / clip.fps, 1 / 16) : 1;
   back.onloadeddata = () => {
     [front, back] = [back, front];
     front.classList.add("on");
@@ -37,7 +37,7 @@ function play(clip) {
     Object.assign(find(`a.${name}`), {href: clip[name], download: clip.name + suffix});
   }
   find(".files").style.display = "flex";
-  if (clip.endless && endless) order();
+  if (endless) order();
 }
 
 function receive(clip) {
@@ -45,7 +45,7 @@ function receive(clip) {
   const seconds = (performance.now() - ordered) / 1000;
   ordered = null;
   bar.style.visibility = "hidden";
-  if (!clip.endless) {
+  if (!endless) {
     say(".status", `Made in ${seconds.toFixed(1)} s.`);
   } else {  // a link shall last a little longer than the next one takes
     if (clip.link === 0) rate = clip.fps;
@@ -53,7 +53,7 @@ function receive(clip) {
     say(".status", `Endless: plays ${rate.toFixed(1)} frames per second, as fast as they are made here `
         + `(${clip.fps} would be lifelike).`);
   }
-  if (clip.endless && clip.link > 0 && busy) waiting.push(clip);
+  if (endless && clip.link > 0 && busy) waiting.push(clip);
   else play(clip);
 }
 
@@ -67,15 +67,16 @@ watch("value", () => {
     bar.style.visibility = "hidden";
     return say(".status", "Stopped.");
   }
-  if (now.link > 0) return;  // the link before plays
   if (now.state === "begin") {
     endless = now.endless;
     waiting.length = 0;
-    ordered = performance.now();
     front.loop = true;  // what is there goes on until the new clip comes
     find(".empty").style.display = "none";
+    say(".status", "Waiting for the model ...");
     find(".stage").scrollIntoView({block: "nearest", behavior: "smooth"});  // on a phone it is below the buttons
+    return order();
   }
+  if (now.link > 0 || ordered === null) return;  // the link before plays, or it was stopped
   say(".status", `Making the clip: ${Math.round(100 * now.part)} %`);
   bar.value = now.part;
   bar.style.visibility = "visible";
