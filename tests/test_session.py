@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from autoregressive.sample import app
 from autoregressive.sample import session as session_module
 from autoregressive.sample.app import AppConfig, Stopped, load_sessions, make, streamed, take
 from autoregressive.sample.clip_files import ClipJob, frames_of
@@ -21,7 +22,7 @@ from autoregressive.sample.sampler import Models
 from autoregressive.sample.session import Session, Wish
 from common.errors import InputError
 
-RED = Wish("red wall", seed=3)
+RED, BLUE = Wish("red wall", seed=3), Wish("blue wall", seed=3)
 
 
 def silent(part, frames_THWC):
@@ -33,37 +34,39 @@ def session(gpt_file, runtime):
     return Session(Models.load(gpt_file, None, None, None, runtime), torch.device("cpu"))
 
 
-def test_links_are_those_of_a_chain_of_the_sampler(session):
-    sampler = dataclasses.replace(session.sampler, links=2)
+@pytest.fixture(scope="module")
+def made(session):
+    """A clip, and what was reported of it."""
+    reports = []
+    return session.link(RED, None, None, lambda *done: reports.append(done)), reports
+
+
+def test_links_are_those_of_a_chain_of_the_sampler(session, made):
+    sampler, first = dataclasses.replace(session.sampler, links=2), made[0]
     [pictures] = sampler([ClipJob("red wall", 1, 3)])
-    first = session.link(RED, None, None, silent)
-    second = session.link(RED, first, None, silent)
+    later = []
+    second = session.link(RED, first, None, lambda *done: later.append(done))
     assert np.array_equal(first.frames_THWC, frames_of(pictures[0], session.dataset))
     assert np.array_equal(second.frames_THWC, frames_of(pictures[1], session.dataset)[2:])
     assert (first.number, second.number) == (0, 1)
+    assert later[-1][0] > 0.9 and all(frames is None for _, frames in later)
 
 
-def test_reports_grow_and_show_the_first_row_of_frames_early(session):
-    reports = []
-    first = session.link(RED, None, None, lambda *done: reports.append(done))
-    parts = [part for part, _ in reports]
+def test_reports_grow_and_show_the_first_row_of_frames_early(made):
+    parts = [part for part, _ in made[1]]
     assert parts == sorted(parts) and 0 < parts[0] < 0.1 and parts[-1] < 1
-    frames = next(frames for part, frames in reports if part >= 0.5)
-    assert frames.shape == (2, 32, 32, 3) and all(frames is None for part, frames in reports if part < 0.5)
-    reports.clear()
-    session.link(RED, first, None, lambda *done: reports.append(done))
-    assert reports[-1][0] > 0.9 and all(frames is None for _, frames in reports)
+    frames = next(frames for part, frames in made[1] if part >= 0.5)
+    assert frames.shape == (2, 32, 32, 3) and all(frames is None for part, frames in made[1] if part < 0.5)
 
 
-def test_clips_of_several_visitors_at_once_are_their_own(session):
-    wishes = [Wish(name, seed) for seed in (1, 2) for name in ("red wall", "blue wall")]
-    alone = [session.link(wish, None, None, silent).tokens_1N for wish in wishes]
-    with ThreadPoolExecutor(4) as visitors:
-        together = list(visitors.map(lambda wish: session.link(wish, None, None, silent).tokens_1N, wishes))
-    assert all(map(torch.equal, alone, together)) and not torch.equal(alone[0], alone[1])
+def test_clips_of_visitors_at_once_are_their_own_and_blends_reach_the_other_class(session, made):
+    wishes = RED, BLUE, Wish("red wall", seed=3, blend_with="blue wall", blend=1.0)
+    with ThreadPoolExecutor(3) as visitors:
+        red, blue, blended = visitors.map(lambda wish: session.link(wish, None, None, silent).tokens_1N, wishes)
+    assert torch.equal(red, made[0].tokens_1N) and torch.equal(blue, blended) and not torch.equal(red, blue)
 
 
-def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session):
+def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session, made):
     def work(report):
         return session.link(RED, None, None, lambda *done: report(done))
 
@@ -73,7 +76,7 @@ def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session
     reports.close()
     assert not session.lock.locked()
     *_, again = streamed(work)
-    assert torch.equal(again.tokens_1N, session.link(RED, None, None, silent).tokens_1N)
+    assert torch.equal(again.tokens_1N, made[0].tokens_1N)
 
     def stop(part, frames_THWC):
         raise Stopped
@@ -82,10 +85,7 @@ def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session
         session.link(RED, None, None, stop)
 
 
-def test_blend_and_wrong_wishes(session):
-    blue = session.link(Wish("blue wall"), None, None, silent).tokens_1N
-    blended = session.link(Wish("red wall", blend_with="blue wall", blend=1.0), None, None, silent).tokens_1N
-    assert torch.equal(blue, blended)
+def test_wrong_wishes_are_named(session):
     for wrong in (Wish("green"), Wish("red wall", blend_with="green"), Wish("red wall", temperature=-1)):
         with pytest.raises(InputError):
             session.link(wrong, None, None, silent)
@@ -106,12 +106,12 @@ def test_clip_goes_on_from_the_end_of_an_upload(session, grids, tmp_path, monkey
     assert take({"m": session}, "m", str(tmp_path / "photo.jpg"))[0] is None
 
 
-def test_messages_of_a_clip_carry_files_and_notice(session):
+def test_messages_of_a_clip_carry_files_and_notice(session, monkeypatch):
     models = dataclasses.replace(session.models, entry={"notice": "PHANTOM: rendered."})
     phantom, wish = Session(models, session.device), ("red wall", 3, 1.0, 1.0, "", 0.5)
     messages = list(make({"m": phantom}, None, None, "m", *wish))
     clip, (model, link) = messages[-1]
-    assert model == "m" and clip["frames"] == 4 and clip["name"] == "m_red wall_3_0"
+    assert model == "m" and clip["count"] == 4 and clip["name"] == "m_red wall_3_0"
     assert clip["notice"] == f"PHANTOM: rendered. {RESEARCH}" and "seed 3" in clip["caption"]
     video, archive = (BytesIO(base64.b64decode(clip[name].partition(",")[2])) for name in ("video", "frames"))
     with av.open(video) as opened:
@@ -122,9 +122,10 @@ def test_messages_of_a_clip_carry_files_and_notice(session):
         assert np.array_equal(Image.open(files.open("frames/00001.png")), link.frames_THWC[1])
     assert record["notice"] == clip["notice"] and record["seed"] == 3 and "/" not in str(record["checkpoint"])
     [*_, (following, _)] = make({"m": phantom}, (model, link), None, "m", *wish)
-    assert following["link"] == 1 and following["frames"] == 2
-    [*_, (other, _)] = make({"n": phantom}, (model, link), None, "n", *wish)
-    assert other["link"] == 0  # a chain does not go on with another model
+    assert following["link"] == 1 and following["count"] == 2
+    monkeypatch.setattr(app, "PAUSE", 0)
+    other = next(make({"n": phantom}, (model, link), None, "n", *wish))[0]
+    assert other["state"] == "making" and other["link"] == 0  # a chain does not go on with another model
 
 
 def test_models_have_names_without_folders(gpt_file, runtime):

@@ -142,7 +142,7 @@ def clip_message(session: Session, model: str, wish: Wish, link: Link) -> dict[s
                  "frames": data_address("application/zip", Path(archive).read_bytes())}
     return {"state": "clip", **files, "name": as_name(f"{model}_{wish.class_name}_{wish.seed}_{link.number}"),
             "caption": caption, "notice": session.notice, "link": link.number, "fps": fps,
-            "frames": len(link.frames_THWC)}
+            "count": len(link.frames_THWC)}
 
 
 def make(sessions: dict[str, Session], chain: tuple[str, Link] | None, start: tuple[str, Tensor] | None,

@@ -49,7 +49,7 @@ function receive(clip) {
     say(".status", `Made in ${seconds.toFixed(1)} s.`);
   } else {  // a link shall last a little longer than the next one takes
     if (clip.link === 0) rate = clip.fps;
-    rate = Math.min(rate, 0.85 * clip.frames / seconds);
+    rate = Math.min(rate, 0.85 * clip.count / seconds);
     say(".status", `Endless: plays ${rate.toFixed(1)} frames per second, as fast as they are made here `
         + `(${clip.fps} would be lifelike).`);
   }
