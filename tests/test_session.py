@@ -62,7 +62,8 @@ def test_reports_grow_and_show_the_first_row_of_frames_early(made):
 def test_clips_of_visitors_at_once_are_their_own_and_blends_reach_the_other_class(session, made):
     wishes = RED, BLUE, Wish("red wall", seed=3, blend_with="blue wall", blend=1.0)
     with ThreadPoolExecutor(3) as visitors:
-        red, blue, blended = visitors.map(lambda wish: session.link(wish, None, None, silent).tokens_1N, wishes)
+        links = list(visitors.map(lambda wish: session.link(wish, None, None, silent), wishes))
+    red, blue, blended = (link.tokens_1N for link in links)
     assert torch.equal(red, made[0].tokens_1N) and torch.equal(blue, blended) and not torch.equal(red, blue)
 
 
