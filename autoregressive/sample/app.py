@@ -235,7 +235,8 @@ def build(sessions: dict[str, Session]) -> "gr.Blocks":
         model.input(partial(choose, sessions), model,
                     [name, guidance, temperature, blend_with, upload, start, note], **now)
         gr.on([upload.upload, upload.clear], partial(take, sessions), [model, upload], [start, note], **one)
-        clip = stage.submit(partial(make, sessions), inputs, [stage, chain], show_progress="hidden", **one)
+        clip = stage.submit(partial(make, sessions), inputs, [stage, chain], show_progress="hidden",
+                            trigger_mode="multiple", **one)  # ordered while the one before still ends
         next_seed = other.click(lambda seed: (seed or 0) + 1, seed, seed, **now)
         for press, *message in ((once.click, "begin", False), (next_seed.then, "begin", False),
                                 (ever.click, "begin", True), (stop.click, "stopped", False)):
