@@ -83,9 +83,9 @@ def test_gallery_holds_every_clip_and_what_made_it(made):
 
 
 def test_notice_and_settings_of_a_registered_model(config, runtime, gpt_file, monkeypatch, capsys):
-    monkeypatch.setattr("autoregressive.sample.sample_c2i.MODELS_FOLDER", gpt_file.parent)
+    monkeypatch.setattr("autoregressive.sample.sampler.MODELS_FOLDER", gpt_file.parent)
     entry = {"notice": "PHANTOM <b>", "sampling": {"cfg_scale": 2.0, "temperature": 0.5}}
-    monkeypatch.setattr("autoregressive.sample.sample_c2i.registry", lambda: {"gpt.pt": entry})
+    monkeypatch.setattr("autoregressive.sample.sampler.registry", lambda: {"gpt.pt": entry})
     run(dataclasses.replace(config, temperature=0.9), runtime)
     samples = read_json(config.save_folder / "samples.json")
     assert samples["sampling"]["cfg_scale"] == 2.0 and samples["sampling"]["temperature"] == 0.9
