@@ -6,6 +6,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import file_hash
+from common.hub import local_file
 from common.registry import MODELS_FOLDER
 
 
@@ -25,7 +26,7 @@ class WeightFile:
 
         Raises: `InputError` if it is missing, or if its hash differs and `unverified` is false.
         """
-        path = Path(path or MODELS_FOLDER / self.name)
+        path = local_file(Path(path or MODELS_FOLDER / self.name))
         if not path.is_file():
             raise InputError(f"{self.flag}: {path} is missing; download it with "
                              f"curl -L --create-dirs -o '{path}' '{self.url}'")

@@ -53,14 +53,25 @@ def load_gpt(path: Path, preset: str | None = None, vq_ckpt: Path | None = None
     if "config" not in checkpoint:
         facts = facts_of_weights(path, checkpoint, preset, vq_ckpt)
     elif preset is None:
+        if missing := {"dataset", "tokenizer"} - checkpoint.keys():
+            raise InputError(f"{path}: says nothing of its {' and '.join(sorted(missing))}")
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:
         raise InputError(f"--preset {preset}: {path} itself holds the facts of its data set")
-    check_classes(facts["dataset"]["class_names"], path)
-    with torch.device("meta"):  # initialisation would take longer than reading the file
-        model = GPT(GPTConfig(**facts["config"]))
+    try:
+        check_classes(facts["dataset"]["class_names"], path)
+        with torch.device("meta"):  # initialisation would take longer than reading the file
+            model = GPT(GPTConfig(**facts["config"]))
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{path}: its facts are damaged ({type(error).__name__} {error})") from None
     load_strict(model, state, str(path))
+    model.facts = {name: facts[name] for name in ("dataset", "tokenizer")}
     return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]
+
+
+def load_model(path: Path) -> GPT:
+    """The model of `load_gpt`, which holds the facts as `model.facts`."""
+    return load_gpt(path)[0]
 
 
 def facts_of_weights(path: Path, checkpoint: dict[str, Any], preset: str | None, vq_ckpt: Path | None
