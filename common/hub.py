@@ -34,6 +34,11 @@ def hub_name(path: Path | str) -> str:
     return "hf://" + "/".join(Path(path).parts[1:])
 
 
+def readable(path: Path) -> str:
+    """A path as text; of a name on the Hub with both slashes."""
+    return hub_name(path) if is_hub(path) else str(path)
+
+
 def check_repository(name: str, flag: str) -> None:
     """`InputError` that names the flag unless `name` is owner/name."""
     if parse(f"hf://{name}", flag).to_uri() != f"hf://models/{name}":

@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.files import atomic_path, settle
 from common.hub import hub_name, is_hub, local_folder
 from common.locks import locked
+from common.names import inside
 from dataset.manifest import FILE_NAME, Manifest
 
 
@@ -27,7 +28,7 @@ def data_folder(path: Path, runtime: Runtime = Runtime()) -> Path:
 
     shards, name = local_folder(path, [FILE_NAME, "*.tar"], runtime)
     repository, commit = name.replace("/", "--").split("@")
-    folder = cached_assets_path("endogen", repository) / commit
+    folder = cached_assets_path("endogen", "datasets", commit) / repository
     with runtime.together():
         if not (shards / FILE_NAME).exists():
             raise InputError(f"{hub_name(path)}: holds no {FILE_NAME}, so scripts/push_data.sh did not make it")
@@ -45,20 +46,16 @@ def pack(data: Path, manifest: Manifest, folder: Path, shard_bytes: int) -> None
     """
     manifest.write(folder)
     for split in ("train", "val"):
-        shard, size, count = None, 0, 0
-        for clip in manifest.select(split):
-            if shard is None or size >= shard_bytes:
-                if shard:
-                    shard.close()
-                shard, size, count = tarfile.open(folder / f"{split}-{count:05d}.tar", "w"), 0, count + 1
-            path = data / clip.name
-            entry = tarfile.TarInfo(clip.name)
-            entry.size = path.stat().st_size
-            with open(path, "rb") as picture:
-                shard.addfile(entry, picture)
-            size += entry.size
-        if shard:
-            shard.close()
+        clips, count = manifest.select(split)[::-1], 0
+        while clips:
+            with tarfile.open(folder / f"{split}-{count:05d}.tar", "w") as shard:
+                while clips and shard.offset < shard_bytes:
+                    entry = tarfile.TarInfo(clips.pop().name)
+                    path = inside(data, entry.name)
+                    entry.size = path.stat().st_size
+                    with open(path, "rb") as picture:
+                        shard.addfile(entry, picture)
+            count += 1
 
 
 def unpack(shards: Iterable[Path], manifest: Manifest, folder: Path) -> None:

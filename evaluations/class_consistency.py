@@ -18,6 +18,7 @@ from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import write_json
+from common.hub import readable
 from evaluations.clips import ClipSet
 from evaluations.temporal import motion
 
@@ -111,7 +112,7 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     result = {name: class_summary(sets[name], nearest_class(train_nD, train_labels_n, own_nD), motion_n)
               for name, (own_nD, motion_n) in measured.items()}
     print_summaries(result)
-    inputs = {**generated.origin, "data": str(config.data_path), "samples": str(config.sample_path)}
+    inputs = {**generated.origin, "data": readable(config.data_path), "samples": str(config.sample_path)}
     del inputs["path"]
     write_json(config.output or config.sample_path / "class_consistency.json", {"inputs": inputs, **result})
     return result

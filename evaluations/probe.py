@@ -27,6 +27,7 @@ from common.training.task import Task
 from common.weights import load_checkpoint, load_strict
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
+from dataset.hub_data import data_folder
 from dataset.manifest import Manifest
 
 FRAMES, SIZE = 8, 64
@@ -162,7 +163,7 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
 
 def run(config: TrainProbeConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
-    task = ProbeTask(config.data_path, config.global_seed, runtime.device(config.device))
+    task = ProbeTask(data_folder(config.data_path, runtime), config.global_seed, runtime.device(config.device))
     train(task, config, runtime)
 
 

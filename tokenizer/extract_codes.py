@@ -7,7 +7,7 @@ order. Shapes: C clips, A variants of each (with --flip the mirrored clip too), 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from common.spread import evenly
 from dataset.codes import Codes
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages, to_pixels
+from dataset.hub_data import data_folder
 from dataset.manifest import Manifest
 from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.quality import Quality, measure_quality
@@ -119,6 +120,7 @@ def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
 
 def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     """Encode this process's blocks; the main process then joins all blocks into codes.npy and codes.json."""
+    config = replace(config, data_path=data_folder(config.data_path, runtime))
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     file = checkpoint_file(config.vq_ckpt, runtime)
     model = load_tokenizer(file).to(device)
