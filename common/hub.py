@@ -84,15 +84,15 @@ def reason(error: BaseException) -> str:
         if isinstance(error, kind):
             return words
     if isinstance(error, errors.HfHubHTTPError):
-        hint = f" ({NO_ACCESS})" if error.response.status_code in (401, 403) else ""
-        return f"the server answers {error.response.status_code}{hint}"
-    if is_offline_mode():
+        status = error.response.status_code
+        return (NO_ACCESS if status in (401, 403) else "the server refuses") + f" (status {status})"
+    if is_offline_mode() and isinstance(error, errors.EntryNotFoundError | errors.RevisionResolutionError):
         return "not in the cache, and HF_HUB_OFFLINE is set"
     if isinstance(error, httpx2.TransportError):
         return f"the server cannot be reached ({error or type(error).__name__})"
     if error.__cause__:  # the library wraps what happened in general advice
         return reason(error.__cause__)
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).replace("Please retry with `force_download=True`.", "").split())[:300]
 
 
 def pin(path: Path, kind: str, runtime: Runtime) -> tuple[Any, str]:
@@ -112,7 +112,7 @@ def pin(path: Path, kind: str, runtime: Runtime) -> tuple[Any, str]:
 
 
 def local_file(path: Path, runtime: Runtime = Runtime()) -> Path:
-    """`path` itself, or of hf://owner/name[@revision][/file] the file in the cache; default model.safetensors.
+    """`path` itself, or hf://owner/name[@revision][/file] in the cache; file is model.safetensors by default.
 
     All processes call it. Raises: `InputError` naming what was asked for, and nothing half-written stays.
     """
@@ -143,7 +143,7 @@ def local_folder(path: Path, patterns: Sequence[str], runtime: Runtime) -> tuple
 
 
 def check_hash(file: Path) -> None:
-    """Compare a file of the cache with its hash on the Hub; `InputError`, and it is removed, if they differ.
+    """Compare a file of the cache with its hash on the Hub; `OSError`, and it is removed, if they differ.
 
     The library checks the size alone. Its links point to files that have the hash as name: SHA-256, or git's
     SHA-1 of small files.
@@ -158,8 +158,8 @@ def check_hash(file: Path) -> None:
     if found != blob.name:
         file.unlink()
         blob.unlink()
-        raise InputError(f"{file.name} has the hash {found[:16]}..., not {blob.name[:16]}... as on the Hub; "
-                         "fetch it again")
+        raise OSError(f"{file.name} has the hash {found[:16]}..., not {blob.name[:16]}... as on the Hub; "
+                      "fetch it again")
 
 
 def pinned(file: Path) -> str | None:
@@ -188,7 +188,7 @@ def push(folder: Path, repository: str, kind: str, private: bool) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {path.name: path for path in sorted(folder.iterdir())}
     with one_reason(repository):
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         there = api.list_repo_files(repository, repo_type=kind)

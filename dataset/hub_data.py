@@ -31,7 +31,7 @@ def data_folder(path: Path, runtime: Runtime = Runtime()) -> Path:
     folder = cached_assets_path("endogen", "datasets", commit) / repository
     with runtime.together():
         if not (shards / FILE_NAME).exists():
-            raise InputError(f"{hub_name(path)}: holds no {FILE_NAME}, so scripts/push_data.sh did not make it")
+            raise InputError(f"{hub_name(path)}: holds no {FILE_NAME}: not made by scripts/push_data.sh")
         if runtime.local_rank == 0:
             with locked(folder.parent, Runtime(), wait=True):  # of other jobs
                 if not folder.exists():

@@ -1,4 +1,4 @@
-"""STAGE: a prepared data set -> a repository on the Hugging Face Hub, which --data-path hf://datasets/... takes.
+"""STAGE: a prepared data set -> the Hugging Face Hub, where --data-path hf://datasets/... finds it.
 
 The names of the recordings go along, as they are in dataset.json.
 """

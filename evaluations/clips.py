@@ -55,7 +55,7 @@ class ClipSet:
 
     @classmethod
     def read(cls, folder: Path, flag: str) -> "ClipSet":
-        """All clips in `folder`, or in hf://datasets/... Raises: `InputError` naming `flag` if there are none."""
+        """All clips in `folder` or hf://datasets/... Raises: `InputError` naming `flag` if there are none."""
         folder = data_folder(Path(folder))
         if not folder.is_dir():
             raise InputError(f"{flag} {folder}: no such folder")

@@ -163,7 +163,8 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
 
 def run(config: TrainProbeConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
-    task = ProbeTask(data_folder(config.data_path, runtime), config.global_seed, runtime.device(config.device))
+    folder = data_folder(config.data_path, runtime)
+    task = ProbeTask(folder, config.global_seed, runtime.device(config.device))
     train(task, config, runtime)
 
 

@@ -24,8 +24,8 @@ class WeightFile:
     def find(self, path: Path | None, unverified: bool) -> tuple[Path, dict[str, Any]]:
         """The file at `path`, by default in pretrained_models/, and its facts: name, sha256, verified.
 
-        Raises: `InputError` if it is missing, or if its hash differs and `unverified` is false or it is from the
-        Hub.
+        Raises: `InputError` if it is missing, or if its hash differs and `unverified` is false or it is on
+        the Hub.
         """
         path = Path(path or MODELS_FOLDER / self.name)
         strict = is_hub(path) or not unverified  # a TorchScript file is code

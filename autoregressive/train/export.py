@@ -1,6 +1,7 @@
 """STAGE: checkpoint -> files to share: safetensors with config, or the layout of the released checkpoints.
 
-The first also goes to the Hugging Face Hub, with a model card (`share`). Both hold the weights that sampling uses (averaged ones if there are any), and no paths of this machine.
+Both hold the weights that sampling uses (averaged ones if there are any), and no paths of this machine. The
+first also goes to the Hugging Face Hub, with a model card (`share`).
 """
 
 from argparse import Namespace
@@ -50,7 +51,8 @@ class ExportConfig:
     preset: str | None = None
     """Data set of a GPT checkpoint that holds weights only: the name of an experiment, or a dataset.json."""
     vq_ckpt: Path | None = None
-    """Tokenizer of such a GPT (default: LlamaGen's), or that goes to the Hub with a GPT (default: its own)."""
+    """Tokenizer of such a GPT (default: LlamaGen's); with --push-to-hub the one that goes along
+    with a GPT (default: its own)."""
     averaged: bool = True
     """Export averaged weights, if there are any."""
     precision: Literal["float", "half"] = "float"
@@ -66,7 +68,7 @@ class ExportConfig:
         if self.push_to_hub:
             check_repository(self.push_to_hub, "--push-to-hub")
             if not self.licence:
-                raise InputError("--push-to-hub: needs --licence, the terms on which others may use the weights")
+                raise InputError("--push-to-hub: needs --licence, the terms for those who use the weights")
 
 
 def run(config: ExportConfig, runtime: Runtime) -> None:
@@ -80,8 +82,8 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
     if config.output:
         write(config.output, path, state, facts)
     if config.push_to_hub:
-        address = share(path, load_checkpoint(path), state, facts, config.push_to_hub, config.licence,
-                        config.private, config.vq_ckpt, config.sample_path)
+        address = share(path, state, facts, config.push_to_hub, config.licence, config.private,
+                        config.vq_ckpt, config.sample_path)
         print(f"uploaded: {address}")
 
 

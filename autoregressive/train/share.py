@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.files import file_hash, read_jsonl
 from common.hub import TOKENIZER, push, write_card
 from common.pretrained import save_model
-from common.weights import save_safetensors
+from common.weights import load_checkpoint, save_safetensors
 from dataset.codes import Codes
 from dataset.hub_data import data_folder
 from dataset.manifest import RESULTS_FOLDER, Manifest
@@ -29,8 +29,8 @@ SHOWN = ("global_batch_size", "lr", "lr_schedule", "optimizer", "weight_decay", 
 TAGS = ["endoscopy", "video-generation", "endogen"]
 
 
-def share(path: Path, checkpoint: dict[str, Any], state: dict[str, Tensor], facts: dict[str, Any],
-          repository: str, licence: str, private: bool, vq_ckpt: Path | None, sample_path: Path | None) -> str:
+def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repository: str, licence: str,
+          private: bool, vq_ckpt: Path | None, sample_path: Path | None) -> str:
     """Upload an exported model, a GPT with its tokenizer -> the address of the commit.
 
     `path` is the checkpoint's file. Of `sample_path`, the sampler's folder, come preview, sampling settings
@@ -55,10 +55,11 @@ def share(path: Path, checkpoint: dict[str, Any], state: dict[str, Tensor], fact
                 save_film(folder / PREVIEW, clips, facts["dataset"]["fps"])
             values["preview"] = True
         save_model(folder, state, facts)
-        training = checkpoint.get("training", {})
-        values |= {"counts": clip_counts(training), "steps": checkpoint.get("step"),
+        checkpoint = load_checkpoint(path)
+        training, steps = checkpoint.get("training", {}), checkpoint.get("step", 0)
+        values |= {"counts": clip_counts(training), "steps": steps,
                    "training": {key: training[key] for key in SHOWN if key in training},
-                   "validation": last_validation(path, checkpoint.get("step"))}
+                   "validation": last_validation(path.parent.parent / "log.jsonl", steps)}
         head = {"license": licence, "tags": TAGS, "library_name": "endogen"}
         write_card(folder, CARD, head, name=repository, facts=facts,
                    parameters=sum(value.numel() for value in state.values()), **values)
@@ -66,7 +67,7 @@ def share(path: Path, checkpoint: dict[str, Any], state: dict[str, Tensor], fact
 
 
 def of_samples(samples: Path, path: Path, folder: Path) -> dict[str, Any]:
-    """Copy the sampler's film of this checkpoint -> its sampling settings, and scores if they were computed."""
+    """Copy the sampler's film of this checkpoint -> its sampling settings, and scores if there are."""
     record = read_samples(samples)
     if record["checkpoint"]["hash"] != file_hash(path)[:16]:
         raise InputError(f"--sample-path {samples}: was not sampled from {path}")
@@ -96,9 +97,8 @@ def clip_counts(training: dict[str, Any]) -> dict[str, Counter]:
     return counts
 
 
-def last_validation(path: Path, step: int | None) -> dict[str, float]:
-    """The last validation up to `step` in the log of the run that a checkpoint lies in."""
-    records = [record for record in read_jsonl(path.parent.parent / "log.jsonl")
-               if step is not None and record.get("step", 0) <= step]
-    found = [{key: value for key, value in record.items() if key.startswith("val_")} for record in records]
+def last_validation(log: Path, steps: int) -> dict[str, float]:
+    """The last validation up to step `steps` in the log of a run; empty if there is none."""
+    found = [{key: value for key, value in record.items() if key.startswith("val_")}
+             for record in read_jsonl(log) if record.get("step", 0) <= steps]
     return next(filter(None, reversed(found)), {})
