@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.command import require_at_least, run_command
+from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.files import remove
 from common.hub import check_repository, push, write_card
@@ -58,7 +58,8 @@ def run(config: PushConfig, runtime: Runtime) -> None:
         finally:
             remove(work)
     print(f"{len(manifest.clips)} clips of {len(manifest.class_names)} classes uploaded: {address}")
-    print(f"next: give --data-path hf://datasets/{config.push_to_hub} to any stage")
+    say_next("bash", "scripts/train_vq.sh", "--results-dir", "RUN", "--data-path",
+             f"hf://datasets/{config.push_to_hub}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,9 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     print_summaries(result)
     inputs = {**generated.origin, "data": readable(config.data_path), "samples": str(config.sample_path)}
     del inputs["path"]
-    write_json(config.output or config.sample_path / "class_consistency.json", {"inputs": inputs, **result})
+    output = config.output or config.sample_path / "class_consistency.json"
+    write_json(output, {"inputs": inputs, **result})
+    print(f"open {output}")
     return result
 
 

@@ -110,6 +110,9 @@ class TrainProbeConfig(TrainingConfig):
 class ProbeTask(Task):
     """Data, model and loss of the probe for the training loop."""
 
+    next_command = ("bash", "scripts/probe_report.sh", "--data-path", "GRIDS", "--reconstruction-path",
+                    "RECONSTRUCTED", "--sample-path", "SAMPLES", "--probe")
+
     def __init__(self, folder: Path, seed: int, device: torch.device):
         manifest = Manifest.read(folder)
         self.train_set, self.val_set = (probe_clips(folder, manifest, split) for split in ("train", "val"))

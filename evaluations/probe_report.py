@@ -111,7 +111,9 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
     distances = compare({name: features for name, (_, features) in measured.items()})
     print(*(f"{name}: {value}" for name, value in distances.items()), sep="\n")
     result = {"probe": file_hash(file)[:16], **summaries, **distances}
-    write_json(config.output or config.sample_path / "probe_report.json", result)
+    output = config.output or config.sample_path / "probe_report.json"
+    write_json(output, result)
+    print(f"open {output}")
     return result
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.checkpoints import checkpoint_file
-from common.command import require_at_least, run_command
+from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, remove, write_json
@@ -151,6 +151,7 @@ def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     clips, count, height, width = codes_CAhw.shape
     print(f"{clips} clips, {count} variants of {height} x {width} tokens in {config.code_path}")
     print("\n".join(quality_lines(quality, model.config.codebook_size)))
+    say_next("bash", "scripts/train_c2i.sh", "--results-dir", "RUN", "--code-path", config.code_path)
     for stale in config.code_path.glob(".blocks-*"):
         if stale != folder:
             remove(stale)

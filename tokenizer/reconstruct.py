@@ -182,6 +182,7 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     write_json(config.save_path / "reconstruction.json", result)
     for name, row in {"all": result["all"], **by_class}.items():
         print(f"{name:24}", "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    print(f"open {config.save_path / 'sheet.png'}")
     return result
 
 

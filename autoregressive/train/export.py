@@ -84,7 +84,7 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
     if config.push_to_hub:
         address = share(path, state, facts, config.push_to_hub, config.licence, config.private,
                         config.vq_ckpt, config.sample_path)
-        print(f"uploaded: {address}")
+        print(f"uploaded: open {address}")
 
 
 def write(file: Path, path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:

@@ -38,11 +38,12 @@ def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repositor
 
     Raises: `InputError` if the samples are of another model.
     """
-    facts, values = dict(facts), {"sampling": {}, "scores": "", "preview": False}
+    checkpoint, facts = load_checkpoint(path), dict(facts)
+    values: dict[str, Any] = {"sampling": {}, "scores": "", "preview": False}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if "tokenizer" in facts:
-            tokenizer, _ = find_tokenizer(facts["tokenizer"], vq_ckpt, path)
+        if "tokenizer" in facts:  # the checkpoint also says where it is
+            tokenizer, _ = find_tokenizer(checkpoint.get("tokenizer", facts["tokenizer"]), vq_ckpt, path)
             facts["tokenizer"] = {**facts["tokenizer"], "name": TOKENIZER}
             save_safetensors(folder / TOKENIZER, tokenizer.state_dict(),
                              {"config": asdict(tokenizer.config), **tokenizer.facts})
@@ -55,7 +56,6 @@ def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repositor
                 save_film(folder / PREVIEW, clips, facts["dataset"]["fps"])
             values["preview"] = True
         save_model(folder, state, facts)
-        checkpoint = load_checkpoint(path)
         training, steps = checkpoint.get("training", {}), checkpoint.get("step", 0)
         values |= {"counts": clip_counts(training), "steps": steps,
                    "training": {key: training[key] for key in SHOWN if key in training},
