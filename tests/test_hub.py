@@ -191,7 +191,8 @@ def test_refused_upload_is_one_line_and_changes_nothing(hub, tokenizer_run, grid
 def test_data_set_goes_up_and_comes_back(hub, grids, tokenizer_run, codes, runtime, tmp_path, capsys):
     hub.put("datasets/me/grids", **{"train-00007.tar": b"of an earlier upload"})
     push_data(PushConfig(data_path=grids, push_to_hub="me/grids", licence="cc-by-4.0"), runtime)
-    assert "next: bash scripts/train_vq.sh --results-dir RUN --data-path hf://datasets/me/grids\n" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        "\nnext: bash scripts/train_vq.sh --results-dir RUN --data-path hf://datasets/me/grids\n")
     files = hub.commits["datasets/me/grids"][-1]
     assert set(files) == {"dataset.json", "train-00000.tar", "val-00000.tar", "README.md"}
     assert "| blue wall | 4 | 2 | 6 | recording |" in files["README.md"].decode()

@@ -117,7 +117,8 @@ class TrainVQConfig(TrainingConfig):
 class TokenizerTask(Task):
     """What the training loop needs to know of the tokenizer."""
 
-    next_command = ("bash", "scripts/extract_codes.sh", "--data-path", "GRIDS", "--code-path", "CODES", "--vq-ckpt")
+    next_command = ("bash", "scripts/extract_codes.sh", "--data-path", "GRIDS", "--code-path", "CODES",
+                    "--vq-ckpt")
 
     def __init__(self, config: TrainVQConfig, runtime: Runtime):
         self.config, self.runtime = config, runtime
