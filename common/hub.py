@@ -8,7 +8,7 @@ in with HF_TOKEN or `hf auth login`, and asks the server HF_ENDPOINT.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,18 +128,17 @@ def local_file(path: Path, runtime: Runtime = Runtime()) -> Path:
     return file
 
 
-def local_folder(path: Path, patterns: Sequence[str], runtime: Runtime) -> tuple[Path, str]:
-    """(folder in the cache, owner/name@commit) of the files of hf://datasets/... that match `patterns`."""
+def local_folder(path: Path, patterns: list[str], runtime: Runtime) -> tuple[Path, str]:
+    """(folder in the cache, owner/name@commit) of the files of hf://datasets/... that match `patterns`.
+
+    Their hashes are still to be checked.
+    """
     from huggingface_hub import snapshot_download
 
     uri, commit = pin(path, "dataset", runtime)
     with runtime.together(), one_reason(hub_name(path)):
-        folder = Path(snapshot_download(uri.id, repo_type="dataset", revision=commit,
-                                        allow_patterns=list(patterns)))
-        if runtime.local_rank == 0:
-            for file in folder.rglob("*"):
-                check_hash(file)
-    return folder, f"{uri.id}@{commit}"
+        folder = snapshot_download(uri.id, repo_type="dataset", revision=commit, allow_patterns=patterns)
+    return Path(folder), f"{uri.id}@{commit}"
 
 
 def check_hash(file: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from common.errors import InputError
 from common.files import write_json
-from common.hub import CONFIG, WEIGHTS, local_file
+from common.hub import CONFIG, WEIGHTS, is_hub
 from common.weights import save_safetensors
 
 Model = TypeVar("Model", bound="Pretrained")
@@ -17,7 +17,7 @@ class Pretrained:
     """Adds `from_pretrained` and `save_pretrained` to a module with a `config`."""
 
     loader: ClassVar[str]
-    """module:function, path -> model. By name, as its module imports that of the model."""
+    """module:function, path or hf://... -> model. By name, as its module imports that of the model."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Facts that are saved with the weights."""
 
@@ -26,18 +26,18 @@ class Pretrained:
         self.facts: dict[str, Any] = {}
 
     @classmethod
-    def from_pretrained(cls: type[Model], name: str | Path, revision: str | None = None) -> Model:
-        """The model of a folder, a weight file or "owner/name" on the Hub, in eval mode on the CPU.
+    def from_pretrained(cls: type[Model], name: str | Path) -> Model:
+        """The model in a folder, run or weight file, or in "owner/name[@revision][/file]" on the Hub.
 
-        A folder of this machine goes before a repository of the same name. `revision` is a branch, tag or
-        commit. Raises: `InputError` naming what cannot be had, or is no such model.
+        It is in eval mode, on the CPU and needs no gradients. What exists here goes before the Hub. Raises:
+        `InputError` naming what cannot be had, or is no such model.
         """
         path = Path(name)
-        if path.is_dir() and (path / WEIGHTS).is_file():
+        if (path / WEIGHTS).is_file():
             path = path / WEIGHTS
-        elif not path.exists() and not str(name).startswith("hf:"):
-            path = Path(f"hf://{name}" + (f"@{revision}" if revision else ""))
-        return resolve_name(cls.loader)(local_file(path))
+        elif not path.exists() and not is_hub(path):
+            path = Path(f"hf://{name}")
+        return resolve_name(cls.loader)(path)
 
     def save_pretrained(self, folder: str | Path, **facts: Any) -> None:
         """Write model.safetensors and config.json into `folder`.

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, settle
-from common.hub import hub_name, is_hub, local_folder
+from common.hub import check_hash, hub_name, is_hub, local_folder, one_reason
 from common.locks import locked
 from common.names import inside
 from dataset.manifest import FILE_NAME, Manifest
@@ -29,12 +29,14 @@ def data_folder(path: Path, runtime: Runtime = Runtime()) -> Path:
     shards, name = local_folder(path, [FILE_NAME, "*.tar"], runtime)
     repository, commit = name.replace("/", "--").split("@")
     folder = cached_assets_path("endogen", "datasets", commit) / repository
-    with runtime.together():
+    with runtime.together(), one_reason(hub_name(path)):
         if not (shards / FILE_NAME).exists():
             raise InputError(f"{hub_name(path)}: holds no {FILE_NAME}: not made by scripts/push_data.sh")
         if runtime.local_rank == 0:
             with locked(folder.parent, Runtime(), wait=True):  # of other jobs
                 if not folder.exists():
+                    for file in shards.iterdir():
+                        check_hash(file)
                     unpack(sorted(shards.glob("*.tar")), Manifest.read(shards), folder)
     return folder
 
@@ -70,14 +72,14 @@ def unpack(shards: Iterable[Path], manifest: Manifest, folder: Path) -> None:
                 with tarfile.open(shard, "r:") as archive:
                     for entry in archive:
                         if not entry.isreg() or entry.name not in wanted:
-                            raise InputError(f"{shard.name}: {entry.name!r:.80} is no picture of {FILE_NAME}")
+                            raise InputError(f"{shard}: {entry.name!r:.80} is no picture of {FILE_NAME}")
                         wanted.remove(entry.name)
                         path = temporary / entry.name
                         path.parent.mkdir(parents=True, exist_ok=True)
                         with open(path, "xb") as picture:
                             shutil.copyfileobj(archive.extractfile(entry), picture)
             except (tarfile.TarError, EOFError) as error:
-                raise InputError(f"{shard.name}: not a readable tar file ({error})") from None
+                raise InputError(f"{shard}: not a readable tar file ({error})") from None
         if wanted:
             raise InputError(f"{FILE_NAME} names {min(wanted)}, which no tar file holds")
         for inner in {path.parent for path in temporary.rglob("*.png")}:

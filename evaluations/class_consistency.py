@@ -19,6 +19,7 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import write_json
 from common.hub import readable
+from dataset.hub_data import data_folder
 from evaluations.clips import ClipSet
 from evaluations.temporal import motion
 
@@ -97,7 +98,7 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     """Measure, print a table, write JSON. Takes seconds, so that only the main process works."""
     if not runtime.is_main:
         return {}
-    real = ClipSet.read_grids(config.data_path, "--data-path")
+    real = ClipSet.read_grids(data_folder(config.data_path), "--data-path")
     generated = ClipSet.read_grids(config.sample_path, "--sample-path")
     for name in ("class_names", "rows", "cols", "frame_size"):
         if getattr(generated.grid, name) != getattr(real.grid, name):

@@ -18,7 +18,6 @@ import numpy as np
 from common.errors import InputError
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
-from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest, grid_pictures
 from dataset.opening import VIDEO_SUFFIXES, may_be_video
 from dataset.samples import FILE_NAME, read_samples
@@ -55,8 +54,8 @@ class ClipSet:
 
     @classmethod
     def read(cls, folder: Path, flag: str) -> "ClipSet":
-        """All clips in `folder` or hf://datasets/... Raises: `InputError` naming `flag` if there are none."""
-        folder = data_folder(Path(folder))
+        """All clips in `folder`. Raises: `InputError` naming `flag` if there are none."""
+        folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"{flag} {folder}: no such folder")
         origin: dict[str, Any] = {"path": str(folder)}

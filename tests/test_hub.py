@@ -130,7 +130,7 @@ def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, toke
                   GPT.from_pretrained("hf://me/gpt")):
         assert again.facts == model.facts and again.config == model.config
         assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
-    for again in (VQModel.from_pretrained(tmp_path / "vq"), VQModel.from_pretrained("me/vq", revision=old)):
+    for again in (VQModel.from_pretrained(tmp_path / "vq"), VQModel.from_pretrained(f"me/vq@{old}")):
         assert all(map(torch.equal, again.state_dict().values(), tokenizer.state_dict().values()))
     with pytest.raises(InputError, match="not a readable checkpoint"):
         VQModel.from_pretrained("me/vq")
@@ -142,7 +142,7 @@ def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, toke
 def test_what_comes_from_there_runs_no_code_and_names_no_folder_outside(hub, gpt_file, tmp_path):
     torch.save({"model": Path}, tmp_path / "code.pt")
     model = GPT.from_pretrained(gpt_file)
-    for number, dataset in enumerate(({"class_names": ["../up", "b"]}, {}, [])):
+    for number, dataset in enumerate(({"class_names": ["../up", "b"]}, {"class_names": ["a", "b"]}, [])):
         save_safetensors(tmp_path / f"{number}.safetensors", model.state_dict(),
                          {**read_json_facts(gpt_file), "dataset": dataset})
     hub.put("models/me/bad", **{path.name: path.read_bytes() for path in tmp_path.glob("*.*")})
