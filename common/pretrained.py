@@ -47,7 +47,13 @@ class Pretrained:
         facts = {"config": asdict(self.config), **self.facts, **facts}
         if missing := [name for name in self.needs if name not in facts]:
             raise InputError(f"{folder}: save_pretrained needs {' and '.join(missing)}, as in codes.json")
-        save_model(Path(folder), self.state_dict(), facts)
+        kept = {name: without_path(fact) for name, fact in facts.items()}
+        save_model(Path(folder), self.state_dict(), kept)
+
+
+def without_path(fact: Any) -> Any:
+    """A fact without its "path", which is of this machine."""
+    return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
 
 
 def save_model(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:

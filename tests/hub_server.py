@@ -22,10 +22,10 @@ class FakeHub(ThreadingHTTPServer):
         self.commits, self.stored, self.created = {}, {}, {}
         self.behaviour, self.asked = "good", []
 
-    def put(self, repository, **files):
+    def put(self, repository, files):
         """Add a commit that changes these files -> its hash."""
         states = self.commits.setdefault(repository, [{}])
-        states.append({**states[-1], **{name.replace("__", "."): content for name, content in files.items()}})
+        states.append({**states[-1], **files})
         return self.commit(repository, len(states) - 1)
 
     def commit(self, repository, place=-1):

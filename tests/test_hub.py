@@ -21,7 +21,6 @@ from common.checkpoints import checkpoint_file
 from common.errors import InputError
 from common.files import read_json
 from common.hub import local_file
-from common.weights import save_safetensors
 from dataset.codes import Codes
 from dataset.hub_data import data_folder, pack, unpack
 from dataset.manifest import Manifest
@@ -79,7 +78,7 @@ def test_gpt_goes_up_with_its_tokenizer_and_is_sampled_from_by_name(hub, gpt_fil
                                            "file": f"hf://me/polyps@{commit}/model.safetensors"}
     assert record["tokenizer"]["hub"] == {"file": f"hf://me/polyps@{commit}/tokenizer.safetensors"}
 
-    hub.put("models/me/polyps", README__md=b"another card, the same weights")
+    hub.put("models/me/polyps", {"README.md": b"another card, the same weights"})
     sample(named, runtime)
     hub.behaviour = "refuse"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -102,19 +101,13 @@ def test_export_takes_preview_and_settings_from_samples_of_the_same_weights(hub,
     assert files["preview.webp"] == (sample_config.save_folder / "contact_sheet.webp").read_bytes()
     assert "fvd 123.4" in files["README.md"].decode() and "--cfg-scale 1.0" in files["README.md"].decode()
     assert hub.created == {"models/me/polyps": "public"}
-    save_safetensors(tmp_path / "other.safetensors", GPT.from_pretrained(gpt_file).state_dict(),
-                     read_json_facts(gpt_file))
+    GPT.from_pretrained(gpt_file).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"--sample-path .*was not sampled from"):
-        export(replace(config, ckpt=tmp_path / "other.safetensors"), runtime)
+        export(replace(config, ckpt=tmp_path / "model.safetensors"), runtime)
     with pytest.raises(InputError, match="needs --licence"):
         ExportConfig(ckpt=gpt_file, push_to_hub="me/polyps")
     with pytest.raises(InputError, match="--push-to-hub"):
         ExportConfig(ckpt=gpt_file, push_to_hub="polyps", licence="mit")
-
-
-def read_json_facts(gpt_file):
-    model = GPT.from_pretrained(gpt_file)
-    return {"config": model.config.__dict__, **model.facts}
 
 
 def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, tokenizer_run, tmp_path):
@@ -122,13 +115,15 @@ def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, toke
     model.save_pretrained(tmp_path / "gpt")
     tokenizer = VQModel.from_pretrained(checkpoint_file(tokenizer_run))
     tokenizer.save_pretrained(tmp_path / "vq")
-    hub.put("models/me/gpt", **{name: (tmp_path / "gpt" / name).read_bytes()
-                                for name in ("model.safetensors", "config.json")})
-    old = hub.put("models/me/vq", model__safetensors=(tmp_path / "vq/model.safetensors").read_bytes())
-    hub.put("models/me/vq", model__safetensors=b"no weights")
+    hub.put("models/me/gpt", {name: (tmp_path / "gpt" / name).read_bytes()
+                              for name in ("model.safetensors", "config.json")})
+    old = hub.put("models/me/vq", {"model.safetensors": (tmp_path / "vq/model.safetensors").read_bytes()})
+    hub.put("models/me/vq", {"model.safetensors": b"no weights"})
     for again in (GPT.from_pretrained(tmp_path / "gpt"), GPT.from_pretrained("me/gpt"),
                   GPT.from_pretrained("hf://me/gpt")):
-        assert again.facts == model.facts and again.config == model.config
+        assert {**again.facts["tokenizer"], "path": model.facts["tokenizer"]["path"]} == model.facts["tokenizer"]
+        assert "path" not in again.facts["tokenizer"] and again.facts["dataset"] == model.facts["dataset"]
+        assert again.config == model.config
         assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
     for again in (VQModel.from_pretrained(tmp_path / "vq"), VQModel.from_pretrained(f"me/vq@{old}")):
         assert all(map(torch.equal, again.state_dict().values(), tokenizer.state_dict().values()))
@@ -143,14 +138,14 @@ def test_what_comes_from_there_runs_no_code_and_names_no_folder_outside(hub, gpt
     torch.save({"model": Path}, tmp_path / "code.pt")
     model = GPT.from_pretrained(gpt_file)
     for number, dataset in enumerate(({"class_names": ["../up", "b"]}, {"class_names": ["a", "b"]}, [])):
-        save_safetensors(tmp_path / f"{number}.safetensors", model.state_dict(),
-                         {**read_json_facts(gpt_file), "dataset": dataset})
-    hub.put("models/me/bad", **{path.name: path.read_bytes() for path in tmp_path.glob("*.*")})
+        model.save_pretrained(tmp_path / str(number), dataset=dataset)
+    hub.put("models/me/bad", {path.relative_to(tmp_path).as_posix(): path.read_bytes()
+                              for path in [tmp_path / "code.pt", *tmp_path.glob("*/*")]})
     with pytest.raises(InputError, match="refused, loading it would run code"):
         VQModel.from_pretrained("hf://me/bad/code.pt")
     for number, reason in enumerate(("cannot name a file or folder", "damaged", "damaged")):
         with pytest.raises(InputError, match=reason):
-            GPT.from_pretrained(f"hf://me/bad/{number}.safetensors")
+            GPT.from_pretrained(f"hf://me/bad/{number}/model.safetensors")
 
 
 @pytest.mark.parametrize(("behaviour", "name", "reason"), [
@@ -161,7 +156,7 @@ def test_what_comes_from_there_runs_no_code_and_names_no_folder_outside(hub, gpt
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(hub, behaviour, name, reason, python, grids,
                                                            tokenizer_run, tmp_path, command_env):
     load_tokenizer(tokenizer_run).save_pretrained(tmp_path / "vq")
-    hub.put("models/me/vq", model__safetensors=(tmp_path / "vq/model.safetensors").read_bytes())
+    hub.put("models/me/vq", {"model.safetensors": (tmp_path / "vq/model.safetensors").read_bytes()})
     hub.behaviour = behaviour
     env = {**command_env, "HF_ENDPOINT": hub.url, "HF_HOME": str(hub.cache),
            "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -176,8 +171,8 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(hub, behaviour, name,
 
 
 def test_refused_upload_is_one_line_and_changes_nothing(hub, tokenizer_run, grids, runtime):
-    hub.put("models/me/polyps", README__md=b"mine")
-    hub.put("datasets/me/grids", README__md=b"mine")
+    hub.put("models/me/polyps", {"README.md": b"mine"})
+    hub.put("datasets/me/grids", {"README.md": b"mine"})
     hub.behaviour = "refuse uploads"
     model = ExportConfig(ckpt=tokenizer_run, push_to_hub="me/polyps", licence="mit")
     data = PushConfig(data_path=grids, push_to_hub="me/grids", licence="mit")
@@ -189,7 +184,7 @@ def test_refused_upload_is_one_line_and_changes_nothing(hub, tokenizer_run, grid
 
 
 def test_data_set_goes_up_and_comes_back(hub, grids, tokenizer_run, codes, runtime, tmp_path, capsys):
-    hub.put("datasets/me/grids", **{"train-00007.tar": b"of an earlier upload"})
+    hub.put("datasets/me/grids", {"train-00007.tar": b"of an earlier upload"})
     push_data(PushConfig(data_path=grids, push_to_hub="me/grids", licence="cc-by-4.0"), runtime)
     assert capsys.readouterr().out.endswith(
         "\nnext: bash scripts/train_vq.sh --results-dir RUN --data-path hf://datasets/me/grids\n")
@@ -255,7 +250,7 @@ def test_hostile_or_damaged_shards_are_refused_and_leave_nothing(grids, tmp_path
 
 
 def test_processes_take_the_same_commit(hub):
-    hub.put("models/me/x", model__safetensors=b"weights")
+    hub.put("models/me/x", {"model.safetensors": b"weights"})
 
     def fetch(runtime):
         assert local_file(Path("hf://me/x"), runtime).read_bytes() == b"weights"

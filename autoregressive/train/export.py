@@ -24,6 +24,7 @@ from common.files import atomic_path, write_json
 from common.hub import check_repository
 from common.layouts import STATE_KEYS, model_state
 from common.names import check_classes
+from common.pretrained import without_path
 from common.weights import load_checkpoint, save_safetensors
 from tokenizer.loading import load_tokenizer
 
@@ -120,11 +121,6 @@ def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: P
     model, dataset, tokenizer_facts = load_gpt(path, preset, vq_ckpt and checkpoint_file(vq_ckpt))
     return model.state_dict(), {"config": asdict(model.config), "dataset": dataset,
                                 "tokenizer": without_path(tokenizer_facts)}
-
-
-def without_path(fact: Any) -> Any:
-    """A fact without its "path", which is of this machine."""
-    return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
 
 
 def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts: dict[str, Any]
