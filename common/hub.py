@@ -8,8 +8,9 @@ in with HF_TOKEN or `hf auth login`, and asks the server HF_ENDPOINT.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,10 @@ def beside(file: Path, name: str) -> list[Path]:
     return [Path(where).with_name(name)] if where else []
 
 
-def push(folder: Path, repository: str, kind: str, private: bool) -> str:
+def push(folder: Path, repository: str, kind: str, private: bool, replaced: Iterable[str] = ()) -> str:
     """Upload the files of `folder` in one commit -> its address. Makes the repository if it is missing.
 
-    Tar files there that `folder` lacks, shards of an earlier upload, are deleted by the same commit.
+    The commit deletes files there that `folder` lacks and one of the patterns `replaced` fits.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -193,7 +194,7 @@ def push(folder: Path, repository: str, kind: str, private: bool) -> str:
         there = api.list_repo_files(repository, repo_type=kind)
         changes = [*(CommitOperationAdd(name, path) for name, path in files.items()),
                    *(CommitOperationDelete(name) for name in there
-                     if name.endswith(".tar") and name not in files)]
+                     if name not in files and any(fnmatch(name, pattern) for pattern in replaced))]
         return api.create_commit(repository, changes, commit_message="Upload from EndoGen",
                                  repo_type=kind).commit_url
 

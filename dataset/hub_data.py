@@ -16,6 +16,8 @@ from common.locks import locked
 from common.names import inside
 from dataset.manifest import FILE_NAME, Manifest
 
+SHARDS = ("train-*.tar", "val-*.tar")
+
 
 def data_folder(path: Path, runtime: Runtime = Runtime()) -> Path:
     """`path` itself; of hf://datasets/owner/name[@revision] a folder of its grid pictures in the cache.
@@ -26,7 +28,7 @@ def data_folder(path: Path, runtime: Runtime = Runtime()) -> Path:
         return path
     from huggingface_hub import cached_assets_path
 
-    shards, name = local_folder(path, [FILE_NAME, "*.tar"], runtime)
+    shards, name = local_folder(path, [FILE_NAME, *SHARDS], runtime)
     repository, commit = name.replace("/", "--").split("@")
     folder = cached_assets_path("endogen", "datasets", commit) / repository
     with runtime.together(), one_reason(hub_name(path)):

@@ -12,7 +12,7 @@ from common.distributed import Runtime
 from common.files import remove
 from common.hub import check_repository, push, write_card
 from common.locks import locked
-from dataset.hub_data import pack
+from dataset.hub_data import SHARDS, pack
 from dataset.manifest import Manifest
 
 WORK = ".push.tmp"  # in the data folder
@@ -54,7 +54,7 @@ def run(config: PushConfig, runtime: Runtime) -> None:
             recordings = Counter(label for label, _ in {(c.label, c.recording) for c in manifest.clips})
             write_card(work, CARD, {"license": config.licence, "tags": ["endoscopy", "video", "webdataset"]},
                        name=config.push_to_hub, manifest=manifest, counts=counts, recordings=recordings)
-            address = push(work, config.push_to_hub, "dataset", config.private)
+            address = push(work, config.push_to_hub, "dataset", config.private, SHARDS)
         finally:
             remove(work)
     print(f"{len(manifest.clips)} clips of {len(manifest.class_names)} classes uploaded: {address}")
