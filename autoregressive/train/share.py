@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from autoregressive.models.gpt import GPT, GPTConfig
-from autoregressive.train.preview import sampled_clips
+from autoregressive.train.preview import MOST, sampled_clips
 from common.errors import InputError
 from common.files import file_hash, read_jsonl
 from common.hub import TOKENIZER, push, write_card
@@ -52,7 +52,7 @@ def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repositor
             else:
                 model = GPT(GPTConfig(**facts["config"])).eval()
                 model.load_state_dict({key: value.float() for key, value in state.items()})
-                clips = sampled_clips(model, tokenizer, facts["dataset"], 1)
+                clips = sampled_clips(model, tokenizer, facts["dataset"], MOST)
                 save_film(folder / PREVIEW, clips, facts["dataset"]["fps"])
             values["preview"] = True
         save_model(folder, state, facts)
