@@ -90,8 +90,8 @@ def test_gpt_goes_up_with_its_tokenizer_and_is_sampled_from_by_name(hub, gpt_fil
         local_file(Path("hf://me/other"))
 
 
-def test_export_takes_preview_and_settings_from_samples_of_the_same_weights(hub, gpt_file, sample_config,
-                                                                            runtime, tmp_path):
+def test_export_takes_preview_and_settings_from_samples_of_the_same_weights(
+        hub, gpt_file, tokenizer_run, sample_config, runtime, tmp_path):
     sample(replace(sample_config, classes=("red wall",)), runtime)
     (sample_config.save_folder / "evaluation").mkdir()
     (sample_config.save_folder / "evaluation/metrics.txt").write_text("fvd 123.4\n")
@@ -104,7 +104,7 @@ def test_export_takes_preview_and_settings_from_samples_of_the_same_weights(hub,
     assert hub.created == {"models/me/polyps": "public"}
     GPT.from_pretrained(gpt_file).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"--sample-path .*was not sampled from"):
-        export(replace(config, ckpt=tmp_path / "model.safetensors"), runtime)
+        export(replace(config, ckpt=tmp_path / "model.safetensors", vq_ckpt=tokenizer_run), runtime)
     with pytest.raises(InputError, match="needs --licence"):
         ExportConfig(ckpt=gpt_file, push_to_hub="me/polyps")
     with pytest.raises(InputError, match="--push-to-hub"):
