@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from common.command import require_at_least, run_command
+from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, read_json, write_json
@@ -146,6 +146,7 @@ def run(config: DownloadConfig, runtime: Runtime) -> None:
                 continue
             fetch(file, registry()[file], config)
             print(path)
+    say_next("bash", "sample_c2i_512_demo.sh")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import write_json
+from common.hub import readable
+from dataset.hub_data import data_folder
 from evaluations.clips import ClipSet
 from evaluations.temporal import motion
 
@@ -96,7 +98,7 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     """Measure, print a table, write JSON. Takes seconds, so that only the main process works."""
     if not runtime.is_main:
         return {}
-    real = ClipSet.read_grids(config.data_path, "--data-path")
+    real = ClipSet.read_grids(data_folder(config.data_path), "--data-path")
     generated = ClipSet.read_grids(config.sample_path, "--sample-path")
     for name in ("class_names", "rows", "cols", "frame_size"):
         if getattr(generated.grid, name) != getattr(real.grid, name):
@@ -111,9 +113,11 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     result = {name: class_summary(sets[name], nearest_class(train_nD, train_labels_n, own_nD), motion_n)
               for name, (own_nD, motion_n) in measured.items()}
     print_summaries(result)
-    inputs = {**generated.origin, "data": str(config.data_path), "samples": str(config.sample_path)}
+    inputs = {**generated.origin, "data": readable(config.data_path), "samples": str(config.sample_path)}
     del inputs["path"]
-    write_json(config.output or config.sample_path / "class_consistency.json", {"inputs": inputs, **result})
+    output = config.output or config.sample_path / "class_consistency.json"
+    write_json(output, {"inputs": inputs, **result})
+    print(f"open {output}")
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from common.command import require_at_least
 from common.distributed import Runtime
 from common.errors import InputError
+from dataset.hub_data import data_folder
 from dataset.manifest import RESULTS_FOLDER
 from evaluations.clips import ANY_SPLIT, ClipSet
 from evaluations.extractor import Extractor
@@ -132,7 +133,7 @@ class CompareConfig:
 
     def open(self, runtime: Runtime) -> Comparison:
         """Read all folders. Raises: `InputError` naming the flag that does not fit the clips."""
-        real = ClipSet.read(self.data_path, "--data-path")
+        real = ClipSet.read(data_folder(self.data_path, runtime), "--data-path")
         generated = ClipSet.read(self.sample_path, "--sample-path")
         protocol = PROTOCOLS[self.protocol]
         if self.reference and self.reference != protocol.reference:

@@ -174,6 +174,7 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
         shown = evenly(len(places), config.map_clips)
         write_map(config.output / "map.png", codes, [places[i] for i in shown], tokens_nKN[shown], vq, device)
     print_result(result)
+    print(f"open {config.output / ('map.png' if config.map_clips else 'likelihood.json')}")
     return result
 
 

@@ -27,6 +27,7 @@ from common.training.task import Task
 from common.weights import load_checkpoint, load_strict
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
+from dataset.hub_data import data_folder
 from dataset.manifest import Manifest
 
 FRAMES, SIZE = 8, 64
@@ -109,6 +110,9 @@ class TrainProbeConfig(TrainingConfig):
 class ProbeTask(Task):
     """Data, model and loss of the probe for the training loop."""
 
+    next_command = ("bash", "scripts/probe_report.sh", "--data-path", "GRIDS", "--reconstruction-path",
+                    "RECONSTRUCTED", "--sample-path", "SAMPLES", "--probe")
+
     def __init__(self, folder: Path, seed: int, device: torch.device):
         manifest = Manifest.read(folder)
         self.train_set, self.val_set = (probe_clips(folder, manifest, split) for split in ("train", "val"))
@@ -162,7 +166,8 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
 
 def run(config: TrainProbeConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
-    task = ProbeTask(config.data_path, config.global_seed, runtime.device(config.device))
+    folder = data_folder(config.data_path, runtime)
+    task = ProbeTask(folder, config.global_seed, runtime.device(config.device))
     train(task, config, runtime)
 
 

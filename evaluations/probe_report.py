@@ -19,6 +19,7 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, write_json
 from common.spread import evenly
+from dataset.hub_data import data_folder
 from evaluations.class_consistency import class_summary, print_summaries
 from evaluations.clips import ClipSet
 from evaluations.failures import NoValue
@@ -93,7 +94,8 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
     file, device = checkpoint_file(config.probe), runtime.device(config.device)
     probe, dataset = load_probe(file)
     probe.to(device)
-    flags = {"--data-path": config.data_path, "--reconstruction-path": config.reconstruction_path,
+    flags = {"--data-path": data_folder(config.data_path),
+             "--reconstruction-path": config.reconstruction_path,
              "--sample-path": config.sample_path / "grids"}
     real, reconstructed, generated = (ClipSet.read_grids(path, flag) for flag, path in flags.items())
     for flag, clips in zip(flags, (real, reconstructed, generated), strict=True):
@@ -111,7 +113,9 @@ def run(config: ProbeReportConfig, runtime: Runtime) -> dict[str, Any]:
     distances = compare({name: features for name, (_, features) in measured.items()})
     print(*(f"{name}: {value}" for name, value in distances.items()), sep="\n")
     result = {"probe": file_hash(file)[:16], **summaries, **distances}
-    write_json(config.output or config.sample_path / "probe_report.json", result)
+    output = config.output or config.sample_path / "probe_report.json"
+    write_json(output, result)
+    print(f"open {output}")
     return result
 
 

@@ -28,6 +28,7 @@ from common.training.loop import train
 from common.training.task import Task
 from common.training.whole_batch import WholeBatch
 from dataset.grid_images import to_pixels
+from dataset.hub_data import data_folder
 from tokenizer.adversary import Adversary
 from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
@@ -116,14 +117,17 @@ class TrainVQConfig(TrainingConfig):
 class TokenizerTask(Task):
     """What the training loop needs to know of the tokenizer."""
 
+    next_command = ("bash", "scripts/extract_codes.sh", "--data-path", "GRIDS", "--code-path", "CODES",
+                    "--vq-ckpt")
+
     def __init__(self, config: TrainVQConfig, runtime: Runtime):
         self.config, self.runtime = config, runtime
         torch.manual_seed(config.global_seed)
         model = start_model(config, runtime)
         self.model: nn.Module = model.to(memory_format=torch.channels_last)  # faster by a tenth
         self.blocks = [self.model.encoder, self.model.decoder]
-        self.sets = sets = [GridSet(folder, config.window, config.val_pictures)
-                            for folder in config.data_path]
+        self.sets = sets = [GridSet(data_folder(path, runtime), config.window, config.val_pictures)
+                            for path in config.data_path]
         if len({part.manifest.frame_size for part in sets}) > 1:
             raise InputError("--data-path: the folders have frames of different sizes")
         sizes = [len(part.crops) for part in sets]

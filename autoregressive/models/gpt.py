@@ -21,6 +21,7 @@ from autoregressive.models.noise import spread_keys, uniform_noise
 from autoregressive.models.rope import rotary_tables
 from autoregressive.models.token_masking import SemanticAwareTokenMasking
 from common.hardware import kernels_for
+from common.pretrained import Pretrained
 
 __all__ = ["GPT", "GPT_SIZES", "GPTConfig", "KVCache", "check_labels"]
 LOSS_CHUNK = 2**25  # logits that the loss holds in memory at once: 128 MB in float32
@@ -53,8 +54,11 @@ class ClassEmbedding(nn.Module):
         return self.embedding_table(labels_B)
 
 
-class GPT(nn.Module):
+class GPT(Pretrained, nn.Module):
     """p(token i | class, tokens < i) over a grid of tokens."""
+
+    loader = "autoregressive.models.checkpoint:load_model"
+    needs = ("dataset", "tokenizer")
 
     def __init__(self, config: GPTConfig):
         super().__init__()

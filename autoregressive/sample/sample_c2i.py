@@ -27,6 +27,7 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, remove_unfinished, write_json
 from common.hardware import own_cores
+from common.hub import hub_facts
 from common.locks import locked
 from common.names import without_names
 from common.progress import progress
@@ -192,8 +193,10 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         settings["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()),
                              "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
     digest = runtime.agree(lambda: file_hash(path))[:16]
-    facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
-             "tokenizer": {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"},
+    vq_facts = {k: v for k, v in tokenizer_facts(tokenizer, vq_path).items() if k != "path"}
+    facts = {"version": 1,
+             "checkpoint": {"name": path.name, "hash": digest, **hub_facts(config.gpt_ckpt, path)},
+             "tokenizer": {**vq_facts, **hub_facts(config.vq_ckpt, vq_path)},
              "dataset": dataset, "sampling": settings,
              **({"notice": entry["notice"]} if "notice" in entry else {})}
     tokenizer = tokenizer.to(device)

@@ -11,6 +11,7 @@ import torch
 
 from common.command import require_at_least
 from common.errors import InputError
+from common.hub import readable
 from common.names import without_names
 
 # Settings that a rerun may change; all others must be equal on resume.
@@ -103,7 +104,7 @@ class TrainingConfig:
 
     def settings(self) -> dict[str, Any]:
         """The flags as JSON values."""
-        return json.loads(json.dumps(asdict(self), default=str))
+        return json.loads(json.dumps(asdict(self), default=readable))
 
 
 def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: dict[str, Any]) -> None:

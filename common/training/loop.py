@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.checkpoints import newest_checkpoint, save_checkpoint
+from common.command import say_next
 from common.distributed import Runtime, shard_like, whole_tensor
 from common.files import write_json
 from common.hardware import compiler_works
@@ -72,6 +73,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
                 draw_curves(config.results_dir)
         finally:
             log.close()
+    if runtime.is_main and state.step >= config.max_steps:
+        say_next(*task.next_command, config.results_dir)
     return state.step
 
 
