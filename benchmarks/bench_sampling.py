@@ -17,8 +17,8 @@ from torch import Tensor
 from autoregressive.models.checkpoint import load_gpt
 from autoregressive.models.decoding import BUCKET, Passes, Rule, decode_in_steps, decode_in_windows
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig, KVCache
+from autoregressive.models.native import prepare
 from autoregressive.models.noise import noise_keys
-from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import ClipJob, write_clip
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.sample_c2i import SampleC2IConfig, run
@@ -122,7 +122,7 @@ def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: in
         caches = plain_caches(model, 2 * batch) if steps else None
         return lambda: len(plain_generate(model, caches or plain_caches(model, 2 * batch), labels_B,
                                           cfg_scale, 1.0, TOP_K, places)[0])
-    model = pack(model.to(device), dtype)
+    model = prepare(model.to(device), dtype)
     cast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     keys_BN2 = noise_keys(range(batch), config.block_size, device)

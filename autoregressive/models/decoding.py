@@ -207,10 +207,10 @@ def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_
 def pass_overhead(device: str, rows: int) -> float:
     """Approximate fixed time of a pass, in units of the time of one token of each row.
 
-    Measured: on a CPU 5 with 64 rows, 8 with 2 and with 16; on an H200 260 with 2, 113 with 16, 27 with 128,
-    22 with 256.
+    Measured: on a CPU 5 with 2 rows and 1 with 16; on an H200 260 with 2, 113 with 16, 27 with 128, 22 with
+    256.
     """
-    return 8 if device == "cpu" else 20 + 500 / rows
+    return 10 / rows if device == "cpu" else 20 + 500 / rows
 
 
 def pays(tokens: float, window: int, overhead: float) -> bool:

@@ -8,6 +8,7 @@ then tokens 0 to N - 2), D width, V vocabulary, K classes, C channels of a head,
 a window.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,7 @@ class GPT(Pretrained, nn.Module):
         cos_LC, sin_LC = rotary_tables(*config.grid, config.head_dim, config.rope_base)
         self.register_buffer("cos_LC", cos_LC, persistent=False)
         self.register_buffer("sin_LC", sin_LC, persistent=False)
+        self.native: Callable[[Tensor, Tensor, KVCache], Tensor] | None = None  # does `step` and `window`
         self.apply(_init)
         nn.init.zeros_(self.output.weight)
 
@@ -157,6 +159,8 @@ class GPT(Pretrained, nn.Module):
         to its own, so that the logits are those of W steps.
         """
         x_BWD = self.tok_embeddings(tokens_BW)
+        if self.native:
+            return self.native(x_BWD, positions_BW, cache)
         kernels = kernels_for(KERNELS, x_BWD) if tokens_BW.shape[1] <= WIDEST else None
         if kernels:
             context = "fused_window", (kernels, self.cos_LC, self.sin_LC, positions_BW)
@@ -170,6 +174,8 @@ class GPT(Pretrained, nn.Module):
         return self._through_layers(x_BWD, *context, cache)
 
     def _decode(self, x_BD: Tensor, position_1: Tensor, cache: KVCache) -> Tensor:
+        if self.native:
+            return self.native(x_BD[:, None], position_1.expand(len(x_BD), 1), cache)[:, 0]
         cos_1C, sin_1C = self.cos_LC[position_1], self.sin_LC[position_1]
         slots_S = torch.arange(cache.keys[0].shape[2], device=x_BD.device)
         mask_S = torch.zeros_like(slots_S, dtype=x_BD.dtype).masked_fill_(slots_S > position_1, -torch.inf)

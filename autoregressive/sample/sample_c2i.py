@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
-from autoregressive.models.packing import pack
+from autoregressive.models.native import prepare
 from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
@@ -212,7 +212,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
             write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
     runtime.gather(None)  # no process writes clips before
     half = config.mixed_precision == "bf16"
-    gpt = pack(gpt.to(device), torch.bfloat16 if half else torch.float32)
+    gpt = prepare(gpt.to(device), torch.bfloat16 if half else torch.float32)
     window = config.decode_window or min(16 if device.type == "cuda" else 8, gpt.config.block_size)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},
