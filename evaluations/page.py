@@ -29,10 +29,10 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
         sections[name] = dict(section)
         if "scores" in section:
             chart, cells = _chart(section["scores"]), table(section["scores"])
-            sections[name] |= {"chart": _data_url("svg+xml", chart), "table": cells}
+            sections[name] |= {"chart": data_url("svg+xml", chart), "table": cells}
         if "sheet" in section:
             sheet = inside(folder, section["sheet"]).read_bytes()
-            sections[name]["picture"] = _data_url("png", sheet)
+            sections[name]["picture"] = data_url("png", sheet)
     html = environment.get_template("page.html").render(
         results=results, sections=sections, columns=COLUMNS, reason_lines=reason_lines,
         facts=json.dumps(results["comparison"], indent=1))
@@ -56,7 +56,7 @@ def table(scores: dict[str, Any]) -> list[list[list[str]]]:
     return [[[name, view, *cells(record)] for view, record in rows(entry)] for name, entry in scores.items()]
 
 
-def _data_url(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
     """An image as the URL of itself."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
