@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
-from evaluations.page import HERE, data_url
+from evaluations.page import data_url, template
 from evaluations.results import aligned
 from evaluations.uncertainty import resampled_interval
 
@@ -122,30 +121,32 @@ def draw_curve(rows: Sequence[dict[str, Any]], scores: Mapping[str, str], path: 
         axis.set_xticks([], minor=True)
         axis.set(xlabel="real labels", title=f"{score} ({better} is better)")
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(arms), fontsize=8,
-                  frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(arms),
+                  fontsize=8, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def write_report(folder: Path, title: str, scores: Mapping[str, str], results: Mapping[Job, Mapping[str, Any]],
-                 groups: Sequence[str], notes: Sequence[str], facts: Mapping[str, Any],
-                 pictures: Mapping[str, str]) -> list[dict[str, Any]]:
+def write_report(
+    folder: Path, title: str, scores: Mapping[str, str], results: Mapping[Job, Mapping[str, Any]],
+    groups: Sequence[str], notes: Sequence[str], facts: Mapping[str, Any], pictures: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Write results.json, table.txt, curve.png and report.html, print the table -> its rows.
 
-    `scores` says of each whether "higher" or "lower" is better; `pictures` are captions of PNG files in `folder`.
+    `scores` says of each whether "higher" or "lower" is better. `pictures` are PNG files of `folder` and
+    their captions.
     """
     rows = summarise(results, groups, list(scores))
-    seeds = min(row["seeds"] for row in rows)
-    notes = [*notes, *([f"{seeds} seeds: intervals are too narrow, take {FEW_SEEDS}"] if seeds < FEW_SEEDS else [])]
+    if (seeds := min(row["seeds"] for row in rows)) < FEW_SEEDS:
+        notes = [*notes, f"{seeds} seeds: intervals are too narrow, take {FEW_SEEDS}"]
     cells = table(rows, list(scores))
     draw_curve(rows, scores, folder / "curve.png")
     pictures = {"curve.png": "Means and 95 % intervals over the number of real labels.", **pictures}
     urls = {caption: data_url("png", (folder / name).read_bytes()) for name, caption in pictures.items()}
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    html = environment.get_template("arms.html").render(title=title, cells=cells, notes=notes, pictures=urls,
-                                                        baseline=BASELINE, facts=json.dumps(facts, indent=1))
-    text = "\n".join([*aligned(cells), *(f"note: {note}" for note in notes)])
+    html = template("arms.html").render(title=title, cells=cells, notes=notes, pictures=urls,
+                                        baseline=BASELINE, facts=json.dumps(facts, indent=1))
+    lines = [line for score in scores for line in (*aligned(table(rows, [score])), "")]
+    text = "\n".join([*lines, *(f"note: {note}" for note in notes)])
     for name, content in (("table.txt", text + "\n"), ("report.html", html)):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")

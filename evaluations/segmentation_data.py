@@ -1,7 +1,7 @@
 """Pictures and their masks for segmentation: stills and frames of clips, real or generated.
 
-A folder holds pictures in `images/` (or `frames/`, as the sampler writes them) at any depth and, where they are
-labelled, `masks/` with the same relative names; suffixes do not count. Shapes: n pictures of S x S pixels.
+A folder holds pictures in `images/` (or `frames/`, as the sampler writes them) at any depth and, where they
+are labelled, `masks/` with the same relative names, whatever the suffixes. Shapes: n pictures, S x S pixels.
 """
 
 import hashlib
@@ -46,8 +46,8 @@ class Picture:
 def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = None) -> list[Picture]:
     """All pictures of `folder`, sorted by name.
 
-    Without `labelled` masks may be missing altogether, the pictures may lie in `folder` itself, and the frames
-    of a prepared data set (dataset.json) are taken. `groups` is as in `group_rule`.
+    Without `labelled` masks may be missing altogether, the pictures may lie in `folder` itself, and those of
+    a prepared data set (dataset.json) are its training frames. `groups` is as in `group_rule`.
 
     Raises: `InputError` naming `flag` if there are none, or a picture that has no mask.
     """
@@ -93,8 +93,8 @@ def _prepared(folder: Path) -> list[Picture]:
 def group_rule(groups: str | None) -> Callable[[str], str]:
     """The function from a picture's name to its group.
 
-    `groups` is a JSON file of names and groups, or a regular expression whose first group names it. By default
-    the frames of a folder are a group, and so is every still beside no folder.
+    `groups` is a JSON file of names and groups, or a regular expression whose first group names it. By
+    default the pictures of a folder are a group, and so is every picture that is in none.
     """
     if groups is None:
         return lambda name: name.rpartition("/")[0] or name
@@ -129,7 +129,7 @@ def level_of(pictures: Sequence[Picture], groups: str | None) -> str:
         return f"by {count} groups of --groups"
     if count < len(pictures):
         return f"by {count} folders: patient-level only if no patient has two of them (--groups)"
-    return "not patient-level: no recordings or patients are known (--groups), every picture counts as its own"
+    return "not patient-level: no recordings or patients are known (--groups), each picture counts as its own"
 
 
 def draw(pictures: Sequence[Picture], seed: int) -> list[Picture]:
@@ -146,8 +146,8 @@ def draw(pictures: Sequence[Picture], seed: int) -> list[Picture]:
 
 def digest(pictures: Sequence[Picture]) -> str:
     """Short hash of names, groups and file sizes."""
-    facts = [(picture.name, picture.group,
-              *(path.stat().st_size for path in (picture.path, picture.mask) if path)) for picture in pictures]
+    facts = [(own.name, own.group, *(path.stat().st_size for path in (own.path, own.mask) if path))
+             for own in pictures]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -163,8 +163,8 @@ def read_pixels(picture: Picture) -> np.ndarray:
 def read_labels(path: Path, classes: int) -> tuple[np.ndarray, bool]:
     """(labels 0 to `classes`, uint8 (H, W); whether greys were thresholded) of a mask.
 
-    A mask of one class is 0 and 1, or black and white, where greys of resizing or compression become white from
-    128. A mask of several classes holds the labels themselves.
+    A mask of one class is 0 and 1, or black and white, where greys of resizing or compression become white
+    from 128. A mask of several classes holds the labels themselves.
 
     Raises: `InputError` naming a mask of other values.
     """

@@ -1,11 +1,14 @@
 """Dice, IoU and HD95 of a predicted label map, and outlines to look at. Shapes: H x W pixels, K classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from dataset.sheet import contact_sheet
 
 SCORES = {"dice": "higher", "iou": "higher", "hd95": "lower"}  # and which is better
 TRUE, PREDICTED = (0, 220, 60), (255, 60, 220)  # colours of outlines
@@ -31,7 +34,10 @@ def hausdorff_95(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
 
 
 def over_classes(score: Callable[..., Any], true_HW: np.ndarray, predicted_HW: np.ndarray) -> np.ndarray:
-    """Mean of `score` of two masks over the foreground classes that one of two label maps has, if any has one."""
+    """Mean of `score` of two masks over the foreground classes that one of two label maps has.
+
+    Without any it is that of empty masks.
+    """
     labels = [label for label in np.union1d(true_HW, predicted_HW) if label] or [1]
     return np.mean([score(true_HW == label, predicted_HW == label) for label in labels], axis=0)
 
@@ -56,6 +62,21 @@ def outlined(pixels_3HW: np.ndarray, *maps: tuple[np.ndarray, tuple[int, int, in
     side = max(SHOWN_SIDE, *pixels_3HW.shape[1:])
     picture = cv2.resize(pixels_3HW.transpose(1, 2, 0), (side, side), interpolation=cv2.INTER_LINEAR)
     for labels_HW, colour in maps:
-        mask = cv2.resize((labels_HW > 0).astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
-        cv2.drawContours(picture, cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0], -1, colour, 1)
+        mask_HW = cv2.resize((labels_HW > 0).astype(np.uint8), (side, side),
+                             interpolation=cv2.INTER_NEAREST_EXACT)
+        contours, _ = cv2.findContours(mask_HW, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, colour, 1)
     return picture
+
+
+def overlay_sheet(names: Sequence[str], pixels_n3HW: np.ndarray, true_nHW: np.ndarray,
+                  predicted: Mapping[str, np.ndarray]) -> Image.Image:
+    """A row per picture: as it is, with the true outline, and with both outlines for every arm."""
+    rows = []
+    for place, (name, pixels_3HW, true_HW) in enumerate(zip(names, pixels_n3HW, true_nHW, strict=True)):
+        frames, titles = [outlined(pixels_3HW), outlined(pixels_3HW, (true_HW, TRUE))], ["picture, truth"]
+        for arm, maps_nHW in predicted.items():
+            frames.append(outlined(pixels_3HW, (true_HW, TRUE), (maps_nHW[place], PREDICTED)))
+            titles.append(f"{arm} {over_classes(overlap, true_HW, maps_nHW[place])[0]:.2f}")
+        rows.append((f"{name}: {', '.join(titles)}", frames))
+    return contact_sheet(rows)

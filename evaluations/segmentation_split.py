@@ -1,9 +1,10 @@
 """Which labelled pictures train, validate and test, so that none of the test is known before.
 
-Pictures of one group, and near-duplicates in features of EfficientNet-Lite0, stay on one side. What a generator
-was trained on is never in the test. Shapes: n pictures, D features.
+Pictures of one group, and near-duplicates in features of EfficientNet-Lite0, stay on one side. What a
+generator was trained on is never in the test. Shapes: n pictures, D features.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def clusters(groups: Sequence[str], directions_nD: np.ndarray, cosine: float) ->
     pairs = [np.stack([np.arange(n), first[owners]], 1)]
     for start in range(0, n, CHUNK):
         near = np.argwhere(directions_nD[start : start + CHUNK] @ directions_nD.T > cosine)
-        pairs.append(near + [start, 0])
+        pairs.append(near + np.array([start, 0]))
     rows, cols = np.concatenate(pairs).T
     return connected_components(coo_matrix((np.ones(len(rows)), (rows, cols)), (n, n)), directed=False)[1]
 
@@ -65,7 +66,8 @@ def seen_recordings(path: Path) -> set[str]:
         recordings = [clip.recording for clip in Manifest.read(folder).select("train")]
     elif (folder / "codes.json").exists():
         clips = read_json(folder / "codes.json")["clips"]
-        recordings = [name.rpartition(".")[0].rpartition("_")[0] for name, _, split in clips if split == "train"]
+        recordings = [re.sub(r"_\d+$", "", name.rpartition(".")[0]) for name, _, split in clips
+                      if split == "train"]
     else:
         raise InputError(f"--generator-data {path}: names no training recordings; give the folder of "
                          "dataset.json or codes.json that the generator was trained on")
@@ -82,8 +84,8 @@ def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: 
                    test_fraction: float, val_fraction: float) -> dict[str, Any]:
     """Names by part, "train", "val" and "test"; "clusters" of the test; what was "dropped" as near the test.
 
-    `cluster_n` numbers the clusters of the pool, then of the given `test`, which may be empty: then it is drawn
-    from what the generator has not seen, whole clusters in the order of a hash.
+    `cluster_n` numbers the clusters of the pool, then of the given `test`, which may be empty: then it is
+    drawn from what the generator has not seen, whole clusters in the order of a hash.
 
     Raises: `InputError` naming test pictures that the generator has seen, or if a part stays empty.
     """

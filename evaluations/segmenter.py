@@ -1,7 +1,7 @@
 """A segmentation network, its training with added pictures, and a teacher that labels those without masks.
 
-Shapes: B pictures of S x S pixels, K classes and the background, class 0. Pixels are uint8 RGB at the doors and 0 to
-1 inside.
+Shapes: B pictures of S x S pixels, K classes and the background, which is class 0. Pixels are RGB, uint8 at
+the doors and 0 to 1 inside.
 """
 
 import copy
@@ -43,7 +43,7 @@ class SegmenterConfig:
     size: int | None = None
     """Side in pixels to which pictures are stretched (default 128; with --quick 96); a multiple of 32."""
     steps: int | None = None
-    """Optimiser steps of every training (default 1000; with --quick 120)."""
+    """Optimiser steps of every training (default 1000; with --quick 100)."""
     batch_size: int = 8
     """Labelled pictures in a step; as many added ones beside them."""
     lr: float = 1e-3
@@ -74,7 +74,8 @@ class Segmenter(nn.Module):
             self.network = smp.create_model(config.architecture, f"tu-{config.encoder}", encoder_weights=None,
                                             classes=config.classes + 1)
         except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-            raise InputError(f"--architecture {config.architecture} --encoder {config.encoder}: {error}") from None
+            flags = f"--architecture {config.architecture} --encoder {config.encoder}"
+            raise InputError(f"{flags}: {error}") from None
         cfg = get_pretrained_cfg(config.encoder)
         for name in ("mean", "std"):
             value = getattr(cfg, name) if cfg else (0.5, 0.5, 0.5)
@@ -89,8 +90,9 @@ class Segmenter(nn.Module):
 
 def load_encoder(encoder: nn.Module, weights: str) -> None:
     """Load "lite0" or a file; what follows the features (head, classifier) is not used."""
-    state = Lite0().network.state_dict() if weights == "lite0" else model_state(load_checkpoint(Path(weights)))
     own = encoder.state_dict()
+    state = (Lite0().network.state_dict() if weights == "lite0"
+             else model_state(load_checkpoint(Path(weights))))
     load_strict(encoder, {key: value for key, value in state.items() if key in own},
                 f"--encoder-weights {weights}")
 
@@ -114,9 +116,9 @@ def weak_view(pixels_B3SS: Tensor, labels_BSS: Tensor, random: torch.Generator) 
 
 
 def strong_view(pixels_B3SS: Tensor, random: torch.Generator) -> Tensor:
-    """Pictures with other colours and contrast, half of them blurred, all with a grey square of a third's side.
+    """Pictures with other colours and contrast, half of them blurred, each with a grey square.
 
-    Pixels stay in their places, so that labels of the picture before fit.
+    Nothing moves, so that labels of the picture before fit.
     """
     count, side, device = len(pixels_B3SS), pixels_B3SS.shape[-1], pixels_B3SS.device
 
@@ -164,13 +166,14 @@ def segmentation_loss(logits_BKSS: Tensor, labels_BSS: Tensor) -> Tensor:
     labels_BSS = labels_BSS.long()
     counted_BSS = labels_BSS != IGNORED
     losses = F.cross_entropy(logits_BKSS, labels_BSS, ignore_index=IGNORED, reduction="sum")
-    dice = DiceLoss("multiclass", classes=list(range(1, logits_BKSS.shape[1])), ignore_index=IGNORED, smooth=1.0)
+    dice = DiceLoss("multiclass", classes=list(range(1, logits_BKSS.shape[1])), ignore_index=IGNORED,
+                    smooth=1.0)
     return losses / counted_BSS.sum().clamp(min=1) + dice(logits_BKSS, labels_BSS)
 
 
 @dataclass(frozen=True)
 class Added:
-    """Pictures beside the labelled ones: their pixels (m, 3, S, S), and labels (m, S, S) unless the teacher labels."""
+    """Pictures beside the labelled ones: pixels (m, 3, S, S), and labels (m, S, S) or None: the teacher's."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -228,13 +231,15 @@ class Training:
             return segmentation_loss(student(pixels), labels)
         count, weight = len(pixels), 1.0
         given = self.added.labels
-        more, targets = self._weak(self.added.pixels, self.labels[:1] if given is None else given, extra, random)
+        more, targets = self._weak(self.added.pixels, self.labels[:1] if given is None else given, extra,
+                                   random)
         if given is None:
             with torch.no_grad():
                 targets = teacher_labels(teacher(more))
             more, weight = strong_view(more, random), min(1.0, step / (RAMP * self.config.steps))
         logits = student(torch.cat([pixels, more]))
-        return (segmentation_loss(logits[:count], labels) + weight * segmentation_loss(logits[count:], targets))
+        return (segmentation_loss(logits[:count], labels)
+                + weight * segmentation_loss(logits[count:], targets))
 
     def _weak(self, pixels: Tensor, labels: Tensor, places: np.ndarray, random: torch.Generator
               ) -> tuple[Tensor, Tensor]:

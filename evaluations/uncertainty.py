@@ -1,8 +1,8 @@
 """Uncertainty of a score: its standard error, its value without small-sample bias, real-against-real halves.
 
 Clips of one recording, or of one seed, are not independent, so whole groups are left out or stay together.
-A percentile bootstrap is not used for distances between sets: repeated samples increase a Fréchet distance, so
-that the interval often excludes the score itself. `resampled_interval` is for means.
+A percentile bootstrap is not used for distances: repeated samples increase a Fréchet distance, so that the
+interval often excludes the score itself. `resampled_interval` is for means.
 """
 
 import hashlib
@@ -89,8 +89,8 @@ def disjoint_halves(recordings: Sequence[str]) -> tuple[Array, Array, str]:
 def resampled_interval(values_SP: Array, groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
     """95 % interval of the mean of `values_SP`, S trainings (seeds) by P test samples of some groups.
 
-    Percentile bootstrap that draws seeds and whole groups together, both with replacement. With few seeds it is
-    too narrow.
+    Percentile bootstrap that draws seeds and whole groups together, both with replacement. With few seeds it
+    is too narrow.
     """
     random = np.random.RandomState(0)
     seeds, owners = len(values_SP), np.unique(np.asarray(groups), return_inverse=True)[1]
