@@ -56,9 +56,9 @@ class SegmentationConfig(SegmenterConfig):
     test_path: Path | None = None
     """Real labelled pictures for the test alone; default: --test-fraction of --data-path."""
     unlabelled_path: Path | None = None
-    """Real pictures without labels, a folder or a prepared data set; default: what N leaves of --data-path."""
+    """Real pictures without labels: a folder, or a prepared data set; default: what N leaves of the data."""
     synthetic_path: Path | None = None
-    """Generated pictures: the sampler's folder, or images/; if they have masks, these are in masks/."""
+    """Generated pictures: the sampler's folder, or images/, and masks/ if they have masks."""
     reconstruction_path: Path | None = None
     """The pictures of --data-path after the tokenizer, under the same names."""
     generator_data: Path | None = None
