@@ -62,15 +62,18 @@ def test_every_arm_has_a_row_and_the_report_its_files(first):
                   "17 pictures to train on, 2 for validation, 5 for the test"):
         assert words in page and words in text
     assert page.count("data:image/png") == 2 and text.count("synthetic_unlabelled") == 3
-    with Image.open(config.output / "overlays.png") as sheet, Image.open(config.output / "curve.png") as curve:
-        assert sheet.width > 8 * 128 and curve.width > 1000
+    for name in ("overlays", "curve"):
+        with Image.open(config.output / f"{name}.png") as picture:
+            assert picture.width > 8 * 128
 
 
 def test_arms_differ_and_seeds_draw_other_pictures(first):
-    results = {path.stem: read_json(path)["result"] for path in (first[0].output / "jobs").glob("*.json")}
+    files = (first[0].output / "jobs").glob("*.json")
+    results = {path.stem: read_json(path)["result"] for path in files}
     assert len(results) == 2 * len(ARMS)
     assert len({tuple(result["iou"] + result["hd95"]) for result in results.values()}) == len(results)
-    assert all(len(own["validation_dice"]) == (0 if "constant" in name else 2) for name, own in results.items())
+    assert all(len(own["validation_dice"]) == (0 if "constant" in name else 2)
+               for name, own in results.items())
 
 
 def test_rerun_trains_nothing_and_more_seeds_continue(first, runtime, monkeypatch):
@@ -137,7 +140,7 @@ def test_synthetic_copies_of_test_pictures_are_left_out_and_counted(first, tmp_p
 
 def test_twins_of_a_given_test_and_its_own_pictures_do_not_train(first, tmp_path):
     test = write_pairs(tmp_path / "test", 2, seed=5, name="t{}")  # the pictures p05 and p06
-    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=None, reconstruction_path=None)
+    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=None)
     assert [own.name for own in found.test] == ["t0", "t1"]
     assert not {"p05", "p06"} & {own.name for own in (*found.train, *found.val)}
     assert any(note.startswith("2 pictures of --data-path are left out: near-dup") for note in found.notes)
@@ -158,7 +161,8 @@ def test_several_classes_are_learnt(data, tmp_path, runtime):
 
 @pytest.mark.parametrize(("flags", "words"), [
     ({"arms": ("none",)}, "--arms none: must be some of"), ({"val_fraction": 0.0}, "--val-fraction 0.0"),
-    ({"labels": ()}, "--labels"), ({"seeds": 0}, "--seeds 0"), ({"added_per_label": 0}, "--added-per-label 0")])
+    ({"labels": ()}, "--labels"), ({"seeds": 0}, "--seeds 0"),
+    ({"added_per_label": 0}, "--added-per-label 0")])
 def test_wrong_flags_are_refused(first, flags, words):
     with pytest.raises(InputError, match=words):
         replace(first[0], **flags)
@@ -175,7 +179,8 @@ def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags
 def test_what_is_left_out_is_said(first):
     config = replace(first[0], synthetic_path=None, reconstruction_path=None, labels=(4, 17, 400), seeds=1)
     jobs, notes = segmentation.plan_jobs(config, plan(config))
-    assert {job.labels for job in jobs} == {4, 17} and "real_unlabelled-17-0" not in {job.name for job in jobs}
+    assert {job.labels for job in jobs} == {4, 17}
+    assert "real_unlabelled-17-0" not in {job.name for job in jobs}
     assert [note.removeprefix("left out: ") for note in notes] == [
         "reconstructions, no --reconstruction-path", "synthetic, no --synthetic-path",
         "synthetic_unlabelled, no --synthetic-path", "real_unlabelled with 17 labels, nothing is left to add",
