@@ -73,8 +73,7 @@ class Bench:
             return np.broadcast_to(map_SS, self.test[1].shape), facts
         extra = None
         if added:
-            own, masks = load(added, self.config.size, self.config.classes)
-            extra = Added(own, masks if added[0].mask else None)
+            extra = Added(*load(added, self.config.size, self.config.classes), taught=added[0].mask is None)
         training = Training(self.config, pixels, labels, extra, job.arm == "strong", job.seed, self.device)
         model, facts["validation_dice"] = training.run(self._validate)
         return predict(model, self.test[0], self.device), facts

@@ -148,7 +148,8 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     parts = kept(config.output / "split.json", settings, split)
     train, val, test = ([own for own in (apart if part == "test" and apart else real) if own.name in names]
                         for part in ("train", "val", "test") for names in [set(parts[part])])
-    notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test")
+    notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test; the "
+                 "labels of validation are not among the N")
     if parts["dropped"]:
         notes.append(f"{len(parts['dropped'])} pictures of --data-path are left out: near-duplicates, or of "
                      "a group, of the test")

@@ -173,10 +173,12 @@ def segmentation_loss(logits_BKSS: Tensor, labels_BSS: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Added:
-    """Pictures beside the labelled ones: pixels (m, 3, S, S), and labels (m, S, S) or None: the teacher's."""
+    """Pictures beside the labelled ones: pixels (m, 3, S, S) and labels (m, S, S)."""
 
     pixels: Tensor
-    labels: Tensor | None
+    labels: Tensor
+    taught: bool
+    """Whether the teacher's labels are taken instead."""
 
 
 @dataclass(frozen=True)
@@ -230,10 +232,8 @@ class Training:
         if self.added is None:
             return segmentation_loss(student(pixels), labels)
         count, weight = len(pixels), 1.0
-        given = self.added.labels
-        more, targets = self._weak(self.added.pixels, self.labels[:1] if given is None else given, extra,
-                                   random)
-        if given is None:
+        more, targets = self._weak(self.added.pixels, self.added.labels, extra, random)
+        if self.added.taught:
             with torch.no_grad():
                 targets = teacher_labels(teacher(more))
             more, weight = strong_view(more, random), min(1.0, step / (RAMP * self.config.steps))
@@ -243,11 +243,10 @@ class Training:
 
     def _weak(self, pixels: Tensor, labels: Tensor, places: np.ndarray, random: torch.Generator
               ) -> tuple[Tensor, Tensor]:
-        """Weak view of the pictures at `places`, on the device; a single map of labels stands for all."""
-        own = pixels[places].to(self.device).float() / 255
-        labels = labels[places] if len(labels) == len(pixels) else labels.expand(len(places), -1, -1)
-        own, labels = weak_view(own, labels.to(self.device), random)
-        return own.contiguous(memory_format=torch.channels_last), labels
+        """Weak view of the pictures at `places`, on the device."""
+        pixels, labels = (own[places].to(self.device) for own in (pixels, labels))
+        pixels, labels = weak_view(pixels.float() / 255, labels, random)
+        return pixels.contiguous(memory_format=torch.channels_last), labels
 
 
 def batches(count: int, batch: int, steps: int, seed: int) -> np.ndarray:
