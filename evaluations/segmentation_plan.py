@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from common.command import require_at_least
@@ -21,15 +19,7 @@ from evaluations.segmentation_data import (
     level_of,
     with_masks_of,
 )
-from evaluations.segmentation_split import (
-    clusters,
-    directions,
-    features,
-    is_seen,
-    near_test,
-    seen_recordings,
-    split_pictures,
-)
+from evaluations.segmentation_split import RealFeatures, is_seen, seen_recordings, split_pictures
 from evaluations.segmenter import SegmenterConfig
 
 FULL = {"labels": (25, 100, 400), "seeds": 5, "size": 128, "steps": 1000}
@@ -129,44 +119,27 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     masked = [own for own in (*real, *apart, *added.get("synthetic_path", [])) if own.mask]
     seen = seen_recordings(config.generator_data) if config.generator_data else set()
     notes = [level_of(apart or real, config.groups), *check_masks(masked, config.classes)]
-    everything = [*real, *apart]
-
-    @cache
-    def measured() -> tuple[np.ndarray, np.ndarray]:
-        """(directions of all real pictures, the centre of their features)."""
-        found_nD = features(everything, device, "near-duplicates")
-        return directions(found_nD, found_nD.mean(0)), found_nD.mean(0)
-
-    def split() -> dict[str, Any]:
-        cluster_n = clusters([own.group for own in everything], measured()[0], config.twin_cosine)
-        return split_pictures(real, apart, cluster_n, seen, config.test_fraction, config.val_fraction)
-
+    measured = RealFeatures([*real, *apart], device)
     settings = {flag(name): getattr(config, name)
                 for name in ("twin_cosine", "test_fraction", "val_fraction")}
     settings |= {"files of --data-path": digest(real), "files of --test-path": digest(apart),
                  "recordings of --generator-data": sorted(seen)}
-    parts = kept(config.output / "split.json", settings, split)
+    parts = kept(config.output / "split.json", settings, lambda: split_pictures(
+        real, apart, measured.clusters(config.twin_cosine), seen, config.test_fraction, config.val_fraction))
     train, val, test = ([own for own in (apart if part == "test" and apart else real) if own.name in names]
                         for part in ("train", "val", "test") for names in [set(parts[part])])
-    notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test; the "
-                 "labels of validation are not among the N")
+    notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test; "
+                 "the labels of validation are not among the N")
     if parts["dropped"]:
         notes.append(f"{len(parts['dropped'])} pictures of --data-path are left out: near-duplicates, or of "
                      "a group, of the test")
-    places = {own.path: place for place, own in enumerate(everything)}
-
-    def too_near(pictures: Sequence[Picture], title: str) -> list[str]:
-        real_nD, centre_D = measured()
-        sides = (real_nD[[places[own.path] for own in part]] for part in (train, test))
-        near = near_test(directions(features(pictures, device, title), centre_D), *sides)
-        return [own.name for own, is_near in zip(pictures, near, strict=True) if is_near]
-
     for name, pictures in added.items():
         if name == "reconstruction_path":
             added[name] = with_masks_of(pictures, train)
             continue
         facts = {**settings, f"files of {flag(name)}": digest(pictures)}
-        removed = kept(config.output / f"near_{name}.json", facts, partial(too_near, pictures, flag(name)))
+        removed = kept(config.output / f"near_{name}.json", facts,
+                       partial(measured.near_test, pictures, train, test, flag(name)))
         added[name] = [own for own in pictures if own.name not in set(removed)]
         notes.append(f"{len(removed)} of {len(pictures)} pictures of {flag(name)} are left out: nearer to a "
                      "test picture than 95 % of the real training pictures are")

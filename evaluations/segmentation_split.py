@@ -6,6 +6,7 @@ generator was trained on is never in the test. Shapes: n pictures, D features.
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,32 @@ def clusters(groups: Sequence[str], directions_nD: np.ndarray, cosine: float) ->
         pairs.append(near + np.array([start, 0]))
     rows, cols = np.concatenate(pairs).T
     return connected_components(coo_matrix((np.ones(len(rows)), (rows, cols)), (n, n)), directed=False)[1]
+
+
+class RealFeatures:
+    """Features of all real pictures, computed when they are needed: a rerun needs none."""
+
+    def __init__(self, pictures: Sequence[Picture], device: torch.device):
+        self.pictures, self.device = pictures, device
+
+    @cached_property
+    def values_nD(self) -> np.ndarray:
+        """Lite0 features."""
+        return features(self.pictures, self.device, "near-duplicates")
+
+    def clusters(self, cosine: float) -> np.ndarray:
+        """Number (n,) of the cluster of each picture."""
+        directions_nD = directions(self.values_nD, self.values_nD.mean(0))
+        return clusters([own.group for own in self.pictures], directions_nD, cosine)
+
+    def near_test(self, pictures: Sequence[Picture], train: Sequence[Picture], test: Sequence[Picture],
+                  title: str) -> list[str]:
+        """Names of the `pictures` near the test; `train` and `test` are some of the real ones."""
+        places, centre_D = {own.path: i for i, own in enumerate(self.pictures)}, self.values_nD.mean(0)
+        sides = [features(pictures, self.device, title),
+                 *(self.values_nD[[places[own.path] for own in part]] for part in (train, test))]
+        near = near_test(*(directions(side_nD, centre_D) for side_nD in sides))
+        return [own.name for own, is_near in zip(pictures, near, strict=True) if is_near]
 
 
 def seen_recordings(path: Path) -> set[str]:
