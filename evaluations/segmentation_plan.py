@@ -1,6 +1,6 @@
 """What a comparison of segmentation trains on: flags, split of the pictures, jobs, and the data of each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -126,8 +126,8 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
                  "recordings of --generator-data": sorted(seen)}
     parts = kept(config.output / "split.json", settings, lambda: split_pictures(
         real, apart, measured.clusters(config.twin_cosine), seen, config.test_fraction, config.val_fraction))
-    train, val, test = ([own for own in (apart if part == "test" and apart else real) if own.name in names]
-                        for part in ("train", "val", "test") for names in [set(parts[part])])
+    train, val = (named(real, parts[part]) for part in ("train", "val"))
+    test = apart or named(real, parts["test"])
     notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test; "
                  "the labels of validation are not among the N")
     if parts["dropped"]:
@@ -140,11 +140,17 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
         facts = {**settings, f"files of {flag(name)}": digest(pictures)}
         removed = kept(config.output / f"near_{name}.json", facts,
                        partial(measured.near_test, pictures, train, test, flag(name)))
-        added[name] = [own for own in pictures if own.name not in set(removed)]
+        added[name] = named(pictures, {own.name for own in pictures}.difference(removed))
         notes.append(f"{len(removed)} of {len(pictures)} pictures of {flag(name)} are left out: nearer to a "
                      "test picture than 95 % of the real training pictures are")
     notes += generator_notes(config, train, seen)
     return Plan(train, val, test, parts["clusters"], added, notes)
+
+
+def named(pictures: Sequence[Picture], names: Iterable[str]) -> list[Picture]:
+    """The `pictures` that have one of the `names`."""
+    names = set(names)
+    return [own for own in pictures if own.name in names]
 
 
 def generator_notes(config: SegmentationConfig, train: Sequence[Picture], seen: set[str]) -> list[str]:
@@ -194,7 +200,6 @@ def job_pictures(job: Job, config: SegmentationConfig, plan: Plan) -> tuple[list
         return labelled, []
     source = draw(plan.added[ADDED[job.arm]], job.seed) if ADDED[job.arm] in plan.added else rest
     if job.arm == "reconstructions":
-        names = {own.name for own in labelled}
-        return labelled, [own for own in source if own.name in names]
+        return labelled, named(source, [own.name for own in labelled])
     source = source[: config.added_per_label * job.labels]
     return labelled, source if job.arm == "synthetic" else [replace(own, mask=None) for own in source]
