@@ -271,7 +271,7 @@ def test_weak_view_moves_picture_and_mask_alike():
     masks = torch.stack([torch.from_numpy(ellipse(seed)[1]) for seed in range(8)])
     pixels, labels = segmenter.weak_view(masks[:, None].expand(-1, 3, -1, -1).float(), masks.long(), random)
     assert labels.dtype == torch.long and (labels != masks).flatten(1).any(1).all()
-    assert ((pixels[:, 0] > 0.5) == (labels == 1)).float().mean() > 0.995
+    assert ((pixels[:, 0] > 0.5) == (labels == 1)).float().mean() > 0.98
 
 
 def test_strong_view_changes_colours_and_moves_nothing():
