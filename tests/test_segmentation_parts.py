@@ -210,7 +210,7 @@ def test_clusters_stay_on_one_side_and_seen_pictures_out_of_the_test(tmp_path):
     assert len({(part, i // 2) for part, own in places.items() for i in own}) == 10
     assert min(places["test"] + places["val"]) >= 10
     assert parts["clusters"] == [str(i // 2) for i in places["test"]]
-    with pytest.raises(InputError, match=r"left for val: 20 pictures in 10 independent .*, 9 known"):
+    with pytest.raises(InputError, match=r"left for val: 20 pictures in 10 independent .*, 9 of 10 known"):
         split_pictures(pictures, [], numbers, {f"p{i:02}" for i in range(18)}, 0.2, 0.1)
     with pytest.raises(InputError, match="left for test: 20 pictures in 1 independent clusters"):
         split_pictures(pictures, [], np.zeros(20, int), set(), 0.2, 0.1)
