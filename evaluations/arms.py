@@ -138,7 +138,7 @@ def write_report(
     """
     rows = summarise(results, groups, list(scores))
     if (seeds := min(row["seeds"] for row in rows)) < FEW_SEEDS:
-        notes = [*notes, f"{seeds} seeds: intervals are too narrow, take {FEW_SEEDS}"]
+        notes = [*notes, f"seeds: {seeds}; intervals are too narrow, take {FEW_SEEDS}"]
     cells = table(rows, list(scores))
     draw_curve(rows, scores, folder / "curve.png")
     pictures = {"curve.png": "Means and 95 % intervals over the number of real labels.", **pictures}
