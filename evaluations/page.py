@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 
 from common.files import atomic_path
 from common.names import inside
@@ -22,24 +22,29 @@ BAR, REAL, TOKENIZER = "#4878a8", "#c44e52", "#55a868"
 
 def write_page(folder: Path, results: dict[str, Any]) -> Path:
     """Write `folder`/report.html."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True)
     sections = {}
     for name, section in results["sections"].items():
         sections[name] = dict(section)
         if "scores" in section:
             chart, cells = _chart(section["scores"]), table(section["scores"])
-            sections[name] |= {"chart": _data_url("svg+xml", chart), "table": cells}
+            sections[name] |= {"chart": data_url("svg+xml", chart), "table": cells}
         if "sheet" in section:
             sheet = inside(folder, section["sheet"]).read_bytes()
-            sections[name]["picture"] = _data_url("png", sheet)
-    html = environment.get_template("page.html").render(
+            sections[name]["picture"] = data_url("png", sheet)
+    html = template("page.html").render(
         results=results, sections=sections, columns=COLUMNS, reason_lines=reason_lines,
         facts=json.dumps(results["comparison"], indent=1))
     path = folder / "report.html"
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
+
+
+def template(name: str) -> Template:
+    """The template in a file beside this one."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True)
+    return environment.get_template(name)
 
 
 def table(scores: dict[str, Any]) -> list[list[list[str]]]:
@@ -56,7 +61,7 @@ def table(scores: dict[str, Any]) -> list[list[list[str]]]:
     return [[[name, view, *cells(record)] for view, record in rows(entry)] for name, entry in scores.items()]
 
 
-def _data_url(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
     """An image as the URL of itself."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
