@@ -18,6 +18,7 @@ from evaluations.probe import FRAMES
 
 Item = TypeVar("Item")
 REAL, BOTH, SYNTHETIC = "real", "real + synthetic", "synthetic"
+OWN = "folds", "network", "unit", "frames", "size", "strong_augmentation"  # settings of every run
 SMALLEST = 8  # pixels of a frame that can be blurred
 
 
@@ -91,7 +92,7 @@ class ClassificationConfig:
         """The settings of one run."""
         shared = {own.name for own in fields(TrainingConfig)} & {own.name for own in fields(self)}
         flags = {name: getattr(self, name) for name in shared}
-        return TrainingConfig(**{**flags, "results_dir": folder}, global_seed=seed, eval_every=0,
+        return TrainingConfig(**{**flags, "results_dir": folder, "global_seed": seed}, eval_every=0,
                               sample_every=0, compile=False)
 
 
@@ -111,7 +112,7 @@ class Run:
         return f"{arm}-{self.recordings or 'all'}-fold{self.fold}-seed{self.seed}"
 
 
-class Protocol:
+class Experiment:
     """The clips, folds and runs of a comparison."""
 
     def __init__(self, config: ClassificationConfig):
@@ -132,6 +133,9 @@ class Protocol:
             if clips.grid.frame_size != real.grid.frame_size:
                 raise InputError(f"--sample-path {clips.folder}: frames of {clips.grid.frame_size} px, real "
                                  f"ones have {real.grid.frame_size} px")
+        self.real_facts, *self.synthetic_facts = map(clip_facts, (self.real, *self.synthetic))
+        weights = Path(config.weights)
+        self.weights = file_hash(weights) if weights.is_file() else config.weights
         if self.synthetic:
             data = config.generator_data or (config.data_path,)
             self.seen = [seen_recordings(of_fold(data, i)) for i in range(config.folds)]
@@ -158,17 +162,14 @@ class Protocol:
     def settings(self, run: Run) -> dict[str, Any]:
         """What decides on the result of a run, by flag; a run of other settings is not used again."""
         config = self.config
+        free = (MAY_CHANGE | {"results_dir"}) - {"max_steps"}
         of_training = config.training(config.results_dir, run.seed).settings()
-        weights = Path(config.weights)
-        facts = {name: value for name, value in of_training.items()
-                 if name not in MAY_CHANGE - {"max_steps"} and name != "results_dir"}
-        facts |= {name: getattr(config, name) for name in ("folds", "network", "unit", "frames", "size",
-                                                           "strong_augmentation")}
-        facts |= {"weights": file_hash(weights) if weights.is_file() else config.weights,
-                  "data_path": clip_facts(self.real)}
+        facts = {name: value for name, value in of_training.items() if name not in free}
+        facts |= {name: getattr(config, name) for name in OWN}
+        facts |= {"weights": self.weights, "data_path": self.real_facts}
         if run.arm != REAL:
-            clips = of_fold(self.synthetic, run.fold)
-            facts |= {"synthetic_per_class": config.synthetic_per_class, "sample_path": clip_facts(clips)}
+            facts |= {"synthetic_per_class": config.synthetic_per_class,
+                      "sample_path": of_fold(self.synthetic_facts, run.fold)}
         return facts
 
     def warnings(self) -> list[str]:

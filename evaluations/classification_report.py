@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from common.files import atomic_path, write_json
-from evaluations.arms import Protocol
+from evaluations.arms import Experiment
 from evaluations.class_scores import class_scores, class_summary, confusion_matrix
 from evaluations.page import data_url, drawing, render
 from evaluations.results import aligned
@@ -102,20 +102,20 @@ def curve(rows: list[dict[str, Any]]) -> bytes:
     return file.getvalue()
 
 
-def write_report(protocol: Protocol, results: list[dict[str, Any]]) -> dict[str, Any]:
+def write_report(experiment: Experiment, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Write classification.json, classification.txt and report.html; print the table."""
-    config, real, folder = protocol.config, protocol.real, protocol.config.results_dir
-    test = [place for fold in protocol.folds for place in fold.test]
+    config, real, folder = experiment.config, experiment.real, experiment.config.results_dir
+    test = [place for fold in experiment.folds for place in fold.test]
     by_arm: dict[tuple, dict[int, list[int]]] = {}
     for result in results:  # fold by fold
         seeds = by_arm.setdefault((result["arm"], result["recordings"]), {})
         seeds.setdefault(result["seed"], []).extend(result["predicted"])
     predicted = {arm: np.array([*seeds.values()]) for arm, seeds in by_arm.items()}
     recordings = [real.entries[place].recording for place in test]
-    rows = make_rows(real.labels[test], recordings, predicted, protocol.class_names)
+    rows = make_rows(real.labels[test], recordings, predicted, experiment.class_names)
     settings = results[-1]["settings"]
-    report = {"class_names": list(protocol.class_names), "test_clips": len(test), "folds": config.folds,
-              "seeds": config.seeds, "warnings": protocol.warnings(), "rows": rows, "settings": settings}
+    report = {"class_names": list(experiment.class_names), "test_clips": len(test), "folds": config.folds,
+              "seeds": config.seeds, "warnings": experiment.warnings(), "rows": rows, "settings": settings}
     write_json(folder / "classification.json", report)
     head, *cells = table(rows)
     lines = [f"{len(test)} real test clips, folds {config.folds}, seeds {config.seeds}, {config.network}; "

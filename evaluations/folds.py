@@ -1,13 +1,11 @@
 """Real clips into training and test parts that share no recording, and what a generator may not have seen."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import atomic_path
 from dataset.manifest import Manifest
 from evaluations.clips import ClipSet
 from evaluations.uncertainty import deal_groups
@@ -44,8 +42,8 @@ def left_out(clips: ClipSet, count: int) -> dict[str, str]:
         entries = clips.select([name]).entries
         recordings = len({entry.recording for entry in entries})
         held_out = {entry.split == "val" for entry in entries}
-        if recordings < max(count, 2):
-            reasons[name] = f"{recordings} recordings, too few for {count} folds that share none"
+        if recordings < (least := max(count, 2)):
+            reasons[name] = f"{recordings} recordings, at least {least} are needed"
         elif count == 1 and len(held_out) < 2:
             reasons[name] = f"all its clips are in the {'val' if True in held_out else 'train'} split"
     return reasons
@@ -91,7 +89,9 @@ def write_folds(clips: ClipSet, folds: Sequence[Fold], folder: Path) -> None:
     for number, fold in enumerate(folds):
         test = {clips.entries[place].name for place in fold.test}
         parts = tuple(replace(clip, split="val" if clip.name in test else "train") for clip in manifest.clips)
+        own = folder / str(number)
+        own.mkdir(parents=True, exist_ok=True)
         for name in manifest.class_names:
-            with atomic_path(folder / str(number) / name) as temporary:
-                os.symlink((clips.folder / name).resolve(), temporary)
-        replace(manifest, clips=parts).write(folder / str(number))
+            (own / name).unlink(missing_ok=True)
+            (own / name).symlink_to((clips.folder / name).resolve())
+        replace(manifest, clips=parts).write(own)
