@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset
 
 from common.command import run_command
 from common.distributed import Runtime
@@ -21,10 +21,9 @@ from common.locks import locked
 from common.training.loop import train
 from evaluations.arms import ClassificationConfig, Experiment, Run, of_fold
 from evaluations.classification_report import write_report
-from evaluations.clips import ClipSet
 from evaluations.folds import write_folds
 from evaluations.frame_classifier import FrameClassifier
-from evaluations.probe import SIZE, ClassifierTask, ProbeConfig, VideoProbe, measure, probe_input
+from evaluations.probe import SIZE, ClassifierTask, Inputs, ProbeConfig, VideoProbe, measure
 
 
 def make_model(config: ClassificationConfig, classes: int) -> nn.Module:
@@ -35,21 +34,6 @@ def make_model(config: ClassificationConfig, classes: int) -> nn.Module:
     if config.weights != "none":
         model.load(config.weights)
     return model
-
-
-class Inputs(Dataset):
-    """Inputs of the network, uint8 (T, 3, side, side), with labels. What was read once stays in memory."""
-
-    def __init__(self, clips: ClipSet, frames: int, side: int):
-        self.clips, self.labels, self.frames = clips, clips.labels.tolist(), frames
-        self.side = min(side, clips.grid.frame_size)  # the network enlarges frames itself
-        self.kept: dict[int, Tensor] = {}
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        if place not in self.kept:
-            frames_T3HW = torch.from_numpy(self.clips.frames(self.clips.entries[place]))
-            self.kept[place] = probe_input(frames_T3HW, self.frames, self.side)
-        return self.kept[place], self.labels[place]
 
 
 def one_run(experiment: Experiment, run: Run, real_set: Inputs, synthetic_set: Inputs | None, runtime: Runtime
@@ -99,7 +83,8 @@ def run(config: ClassificationConfig, runtime: Runtime) -> dict[str, Any]:
         runtime.gather(None)  # no process writes a run that another one has not looked for yet
         if runtime.is_main and config.folds > 1:
             write_folds(experiment.real, experiment.folds, config.results_dir / "folds")
-        side = config.size or (SIZE if config.network == "probe" else make_model(config, 2).size)
+        side = ((config.size or SIZE) if config.network == "probe" else  # others enlarge frames themselves
+                min(make_model(config, 2).size, experiment.real.grid.frame_size))
         real, *synthetic = (Inputs(clips, config.frames, side)
                             for clips in (experiment.real, *experiment.synthetic))
         with runtime.together():

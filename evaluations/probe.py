@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from common.checkpoints import checkpoint_file
 from common.command import run_command
@@ -25,9 +26,7 @@ from common.training.config import TrainingConfig
 from common.training.loop import train
 from common.training.task import Task
 from common.weights import load_checkpoint, load_strict
-from dataset.grid import grid_to_frames
-from dataset.grid_images import load_grid
-from dataset.manifest import Manifest
+from evaluations.clips import ClipSet
 
 FRAMES, SIZE = 8, 64
 
@@ -80,10 +79,21 @@ def probe_input(frames_T3HW: Tensor, count: int = FRAMES, size: int = SIZE) -> T
     return F.interpolate(frames_T3HW[chosen].float(), (size, size), mode="area").round().to(torch.uint8)
 
 
-def probe_clips(folder: Path, manifest: Manifest, split: str) -> list[tuple[Tensor, int]]:
-    """(input of the probe, label) of the clips of one split; 98 KB of memory a clip."""
-    return [(probe_input(grid_to_frames(load_grid(folder, clip, manifest), manifest.rows, manifest.cols)),
-             clip.label) for clip in manifest.select(split)]
+class Inputs(Dataset):
+    """(input of a classifier, label) of grid pictures, kept in memory once read (98 KB for the probe)."""
+
+    def __init__(self, clips: ClipSet, count: int = FRAMES, size: int = SIZE):
+        self.clips, self.labels, self.count, self.size = clips, clips.labels.tolist(), count, size
+        self.kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        if place not in self.kept:
+            frames_T3HW = torch.from_numpy(self.clips.frames(self.clips.entries[place]))
+            self.kept[place] = probe_input(frames_T3HW, self.count, self.size)
+        return self.kept[place], self.labels[place]
 
 
 def augment(clips_BT3HW: Tensor, seeds_B: Tensor, strong: bool = True) -> Tensor:
@@ -116,7 +126,7 @@ class TrainProbeConfig(TrainingConfig):
 class ClassifierTask(Task):
     """Data, model and loss of a classifier for the training loop; its model is a `VideoProbe` or alike."""
 
-    def __init__(self, model: nn.Module, facts: dict[str, Any], train_set: Sequence, val_set: Sequence,
+    def __init__(self, model: nn.Module, facts: dict[str, Any], train_set: Dataset, val_set: Sequence,
                  device: torch.device, strong: bool = True, single_frames: bool = False):
         """Sets of (clip, label); a batch of training holds one random frame of each clip if `single_frames`.
         """
@@ -137,7 +147,7 @@ class ClassifierTask(Task):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on held-out clips."""
-        if not self.val_set:
+        if not len(self.val_set):
             return {}
         inputs, labels = zip(*self.val_set, strict=True)
         logits_nK, _ = measure(model, inputs, self.device)
@@ -173,11 +183,11 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
 
 def run(config: TrainProbeConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
-    manifest = Manifest.read(config.data_path)
-    sets = [probe_clips(config.data_path, manifest, split) for split in ("train", "val")]
+    clips = ClipSet.read_grids(config.data_path, "--data-path")
+    sets = [Inputs(clips.select(split=split)) for split in ("train", "val")]
     torch.manual_seed(config.global_seed)
-    model = VideoProbe(ProbeConfig(len(manifest.class_names)))
-    facts = {"config": asdict(model.config), "dataset": manifest.facts()}
+    model = VideoProbe(ProbeConfig(len(clips.class_names)))
+    facts = {"config": asdict(model.config), "dataset": clips.grid.facts()}
     train(ClassifierTask(model, facts, *sets, runtime.device(config.device)), config, runtime)
 
 
