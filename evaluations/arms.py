@@ -13,7 +13,7 @@ from common.training.config import MAY_CHANGE, TrainingConfig, precision_that_su
 from dataset.samples import FILE_NAME, read_samples
 from evaluations.clips import ClipSet
 from evaluations.comparison import clip_facts
-from evaluations.folds import draw, left_out, make_folds, refuse_leaks, seen_recordings
+from evaluations.folds import draw, left_out, make_folds, recordings_of, refuse_leaks, seen_recordings
 from evaluations.probe import FRAMES
 
 Item = TypeVar("Item")
@@ -143,7 +143,7 @@ class Experiment:
 
     def runs(self) -> list[Run]:
         """All runs, fold by fold."""
-        config, counts = self.config, self.config.recordings_per_class or (None,)
+        config, counts = self.config, sorted(set(self.config.recordings_per_class)) or [None]
         arms = [(arm, count) for count in counts for arm in ((REAL, BOTH) if self.synthetic else (REAL,))]
         arms += [(SYNTHETIC, None)] if self.synthetic else []
         seeds = range(config.global_seed, config.global_seed + config.seeds)
@@ -174,19 +174,21 @@ class Experiment:
 
     def warnings(self) -> list[str]:
         """What a reader of the results must know."""
-        config = self.config
+        config, counts = self.config, sorted(set(self.config.recordings_per_class))
         lines = [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
         if config.seeds == 1:
             lines.append("one seed: the intervals lack the spread between seeds")
+        of_classes = [{entry.recording for entry in self.real.select([name]).entries}
+                      for name in self.class_names]
+        to_train = [recordings_of(self.real, fold.train) for fold in self.folds]
+        fewest = min(len(own & parts) for own in of_classes for parts in to_train)
+        lines += [f"{count} recordings per class: of some class there are {fewest}"
+                  for count in counts if count > fewest]
         if not self.synthetic:
             return lines
-        for count in config.recordings_per_class:
-            of_classes = [{entry.recording for entry in self.real.select([name]).entries}
-                          for name in self.class_names]
-            most = max(len(own & seen) for own in of_classes for seen in self.seen)
-            if most > count:
-                lines.append(f"the generator has learnt from {most} recordings of a class, and the real arm "
-                             f"from {count}: a gain is in part that of more labels")
+        most, classes = max(map(len, self.seen)), len(self.class_names)
+        lines += [f"the generator has learnt from {most} recordings, the real arm from {count * classes}: "
+                  "a gain is in part that of more labels" for count in counts if count * classes < most]
         records = [read_samples(path) for path in config.sample_path if (path / FILE_NAME).exists()]
         if not all("filtered" in record for record in records):
             lines.append("near-copies of training clips were not taken out (scripts/filter_copies.sh)")

@@ -67,6 +67,11 @@ def draw(clips: ClipSet, places: Sequence[int], per_class: int | None, seed: int
     return [place for place in places if clips.entries[place].recording in kept]
 
 
+def recordings_of(clips: ClipSet, places: Sequence[int]) -> set[str]:
+    """The recordings of some of the clips."""
+    return {clips.entries[place].recording for place in places}
+
+
 def seen_recordings(folder: Path) -> set[str]:
     """The recordings that a generator trained on the prepared data set in `folder` has seen."""
     return {clip.recording for clip in Manifest.read(folder).select("train")}
@@ -75,8 +80,7 @@ def seen_recordings(folder: Path) -> set[str]:
 def refuse_leaks(clips: ClipSet, folds: Sequence[Fold], seen: Sequence[set[str]]) -> None:
     """`InputError` if the generator of a fold has seen, in training, a recording that the fold tests on."""
     for number, (fold, of_generator) in enumerate(zip(folds, seen, strict=True)):
-        tested = {clips.entries[place].recording for place in fold.test}
-        if leaks := sorted(tested & of_generator):
+        if leaks := sorted(recordings_of(clips, fold.test) & of_generator):
             raise InputError(
                 f"--sample-path: fold {number} tests on {len(leaks)} recordings that the generator was "
                 f"trained on, such as {leaks[0]}; take --folds 1, which tests on the val split, or one "

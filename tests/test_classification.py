@@ -19,7 +19,7 @@ from evaluations.arms import ClassificationConfig, Experiment
 from evaluations.class_scores import class_scores, class_summary, confusion_matrix
 from evaluations.classification_report import half_widths
 from evaluations.clips import ClipSet
-from evaluations.folds import draw, left_out, make_folds
+from evaluations.folds import draw, left_out, make_folds, recordings_of
 from evaluations.frame_classifier import FrameClassifier
 from evaluations.probe import ClassifierTask
 
@@ -54,10 +54,6 @@ def change_clips(folder, change):
     manifest = Manifest.read(folder)
     dataclasses.replace(manifest, clips=tuple(map(change, range(99), manifest.clips))).write(folder)
     return folder
-
-
-def recordings(clips, places):
-    return {clips.entries[place].recording for place in places}
 
 
 def test_scores_of_a_constant_predictor_have_closed_forms():
@@ -99,7 +95,7 @@ def test_folds_share_no_recording_and_test_every_clip_once(tmp_path):
     assert sorted(place for fold in folds for place in fold.test) == list(range(12))
     for fold in folds:
         assert sorted(fold.train + fold.test) == list(range(12))
-        assert not recordings(clips, fold.train) & recordings(clips, fold.test)
+        assert not recordings_of(clips, fold.train) & recordings_of(clips, fold.test)
         assert {clips.entries[place].class_name for place in fold.test} == set(CLASSES)
     assert not left_out(clips, 3)
     assert left_out(clips, 4)["red wall"] == "3 recordings, at least 4 are needed"
@@ -113,7 +109,7 @@ def test_one_fold_is_the_split_of_the_data_set(clips):
 
 def test_fewer_recordings_are_among_more_and_seeds_choose_others(clips):
     def chosen(count, seed):
-        return recordings(clips, draw(clips, range(12), count, seed))
+        return recordings_of(clips, draw(clips, range(12), count, seed))
 
     assert len(chosen(2, 0)) == 4 and chosen(2, 0) < chosen(3, 0) < chosen(None, 0)
     assert len({frozenset(chosen(2, seed)) for seed in range(8)}) > 1
@@ -149,12 +145,13 @@ def test_arms_train_on_their_clips_and_a_rerun_makes_what_is_missing(config, run
 
 
 def test_few_recordings_give_a_point_of_the_curve_each_and_a_warning(config, runtime):
-    config = dataclasses.replace(config, recordings_per_class=(1, 2), seeds=1, max_steps=1)
+    config = dataclasses.replace(config, recordings_per_class=(9, 1, 9), seeds=1, max_steps=1)
     report = classification.run(config, runtime)
     assert [(row["arm"], row["recordings_per_class"]) for row in report["rows"]] == [
-        ("real", 1), ("real + synthetic", 1), ("real", 2), ("real + synthetic", 2), ("synthetic", None)]
-    assert "learnt from 4 recordings of a class, and the real arm from 1" in report["warnings"][1]
-    assert "one seed" in report["warnings"][0]
+        ("real", 1), ("real + synthetic", 1), ("real", 9), ("real + synthetic", 9), ("synthetic", None)]
+    assert report["warnings"][0].startswith("one seed")
+    assert report["warnings"][1] == "9 recordings per class: of some class there are 4"
+    assert "learnt from 8 recordings, the real arm from 2: a gain" in report["warnings"][2]
 
 
 def test_stopped_run_ends_the_comparison(config, runtime, monkeypatch):
