@@ -40,8 +40,8 @@ def samples(tmp_path_factory):
 def config(grids, samples, tmp_path):
     return ClassificationConfig(
         data_path=grids, sample_path=(samples,), results_dir=tmp_path / "out", network="probe",
-        weights="none", size=32, seeds=2, max_steps=12, warmup_steps=0, lr=3e-3, global_batch_size=4,
-        device="cpu")
+        weights="none", size=32, frames=2, seeds=2, max_steps=12, warmup_steps=0, lr=3e-3,
+        global_batch_size=4, device="cpu")
 
 
 @pytest.fixture
