@@ -14,7 +14,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
-from evaluations.page import data_url, template
+from evaluations.page import data_url, render
 from evaluations.results import aligned
 from evaluations.uncertainty import resampled_interval
 
@@ -143,13 +143,12 @@ def write_report(
     draw_curve(rows, scores, folder / "curve.png")
     pictures = {"curve.png": "Means and 95 % intervals over the number of real labels.", **pictures}
     urls = {caption: data_url("png", (folder / name).read_bytes()) for name, caption in pictures.items()}
-    html = template("arms.html").render(title=title, cells=cells, notes=notes, pictures=urls,
-                                        baseline=BASELINE, facts=json.dumps(facts, indent=1))
+    render(folder / "report.html", "arms.html", title=title, cells=cells, notes=notes, pictures=urls,
+           baseline=BASELINE, facts=json.dumps(facts, indent=1))
     lines = [line for score in scores for line in (*aligned(table(rows, [score])), "")]
     text = "\n".join([*lines, *(f"note: {note}" for note in notes)])
-    for name, content in (("table.txt", text + "\n"), ("report.html", html)):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    with atomic_path(folder / "table.txt") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     write_json(folder / "results.json", {"title": title, **facts, "notes": notes, "rows": rows})
     print(text)
     print(f"in {folder}: report.html, table.txt, curve.png, results.json")

@@ -58,7 +58,7 @@ class Comparison:
     def facts(self) -> dict[str, Any]:
         """What is compared, JSON-able; results with other facts are not merged with these."""
         real, generated, reconstructed = (
-            clips and {**clips.origin, **_clip_facts(clips)}
+            clips and {**clips.origin, **clip_facts(clips)}
             for clips in (self.real, self.generated, self.reconstructed))
         return {
             "real": real, "generated": generated, "reconstructed": reconstructed,
@@ -165,7 +165,7 @@ def _classes(clips: ClipSet) -> set[str]:
     return {entry.class_name for entry in clips.entries}
 
 
-def _clip_facts(clips: ClipSet) -> dict[str, Any]:
+def clip_facts(clips: ClipSet) -> dict[str, Any]:
     """Counts, and a hash of names and file sizes."""
     files = [[entry.name, [size for _, size, _ in clips.files(entry)]] for entry in clips.entries]
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()

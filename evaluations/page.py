@@ -4,10 +4,12 @@ import base64
 import io
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, Template
+from jinja2 import Environment, FileSystemLoader
 
 from common.files import atomic_path
 from common.names import inside
@@ -31,20 +33,17 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
         if "sheet" in section:
             sheet = inside(folder, section["sheet"]).read_bytes()
             sections[name]["picture"] = data_url("png", sheet)
-    html = template("page.html").render(
-        results=results, sections=sections, columns=COLUMNS, reason_lines=reason_lines,
-        facts=json.dumps(results["comparison"], indent=1))
-    path = folder / "report.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return path
+    return render(folder / "report.html", "page.html", results=results, sections=sections, columns=COLUMNS,
+                  reason_lines=reason_lines, facts=json.dumps(results["comparison"], indent=1))
 
 
-def template(name: str) -> Template:
-    """The template in a file beside this one."""
+def render(path: Path, template: str, **values: Any) -> Path:
+    """Write a page from a template of this folder."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True)
-    return environment.get_template(name)
+    with atomic_path(path) as temporary:
+        temporary.write_text(environment.get_template(template).render(**values), encoding="utf-8")
+    return path
 
 
 def table(scores: dict[str, Any]) -> list[list[list[str]]]:
@@ -66,21 +65,29 @@ def data_url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _chart(scores: dict[str, Any]) -> bytes:
-    """One small bar chart per score, as SVG."""
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
+    """A figure of so many inches, and the file that holds it as SVG after the block."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    lines = -(-len(scores) // CHARTS)
-    height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))
     file = io.BytesIO()
     # Equal results give equal pages. Class names may contain a $ and letters that only the browser has.
     style = {"svg.hashsalt": "endogen", "svg.fonttype": "none", "text.parse_math": False}
     with rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=(4.2 * CHARTS, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
+        yield figure, file
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _chart(scores: dict[str, Any]) -> bytes:
+    """One small bar chart per score, as SVG."""
+    lines = -(-len(scores) // CHARTS)
+    height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))
+    with drawing(4.2 * CHARTS, height) as (figure, file):
         axes = figure.subplots(lines, CHARTS, squeeze=False).ravel()
         for axis, (name, entry) in zip(axes, scores.items(), strict=False):
             _bars(axis, name, entry)
@@ -91,7 +98,6 @@ def _chart(scores: dict[str, Any]) -> bytes:
         if marks:
             figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=3, fontsize=8,
                           frameon=False)
-        figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 

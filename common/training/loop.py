@@ -73,7 +73,7 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
                 draw_curves(config.results_dir)
         finally:
             log.close()
-    if runtime.is_main and state.step >= config.max_steps:
+    if runtime.is_main and task.next_command and state.step >= config.max_steps:
         say_next(*task.next_command, config.results_dir)
     return state.step
 
