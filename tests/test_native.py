@@ -9,6 +9,7 @@ import autoregressive.models.native as native
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.native import compiled, library, prepare
+from common.errors import InputError
 
 torch.set_num_threads(2)  # the work is shared out
 CONFIG = GPTConfig(
@@ -62,6 +63,21 @@ def test_half_of_the_bytes_are_read_and_nothing_else_is_rounded(model, clips):
     got = decoded(prepare(model, torch.bfloat16), *clips, [1] * 20)
     assert model.output.weight.dtype == model.new_cache(1).keys[0].dtype == torch.bfloat16
     assert (got - wanted).abs().mean() < 5e-3 * wanted.std()  # by the cache
+
+
+def test_int8_is_rounded_by_output(model, clips):
+    plain = model(*clips)
+    prepare(model, torch.int8)
+    cache = model.new_cache(9, model.native.cache_dtype)
+    got = model.prefill(clips[1], cache)
+    assert model.output.weight.abs().amax(1).eq(127).all()
+    error = (got - plain[:, 0]).abs().mean() / plain[:, 0].std()
+    assert 1e-3 < error < 3e-2
+
+
+def test_int8_is_refused_where_nothing_reads_it():
+    with pytest.raises(InputError, match="--mixed-precision int8: takes a CPU"):
+        prepare(GPT(dataclasses.replace(CONFIG, dim=48)), torch.int8)
 
 
 @pytest.mark.parametrize("window", [1, 5])

@@ -224,6 +224,8 @@ def pays(tokens: float, window: int, overhead: float) -> bool:
 def compute_dtype(model: GPT) -> torch.dtype:
     """The dtype of the model's activations, with or without autocast."""
     weight = model.output.weight
+    if model.native:
+        return model.native.cache_dtype
     if torch.is_autocast_enabled(weight.device.type):
         return torch.get_autocast_dtype(weight.device.type)
     return weight.dtype

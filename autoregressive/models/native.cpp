@@ -22,6 +22,7 @@ constexpr int LANES = 8;
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 struct bfloat16 {
   uint16_t bits;
@@ -40,6 +41,12 @@ static inline Vector load(const bfloat16 *from) {
   Vector values;
   memcpy(&values, &words, sizeof values);
   return values;
+}
+
+static inline Vector load(const int8_t *from) {
+  Bytes bytes;
+  memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, Vector);
 }
 
 static inline float widen(float value) { return value; }
@@ -105,17 +112,25 @@ static void outputs_of(const float *x, const T *weight, int64_t count, int64_t w
   if (count) products<1, NB>(x, weight, width, out, outputs);
 }
 
+struct Linear {
+  const void *weight;
+  const float *scales;  // of each output of an int8 weight, else null
+};
+
 // out (count, outputs) = x (count, width) times the transpose of weight (outputs, width); this thread's share
 template <class T>
-static void linear(const float *x, const void *weights, int64_t count, int64_t width, float *out, int64_t outputs) {
-  const T *weight = static_cast<const T *>(weights);
+static void linear(const float *x, const Linear &layer, int64_t count, int64_t width, float *out, int64_t outputs) {
+  const T *weight = static_cast<const T *>(layer.weight);
   const int64_t groups = (outputs + 7) / 8, threads = omp_get_num_threads(), own = omp_get_thread_num();
   int64_t n = std::min(outputs, groups * own / threads * 8);
-  const int64_t end = std::min(outputs, groups * (own + 1) / threads * 8);
+  const int64_t first = n, end = std::min(outputs, groups * (own + 1) / threads * 8);
   if (count <= 2)
     for (; n + 8 <= end; n += 8) outputs_of<8>(x, weight + n * width, count, width, out + n, outputs);
   for (; n + 2 <= end; n += 2) outputs_of<2>(x, weight + n * width, count, width, out + n, outputs);
   for (; n < end; n++) outputs_of<1>(x, weight + n * width, count, width, out + n, outputs);
+  if (layer.scales)
+    for (int64_t m = 0; m < count; m++)
+      for (n = first; n < end; n++) out[m * outputs + n] *= layer.scales[n];
 }
 
 static void normalise(const float *x, const float *weight, int64_t width, float eps, float *out) {
@@ -130,7 +145,7 @@ struct Model {
   int64_t layers, width, heads, kv_heads, channels, hidden, vocabulary, turns;
   float eps;
   const float *cosines, *sines;  // (turns, C)
-  const void *const *linears;    // of each layer wqkv, wo, w1, w3, w2; then the output
+  const Linear *linears;         // of each layer wqkv, wo, w1, w3, w2; then the output
   const float *const *norms;     // of each layer before attention and feed-forward; then the last
 };
 
@@ -179,7 +194,7 @@ static void attend(const float *query, const T *keys, const T *values, int64_t p
   }
 }
 
-template <class T>
+template <class T, class W>  // of the cache and of the weights
 static void run(const Model &model, int64_t rows, int64_t wide, float *x, const int64_t *positions, const Cache &cache,
                 float *logits, int threads) {
   const int64_t count = rows * wide, width = model.width, hidden = model.hidden, channels = model.channels;
@@ -190,11 +205,11 @@ static void run(const Model &model, int64_t rows, int64_t wide, float *x, const 
   {
     std::vector<float> scores;
     for (int64_t layer = 0; layer < model.layers; layer++) {
-      const void *const *weights = model.linears + 5 * layer;
+      const Linear *weights = model.linears + 5 * layer;
 #pragma omp for
       for (int64_t m = 0; m < count; m++)
         normalise(x + m * width, model.norms[2 * layer], width, model.eps, &normed[m * width]);
-      linear<T>(normed.data(), weights[0], count, width, qkv.data(), joint);
+      linear<W>(normed.data(), weights[0], count, width, qkv.data(), joint);
 #pragma omp barrier
 #pragma omp for
       for (int64_t m = 0; m < count; m++) place<T>(model, &qkv[m * joint], positions[m], m / wide, layer, cache);
@@ -206,19 +221,19 @@ static void run(const Model &model, int64_t rows, int64_t wide, float *x, const 
                  static_cast<const T *>(cache.values[layer]) + start, positions[m], channels, scores,
                  &attended[m * width + head * channels]);
         }
-      linear<T>(attended.data(), weights[1], count, width, added.data(), width);
+      linear<W>(attended.data(), weights[1], count, width, added.data(), width);
 #pragma omp barrier
 #pragma omp for
       for (int64_t m = 0; m < count; m++) {
         for (int64_t i = m * width; i < (m + 1) * width; i++) x[i] += added[i];
         normalise(x + m * width, model.norms[2 * layer + 1], width, model.eps, &normed[m * width]);
       }
-      linear<T>(normed.data(), weights[2], count, width, gate.data(), hidden);
-      linear<T>(normed.data(), weights[3], count, width, up.data(), hidden);
+      linear<W>(normed.data(), weights[2], count, width, gate.data(), hidden);
+      linear<W>(normed.data(), weights[3], count, width, up.data(), hidden);
 #pragma omp barrier
 #pragma omp for simd
       for (int64_t i = 0; i < count * hidden; i++) gate[i] = gate[i] / (1 + exponential(-gate[i])) * up[i];
-      linear<T>(gate.data(), weights[4], count, hidden, added.data(), width);
+      linear<W>(gate.data(), weights[4], count, hidden, added.data(), width);
 #pragma omp barrier
 #pragma omp for
       for (int64_t i = 0; i < count * width; i++) x[i] += added[i];
@@ -226,12 +241,13 @@ static void run(const Model &model, int64_t rows, int64_t wide, float *x, const 
 #pragma omp for
     for (int64_t m = 0; m < count; m++)
       normalise(x + m * width, model.norms[2 * model.layers], width, model.eps, &normed[m * width]);
-    linear<T>(normed.data(), model.linears[5 * model.layers], count, width, logits, model.vocabulary);
+    linear<W>(normed.data(), model.linears[5 * model.layers], count, width, logits, model.vocabulary);
   }
 }
 
 // x (R, W, D) is overwritten; positions (R, W); logits (R, W, V)
 extern "C" void decode(const Model *model, int64_t rows, int64_t wide, float *x, const int64_t *positions,
-                       const Cache *cache, float *logits, int half, int threads) {
-  (half ? run<bfloat16> : run<float>)(*model, rows, wide, x, positions, *cache, logits, threads);
+                       const Cache *cache, float *logits, int bytes, int threads) {  // of a weight
+  auto chosen = bytes == 4 ? run<float, float> : bytes == 2 ? run<bfloat16, bfloat16> : run<bfloat16, int8_t>;
+  chosen(*model, rows, wide, x, positions, *cache, logits, threads);
 }

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm import tqdm
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
-from autoregressive.models.native import prepare
+from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
@@ -83,8 +82,9 @@ class SampleC2IConfig:
     decode_window: int | None = None
     """Tokens of a clip that a pass guesses and checks. The clips do not depend on it. 1: token by token
     (default: 8, on a GPU 16)."""
-    mixed_precision: Literal["bf16", "none"] = "none"
-    """Precision of the GPT. bf16 is faster, but a clip may then depend on the other clips of its batch."""
+    mixed_precision: Literal["int8", "bf16", "none"] = "none"
+    """Precision of the GPT's weights. bf16 is faster; on a GPU a clip may then depend on the other clips of
+    its batch. int8, on a CPU only, is faster still and changes the model slightly."""
     decode_precision: Literal["bf16", "none"] = "none"
     """Precision of the tokenizer. bf16 is refused for a tokenizer whose pictures it changes visibly."""
     device: str = "auto"
@@ -211,12 +211,11 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         if not clips:
             write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
     runtime.gather(None)  # no process writes clips before
-    half = config.mixed_precision == "bf16"
-    gpt = prepare(gpt.to(device), torch.bfloat16 if half else torch.float32)
+    gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
     window = config.decode_window or min(16 if device.type == "cuda" else 8, gpt.config.block_size)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},
-        config.chain, start_N, half, config.decode_precision)
+        config.chain, start_N, config.mixed_precision == "bf16", config.decode_precision)
     missing = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
     size = config.batch_size or fitting_batch(gpt, device, runtime)
     with progress(None, len(missing), "sample", "clip", runtime.is_main) as bar:
