@@ -43,7 +43,7 @@ class ProbeReportConfig:
     output: Path | None = None
     """File of the result; default probe_report.json in --sample-path."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
 
 def compare(features: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:

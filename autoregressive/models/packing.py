@@ -32,7 +32,7 @@ def pack(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     On a CPU its linear layers are packed, if possible. On a GPU all parameters are converted, but not the
     tables of the rotary embedding.
     """
-    if next(model.parameters()).is_cuda:
+    if next(model.parameters()).device.type != "cpu":
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
         return model
