@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +32,7 @@ def machine(monkeypatch):
         for kind in ("cuda", "xpu", "mps"):
             there = kind in kinds
             monkeypatch.setattr(torch.backends.mps if kind == "mps" else getattr(torch, kind), "is_available",
-                                lambda there=there: there)
+                                cache(lambda there=there: there))
             for name, value in {"set_device": None, "device_count": 2, "mem_get_info": (5, 9),
                                 "max_memory_allocated": 7, "reset_peak_memory_stats": None,
                                 "recommended_max_memory": 11, "driver_allocated_memory": 4}.items():
