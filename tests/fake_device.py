@@ -78,10 +78,11 @@ def install():
         mem_get_info=lambda device: (1 << 30, 1 << 30))
     _setup_privateuseone_for_python_backend("fake", module)
     aten, every = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-    aten.impl("empty.memory_format", lambda size, dtype=None, **_: FakeTensor(
-        torch.empty(size, dtype=dtype, device="cpu")), "PrivateUse1")
-    aten.impl("empty_strided", lambda size, stride, dtype=None, **_: FakeTensor(
-        torch.empty_strided(size, stride, dtype=dtype, device="cpu")), "PrivateUse1")
+    for name, maker in {"empty.memory_format": torch.empty, "empty_strided": torch.empty_strided,
+                        "arange": torch.arange, "arange.start": torch.arange,
+                        "arange.start_step": torch.arange}.items():
+        aten.impl(name, lambda *sizes, maker=maker, dtype=None, **_: FakeTensor(
+            maker(*sizes, dtype=dtype, device="cpu")), "PrivateUse1")
     aten.impl("_copy_from", lambda x, y, _=False: FakeTensor(held(y).copy_(held(x))), "PrivateUse1")
     every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     LIBRARIES.extend([aten, every])

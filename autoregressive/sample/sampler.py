@@ -16,8 +16,9 @@ from autoregressive.models.gpt import GPT
 from autoregressive.sample.clip_files import ClipJob
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.starts import continued
-from common import devices, hardware
+from common import devices
 from common.distributed import Runtime
+from common.hardware import free_memory
 from tokenizer.vq_model import VQModel
 
 LINK_SEED = 1 << 40  # from the seed of one link of a chain to that of the next
@@ -66,7 +67,7 @@ def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
     config, weight = gpt.config, gpt.output.weight
     slots = 2 * 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim  # under guidance
     if device.type == "cpu":
-        free, most = hardware.free_memory() // runtime.world_size, 32
+        free, most = free_memory() // runtime.world_size, 32
     else:
         free, most = devices.free_memory(device), 128
     return max(1, min(most, int(free // 2 // (slots * weight.element_size()))))
