@@ -44,6 +44,10 @@ class FakeTensor(torch.Tensor):
         """Saved as what it holds."""
         return self.held.__reduce_ex__(protocol)
 
+    def tolist(self):
+        """PyTorch's own refuses subclasses."""
+        return self.held.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -108,7 +112,7 @@ def run_commands(grids: Path, tokenizer: Path, gpt: Path, folder: Path, device: 
         vq_ckpt=tokenizer, ema_decay=0.9, **training), Runtime())
     sample_c2i.run(sample_c2i.SampleC2IConfig(
         gpt_ckpt=gpt, vq_ckpt=tokenizer, save_folder=folder / "samples", classes=("red wall",), cfg_scale=2,
-        chain=2, decode_window=4, device=device), Runtime())
+        decode_window=32, device=device), Runtime())
 
 
 if __name__ == "__main__":
