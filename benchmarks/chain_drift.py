@@ -3,7 +3,7 @@
     python -m benchmarks.chain_drift --data-path out/grids --results-dir out/drift
 
 Beside the links stand held-out real clips; all are compared with the training clips. Rerun the same command
-to continue. Shapes: n clips, T frames, K octaves, D features.
+to continue. Shapes: n clips, T frames, F of them for Lite0, K octaves, D features.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ from evaluations.frechet import gaussian_distance, gaussian_of_few
 from evaluations.results import aligned
 from evaluations.sharpness import FINEST, OctaveEnergy
 from evaluations.temporal import FrameDifferences
+
+EVERY = 4  # frames from one that Lite0 sees to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +60,15 @@ class ChainDriftConfig:
 
 def measured(clips: ClipSet, names: list[str], probe: probes.VideoProbe, lite0: Lite0Frames,
              device: torch.device) -> dict[str, np.ndarray]:
-    """Labels by the probe (n,), motion (n,), energy (n, K), colour (n, 3), features (n T, D) of clips."""
+    """Labels by the probe (n,), motion (n,), energy (n, K), colour (n, 3), features (n F, D) of clips."""
     entries, parts = {entry.name: entry for entry in clips.entries}, []
     for name in names:
         frames_1T3HW = torch.from_numpy(np.ascontiguousarray(clips.frames(entries[name])))[None]
         logits_1K = torch.from_numpy(probes.measure(probe, [probes.probe_input(frames_1T3HW[0])], device)[0])
-        features_TD = lite0.features(frames_1T3HW.to(device))[0].cpu()
+        features_FD = lite0.features(frames_1T3HW[:, ::EVERY].to(device))[0].cpu()
         parts.append((logits_1K.argmax(1), FrameDifferences().features(frames_1T3HW)[:, 0, 0],
                       OctaveEnergy().features(frames_1T3HW)[:, 0], frames_1T3HW.float().mean((1, 3, 4)),
-                      features_TD))
+                      features_FD))
     kinds = ("label", "motion", "energy", "colour", "lite0")
     joined: list[Tensor] = [torch.cat(part) for part in zip(*parts, strict=True)]
     return {kind: part.double().numpy() for kind, part in zip(kinds, joined, strict=True)}

@@ -139,7 +139,8 @@ def test_commands_run_on_any_device_and_make_what_a_cpu_makes(grids, tokenizer_r
         names = sorted(path.relative_to(cpu) for path in cpu.glob(pattern))
         assert names
         for name in names:
-            assert np.array_equal(Image.open(cpu / name), Image.open(fake / name))
+            sides = (np.asarray(Image.open(folder / name), int) for folder in (cpu, fake))
+            np.testing.assert_allclose(*sides, atol=1)  # grey levels: a CPU decodes one picture at a time
     codes = [path.relative_to(cpu) for path in cpu.glob("codes/*.npy")]
     assert codes and all(np.array_equal(np.load(cpu / name), np.load(fake / name)) for name in codes)
     for run in ("vq", "gpt"):
