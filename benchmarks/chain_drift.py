@@ -20,6 +20,7 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, write_json
+from common.progress import progress
 from common.registry import MODELS_FOLDER
 from dataset.samples import read_samples
 from evaluations import probe as probes
@@ -126,7 +127,7 @@ def run(config: ChainDriftConfig, runtime: Runtime) -> list[dict[str, Any]]:
     reference = measured(real, [entry.name for entry in train], *tools)
     lines = [line("real", measured(real, [entry.name for entry in val], *tools),
                   [dataset["class_names"].index(entry.class_name) for entry in val], reference)]
-    for k in range(config.links):
+    for k in progress(range(config.links), config.links, "measure", "link", True):
         found = measured(generated, [chain["grids"][k].removeprefix("grids/") for chain in chains], *tools)
         lines.append(line(str(k + 1), found, [chain["label"] for chain in chains], reference))
     write_json(config.results_dir / "drift.json", {"chains": len(chains), "train": len(train),
