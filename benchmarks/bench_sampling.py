@@ -88,7 +88,7 @@ class SamplingBenchmark(BenchmarkConfig):
             else:
                 work = clip_work(self.folder, case, self.batch_size, self.cfg_scale, self.mixed_precision,
                                  Path(clips), device)
-            compiling = 2 if device.type == "cuda" and self.work != "clips" else 0  # and recording
+            compiling = 2 if device.type != "cpu" and self.work != "clips" else 0  # and recording
             found = timed(lambda: counts.append(work()), device, compiling or min(self.steps, 1))
         return {**found, "passes": counts[-1]}
 

@@ -55,7 +55,7 @@ class ClassConsistencyConfig:
     output: Path | None = None
     """File of the result; default class_consistency.json in --sample-path."""
     device: str = "auto"
-    """auto, cpu or cuda; for the probe."""
+    """auto, cpu, cuda, xpu or mps; for the probe."""
 
 
 def clip_statistics(frames_T3HW: np.ndarray) -> np.ndarray:

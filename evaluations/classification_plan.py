@@ -71,7 +71,7 @@ class ClassificationConfig:
     mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
     """bf16: autocast (default on a GPU). none: float32."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda, xpu or mps."""
 
     def __post_init__(self) -> None:
         require_at_least(self, folds=1, seeds=1, frames=1)

@@ -122,7 +122,7 @@ class CompareConfig:
     unverified_weights: bool = False
     """Accept weight files whose hash is not the published one; the results say so."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, groups=0)
@@ -157,7 +157,7 @@ class CompareConfig:
         device, output = runtime.device(self.device), self.output or self.sample_path / RESULTS_FOLDER
         return Comparison(protocol, class_names, real, generated, reconstructed, rest, output,
                           self.cache_path or output / "features", device,
-                          self.batch_size or (16 if device.type == "cuda" else 1), self.groups, self.skip_bad)
+                          self.batch_size or (1 if device.type == "cpu" else 16), self.groups, self.skip_bad)
 
 
 def _classes(clips: ClipSet) -> set[str]:

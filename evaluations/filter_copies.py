@@ -41,7 +41,7 @@ class FilterCopiesConfig:
     quantile: float = QUANTILE
     """Part of real clips that are as near to a training clip as a near-copy; larger removes more."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:

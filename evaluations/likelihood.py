@@ -59,7 +59,7 @@ class LikelihoodConfig:
     batch_size: int = 8
     """Pairs of clip and class at once."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, map_clips=0, batch_size=1)

@@ -163,8 +163,8 @@ def measure(
     logits, features, remaining = [], [], iter(inputs)
     while clips := list(islice(remaining, batch)):
         features_BD = model.features(torch.stack(clips).to(device).float() / 127.5 - 1)
-        logits.append(model.classify(features_BD).double().cpu())
-        features.append(features_BD.double().cpu())
+        logits.append(model.classify(features_BD).cpu().double())
+        features.append(features_BD.cpu().double())
     return torch.cat(logits).numpy(), torch.cat(features).numpy()
 
 

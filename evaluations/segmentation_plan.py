@@ -73,7 +73,7 @@ class SegmentationConfig(SegmenterConfig):
     quick: bool = False
     """A first look, within half an hour on two cores."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda, xpu or mps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,7 +55,7 @@ class ExtractCodesConfig:
     check_pictures: int = 16
     """Pictures that are decoded again to see how good the codes are."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, batch_size=1, check_pictures=1)

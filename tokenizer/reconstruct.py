@@ -55,7 +55,7 @@ class ReconstructConfig:
     vgg_weights: Path | None = None
     """torchvision's vgg16-397923af.pth: measures LPIPS too."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         if self.clips_per_class is not None:

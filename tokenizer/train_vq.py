@@ -281,9 +281,9 @@ def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool, s
         dead_n = (counts_V == 0).nonzero().flatten()
     else:
         return torch.empty(0, dtype=torch.long, device=used.device)
-    random = torch.Generator(used.device).manual_seed(mix(seed, step))
-    pick_n = torch.randint(len(latents_ND), (len(dead_n),), device=used.device, generator=random)
-    noise_nD = torch.randn(len(dead_n), weight_VD.shape[1], device=used.device, generator=random)
+    random = torch.Generator().manual_seed(mix(seed, step))  # the same on every device
+    pick_n = torch.randint(len(latents_ND), (len(dead_n),), generator=random).to(used.device)
+    noise_nD = torch.randn(len(dead_n), weight_VD.shape[1], generator=random).to(used.device)
     moved_nD = (latents_ND[pick_n] + 0.02 * noise_nD).to(weight_VD)
     weight_VD[dead_n] = torch.where(moved_nD.isfinite(), moved_nD, weight_VD[dead_n])  # of a skipped step
     return dead_n

@@ -108,7 +108,7 @@ def decode_in_steps(model: GPT, class_RD: Tensor, keys_BN2: Tensor, given_BN: Te
 class Passes:
     """Passes over the next tokens of each clip of a batch, on tensors with fixed addresses.
 
-    A pass uses only these, so on a GPU its second call is recorded as a CUDA graph, which later calls replay,
+    A pass uses only these, so on CUDA its second call is recorded as a CUDA graph, which later calls replay,
     also for later batches.
     """
 
@@ -164,7 +164,7 @@ class Passes:
         self.done_B1.add_(1 + right_BW.sum(1, keepdim=True)).clamp_(max=self.count)
 
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
-        if self.device.type == "cpu":
+        if self.device.type != "cuda":
             return function(*arguments)
         recorder = self.recorders.setdefault((function.__name__, *arguments), Recorder())
         recorder(lambda _: function(*arguments))

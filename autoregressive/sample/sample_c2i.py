@@ -88,7 +88,7 @@ class SampleC2IConfig:
     decode_precision: Literal["bf16", "none"] = "none"
     """Precision of the tokenizer. bf16 is refused for a tokenizer whose pictures it changes visibly."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, clips_per_class=1, seed=0, chain=1)
@@ -212,7 +212,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
             write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
     runtime.gather(None)  # no process writes clips before
     gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
-    window = config.decode_window or min(16 if device.type == "cuda" else 8, gpt.config.block_size)
+    window = config.decode_window or min(8 if device.type == "cpu" else 16, gpt.config.block_size)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},
         config.chain, start_N, config.mixed_precision == "bf16", config.decode_precision)

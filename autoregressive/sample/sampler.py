@@ -16,6 +16,7 @@ from autoregressive.models.gpt import GPT
 from autoregressive.sample.clip_files import ClipJob
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.starts import continued
+from common import devices
 from common.distributed import Runtime
 from common.hardware import free_memory
 from tokenizer.vq_model import VQModel
@@ -65,8 +66,8 @@ def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
     """Batch size: 32, on a GPU 128, or less if keys and values would take more than half the free memory."""
     config, weight = gpt.config, gpt.output.weight
     slots = 2 * 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim  # under guidance
-    if device.type == "cuda":
-        free, most = torch.cuda.mem_get_info(device)[0], 128
-    else:
+    if device.type == "cpu":
         free, most = free_memory() // runtime.world_size, 32
+    else:
+        free, most = devices.free_memory(device), 128
     return max(1, min(most, int(free // 2 // (slots * weight.element_size()))))
