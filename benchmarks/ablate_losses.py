@@ -54,7 +54,7 @@ class AblateLossesConfig:
     clips_per_class: int | None = None
     """Held-out clips that judge (default: all)."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, global_batch_size=1, window=1)

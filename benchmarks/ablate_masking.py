@@ -56,7 +56,7 @@ class AblateMaskingConfig:
     cfg_scale: float = 2.0
     """Guidance of these clips."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, max_steps=1, eval_every=1, global_batch_size=1, clips_per_class=1)

@@ -15,10 +15,17 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.checkpoint import load_gpt
-from autoregressive.models.decoding import BUCKET, Passes, Rule, decode_in_steps, decode_in_windows
+from autoregressive.models.decoding import (
+    BUCKET,
+    Passes,
+    Rule,
+    compute_dtype,
+    decode_in_steps,
+    decode_in_windows,
+)
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig, KVCache
+from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.models.noise import noise_keys
-from autoregressive.models.packing import pack
 from autoregressive.sample.clip_files import ClipJob, write_clip
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.sample_c2i import SampleC2IConfig, run
@@ -31,7 +38,6 @@ from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.vq_model import VQConfig, VQModel
 
 CLASSES, TOP_K = 8, 2000
-DTYPES = {"bf16": torch.bfloat16, "none": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +60,9 @@ class SamplingBenchmark(BenchmarkConfig):
     """Scale of classifier-free guidance."""
     steps: int = 0
     """Tokens of a clip that plain and steps sample, from its middle, with the cache there; 0: all."""
-    mixed_precision: Literal["bf16", "none"] = "none"
-    """Precision of the GPT, also of plain, and of our pictures, but not of the pictures of --work clips."""
+    mixed_precision: Literal["int8", "bf16", "none"] = "none"
+    """Precision of the GPT and of our pictures, but not of the pictures of --work clips. Plain follows, with
+    bf16 for int8."""
     variants: tuple[str, ...] = ("plain", "steps")
     """plain, steps, or a number: the decode window. Of --work pictures: plain, ours."""
 
@@ -68,7 +75,7 @@ class SamplingBenchmark(BenchmarkConfig):
 
     def measure(self, case: str) -> dict[str, float]:
         """Times and memory of a batch, and the number of passes."""
-        device, dtype = Runtime().device(self.device), DTYPES[self.mixed_precision]
+        device, dtype = Runtime().device(self.device), PRECISIONS[self.mixed_precision]
         counts: list[int] = []
         with TemporaryDirectory() as clips:
             if self.work == "tokens":
@@ -81,7 +88,7 @@ class SamplingBenchmark(BenchmarkConfig):
             else:
                 work = clip_work(self.folder, case, self.batch_size, self.cfg_scale, self.mixed_precision,
                                  Path(clips), device)
-            compiling = 2 if device.type == "cuda" and self.work != "clips" else 0  # and recording
+            compiling = 2 if device.type != "cpu" and self.work != "clips" else 0  # and recording
             found = timed(lambda: counts.append(work()), device, compiling or min(self.steps, 1))
         return {**found, "passes": counts[-1]}
 
@@ -118,11 +125,11 @@ def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: in
     first = (config.block_size - steps) // 2
     places = range(first, first + steps) if steps else range(config.block_size)
     if variant == "plain":
-        model = model.to(device, dtype)
+        model = model.to(device, torch.bfloat16 if dtype == torch.int8 else dtype)
         caches = plain_caches(model, 2 * batch) if steps else None
         return lambda: len(plain_generate(model, caches or plain_caches(model, 2 * batch), labels_B,
                                           cfg_scale, 1.0, TOP_K, places)[0])
-    model = pack(model.to(device), dtype)
+    model = prepare(model.to(device), dtype)
     cast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     keys_BN2 = noise_keys(range(batch), config.block_size, device)
@@ -132,7 +139,7 @@ def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: in
     if variant == "steps" and device.type == "cpu":
         if not steps:
             return cast(lambda: len(decode_in_steps(model, *clips, rule)[0]))
-        cache = model.new_cache(2 * batch)
+        cache = model.new_cache(2 * batch, compute_dtype(model))
         for stored in (*cache.keys, *cache.values):
             stored.fill_(0)  # memory that nobody has written to would cost nothing to read
         return cast(lambda: some_steps(model, cache, labels_B, keys_BN2, rule, places))
@@ -200,7 +207,7 @@ def plain_clips(models: Path, cfg_scale: float, dtype: torch.dtype, folder: Path
                 ) -> int:
     """A clip of each class, one stage after the other, all pictures decoded at once in float32."""
     gpt, dataset, _ = load_gpt(models / "gpt.pt")
-    gpt = gpt.to(device, dtype)
+    gpt = gpt.to(device, torch.bfloat16 if dtype == torch.int8 else dtype)
     vq = load_tokenizer(models / "vq.pt").to(device, memory_format=torch.contiguous_format)
     labels_B = torch.arange(CLASSES, device=device)
     tokens_BN = plain_generate(gpt, plain_caches(gpt, 2 * CLASSES), labels_B, cfg_scale, 1.0, TOP_K,

@@ -64,7 +64,7 @@ class TrainingBenchmark(BenchmarkConfig):
             steps = plain_steps(config, TrainingConfig(**flags), device)
         else:
             steps = our_steps(config, TrainingConfig(**flags, **VARIANTS[variant]))
-        found = timed(lambda: next(steps), device, 5 if device.type == "cuda" else 2, self.steps)
+        found = timed(lambda: next(steps), device, 2 if device.type == "cpu" else 5, self.steps)
         rate = step_flops(config, self.batch_size) / found["s"]
         return {**found, "tokens_per_s": self.batch_size * int(tokens) / found["s"],
                 "utilisation": rate / matmul_rate(device, torch.bfloat16 if half else torch.float32)}
@@ -123,13 +123,13 @@ def plain_steps(config: GPTConfig, training: TrainingConfig, device: torch.devic
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of the fastest of a few matrix products."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = 2048 if device.type == "cpu" else 8192
     a, best = torch.randn(size, size, dtype=dtype, device=device), float("inf")
     for _ in range(10):
         started = perf_counter()
         a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         best = min(best, perf_counter() - started)
     return 2 * size**3 / best
 

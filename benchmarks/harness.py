@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import tyro
 
+from common import devices
 from common.distributed import Runtime
 
 
@@ -30,7 +31,7 @@ class BenchmarkConfig:
     rounds: int = 3
     """Processes per case."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
     threads: int = 2
     """Threads on the CPU."""
     child: str = ""
@@ -63,18 +64,17 @@ def timed(function: Callable[[], object], device: torch.device, untimed: int = 0
             processor = process_time()
         started = perf_counter()
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         times.append(perf_counter() - started)
     processor = process_time() - processor
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else memory("VmHWM") - before
+    peak = memory("VmHWM") - before if device.type == "cpu" else devices.peak_memory(device)
     return {"s": median(times[untimed:]), "processor_s": processor / calls, "peak_mb": peak / 1e6}
 
 
 def forget_peak(device: torch.device) -> int:
     """Peak memory counts from now on -> bytes of main memory held now."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    devices.forget_peak(device)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return memory("VmRSS")
 

@@ -18,6 +18,7 @@ import torch
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, remove, remove_unfinished
+from common.hub import is_hub, local_file
 from common.weights import FACTS, SHARDS, load_checkpoint, part_files
 
 ASIDE = ".damaged"  # is added to the name of a checkpoint that cannot be read
@@ -120,8 +121,10 @@ def newest_whole(folder: Path, thorough: bool = False) -> tuple[Path | None, dic
 def checkpoint_file(path: Path, runtime: Runtime = Runtime()) -> Path:
     """`path` itself, or if it is a run folder its newest readable checkpoint, the same on all processes.
 
-    Newer ones that are damaged are named on stderr.
+    Newer ones that are damaged are named on stderr. A name hf://... is fetched, see `common.hub`.
     """
+    if is_hub(path):
+        return local_file(path, runtime)
     return runtime.agree(lambda: _checkpoint_file(Path(path)))  # the run may write another one meanwhile
 
 

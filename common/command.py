@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -107,6 +108,11 @@ def parse(config_class: type[Config]) -> Config:
         rules = [i for i, line in enumerate(lines) if line[:1] in ("╭", "╰") or not line.strip("─-")]
         reason = " ".join(lines[rules[0] + 1 : rules[1]])  # between the title and what else there is to say
         raise InputError(re.sub(r"\s+", " ", reason) + " (see --help)") from None
+
+
+def say_next(*words: object) -> None:
+    """The last line of a long command: the next one, ready to paste; what is to be chosen is in capitals."""
+    print("next:", shlex.join(map(str, words)), flush=True)
 
 
 def require_at_least(config: object, **least: float) -> None:

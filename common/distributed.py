@@ -17,6 +17,7 @@ from datetime import timedelta
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.devices import best_kind, own_device
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,10 +50,13 @@ class Runtime:
         if runtime.world_size == 1:
             yield runtime
             return
-        import torch
         import torch.distributed as dist
 
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        kind, backend = best_kind(runtime.world_size), "gloo"
+        if kind == "cuda":
+            backend = "cpu:gloo,cuda:nccl"
+        elif kind == "xpu" and dist.is_xccl_available():
+            backend = "cpu:gloo,xpu:xccl"
         dist.init_process_group(backend, timeout=timeout)
         try:
             yield runtime
@@ -66,22 +70,14 @@ class Runtime:
         return self.rank == 0
 
     def device(self, name: str = "auto") -> "torch.device":
-        """The device "cpu" or "cuda" (this process's GPU); "auto" is "cuda" if available."""
+        """This process's device of a kind of `devices.KINDS`; "auto" is the first kind that is available."""
         import torch
 
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name not in ("cpu", "cuda"):
-            raise InputError(f"--device {name}: must be auto, cpu or cuda")
-        if name == "cpu":
+        device = own_device(name, self.local_rank, self.world_size)
+        if device.type == "cpu":
             from common.hardware import avoid_broken_amx
 
             avoid_broken_amx()
-            return torch.device("cpu")
-        if not torch.cuda.is_available():
-            raise InputError("--device cuda: this machine has no usable CUDA device")
-        device = torch.device("cuda", self.local_rank)
-        torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = False  # full float32 precision, as for matrix products
         return device
 
@@ -208,7 +204,7 @@ class Runtime:
         if kind == "ddp":
             from torch.nn.parallel import DistributedDataParallel
 
-            own = [device.index] if device.type == "cuda" else None
+            own = None if device.type == "cpu" else [device.index]
             with warnings.catch_warnings():  # 2.14 has another name for broadcast_buffers
                 warnings.simplefilter("ignore", FutureWarning)
                 return DistributedDataParallel(module.to(device), device_ids=own, broadcast_buffers=False,

@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from common.command import require_at_least, run_command
+from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, read_json, write_json
+from common.locks import locked
 from common.progress import progress
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint
@@ -134,15 +135,18 @@ def check(part: Path, known: dict[str, Any] | None) -> dict[str, Any]:
 
 def run(config: DownloadConfig, runtime: Runtime) -> None:
     """Fetch what is missing."""
-    for file in files_of(config.model):
-        path, known = config.folder / file, recorded(config.folder).get(file)
-        if path.exists():
-            if known and file_facts(path) != known:
-                raise InputError(f"{path}: has changed since its download; delete it to fetch it again")
-            print(f"{path}: there already")
-            continue
-        fetch(file, registry()[file], config)
-        print(path)
+    files = files_of(config.model)
+    with locked(config.folder, runtime, wait=True):
+        for file in files:
+            path, known = config.folder / file, recorded(config.folder).get(file)
+            if path.exists():
+                if known and file_facts(path) != known:
+                    raise InputError(f"{path}: has changed since its download; delete it to fetch it again")
+                print(f"{path}: there already")
+                continue
+            fetch(file, registry()[file], config)
+            print(path)
+    say_next("bash", "sample_c2i_512_demo.sh")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def without_names(fact: object) -> object:
     """Facts for comparison: without paths, and without names beside a hash, because files may be moved."""
     if not isinstance(fact, dict):
         return fact
-    dropped = ("path", "name") if "hash" in fact else ("path",)
+    dropped = ("path", "name", "hub") if "hash" in fact else ("path",)
     return {key: without_names(value) for key, value in fact.items() if key not in dropped}
 
 

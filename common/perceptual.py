@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.hub import local_file
 from common.networks import VGG16, Lite0
 from common.weights import load_checkpoint, load_strict
 
@@ -34,7 +35,8 @@ class LPIPSDistance(nn.Module):
             warnings.simplefilter("ignore")  # lpips uses arguments of torchvision that are deprecated
             self.distance = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
         layers = {f"features.{key.split('.', 1)[1]}": key for key in self.distance.net.state_dict()}
-        state = {layers[key]: value for key, value in load_checkpoint(weights).items() if key in layers}
+        state = {layers[key]: value for key, value in load_checkpoint(local_file(weights)).items()
+                 if key in layers}
         try:
             load_strict(self.distance.net, state, str(weights))
         except InputError:

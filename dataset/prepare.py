@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common.command import run_command
+from common.command import run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import read_json, write_json
@@ -146,6 +146,7 @@ def finish(manifest: Manifest, report: dict[str, Any], folder: Path) -> None:
     write_json(folder / REPORT_NAME, report)
     manifest.write(folder)
     print(report_text(report, folder))
+    say_next("bash", "scripts/train_vq.sh", "--results-dir", "RUN", "--data-path", folder)
 
 
 def check_data_path(config: PrepareConfig) -> None:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common.files import atomic_path
 from common.spread import evenly
 
 TITLE_SIZE = 14  # pixels of the letters; a title line is 1.5 times as high
@@ -59,6 +61,14 @@ def moving_sheet(clips: Sequence[tuple[str, np.ndarray]]) -> list[Image.Image]:
         for picture, frame_HWC in zip(film, frames_THWC, strict=True):
             picture.paste(Image.fromarray(frame_HWC), (left, top + line))
     return film
+
+
+def save_film(path: Path, clips: Sequence[tuple[str, np.ndarray]], fps: float) -> None:
+    """Write `moving_sheet` of clips as an animated webp, atomically."""
+    first, *rest = moving_sheet(clips)
+    with atomic_path(path) as temporary:
+        first.save(temporary, "webp", save_all=True, append_images=rest, loop=0, quality=80,
+                   duration=round(1000 / fps))
 
 
 def _strip(frames: Sequence[np.ndarray]) -> Image.Image:

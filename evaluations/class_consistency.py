@@ -1,25 +1,43 @@
-"""STAGE: real and generated clips -> accuracy of the generated classes by colour and texture, and motion.
+"""STAGE: real and generated clips -> accuracy of their classes, motion, distances to real ones.
 
-A simple check without a network: the mean of the real training clips of a class stands for it, and a clip is
-assigned to the nearest class mean. The accuracy of held-out real clips is the reference value. Shapes: n
-clips, T frames, H x W pixels, D statistics, K classes.
+The judge is a trained probe (`evaluations.probe`), or without one the nearest class mean of colour and
+texture, which takes seconds and needs no training. The scores of held-out real clips, and of these after the
+tokenizer, are the reference values of the generated ones. Shapes: n clips, T frames, H x W pixels, D
+features, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
 
+from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import write_json
+from common.files import file_hash, write_json
+from common.hub import readable
+from common.spread import evenly
+from dataset.hub_data import data_folder
+from evaluations.class_scores import class_summary
 from evaluations.clips import ClipSet
+from evaluations.failures import NoValue
+from evaluations.frechet import frechet_distance
+from evaluations.probe import load_probe, probe_input
+from evaluations.scores import nearest_neighbours
 from evaluations.temporal import motion
+
+Describe = Callable[[np.ndarray], np.ndarray]
+"""uint8 frames (T, 3, H, W) -> features (D,)."""
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Features (n, D) -> labels (n,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +48,14 @@ class ClassConsistencyConfig:
     """Real clips: folder written by dataset.prepare."""
     sample_path: Path
     """Generated clips: folder written by autoregressive.sample.sample_c2i."""
+    probe: Path | None = None
+    """Judge: checkpoint or run folder of evaluations.probe; default the nearest mean of colour, texture."""
+    reconstruction_path: Path | None = None
+    """Held-out real clips after the tokenizer: folder written by tokenizer.reconstruct."""
     output: Path | None = None
     """File of the result; default class_consistency.json in --sample-path."""
+    device: str = "auto"
+    """auto, cpu, cuda, xpu or mps; for the probe."""
 
 
 def clip_statistics(frames_T3HW: np.ndarray) -> np.ndarray:
@@ -51,13 +75,6 @@ def clip_statistics(frames_T3HW: np.ndarray) -> np.ndarray:
     return np.mean(values, axis=0)
 
 
-def measure_clips(clips: ClipSet) -> tuple[np.ndarray, np.ndarray]:
-    """(statistics (n, D), motion (n,)); one clip in memory at a time."""
-    measured = [(clip_statistics(frames), motion(frames)) for frames in map(clips.frames, clips.entries)]
-    statistics, motions = zip(*measured, strict=True)
-    return np.array(statistics), np.array(motions)
-
-
 def nearest_class(train_nD: np.ndarray, labels_n: np.ndarray, statistics_mD: np.ndarray) -> np.ndarray:
     """Labels (m,) of the nearest class mean, each statistic in units of its spread within classes.
 
@@ -68,18 +85,74 @@ def nearest_class(train_nD: np.ndarray, labels_n: np.ndarray, statistics_mD: np.
     return cdist(statistics_mD / spread_D, means_KD / spread_D).argmin(1)
 
 
-def class_summary(clips: ClipSet, predicted_n: np.ndarray, motion_n: np.ndarray) -> dict[str, Any]:
-    """Accuracy and motion over all clips and by class, and how often each class was predicted."""
-    labels_n = clips.labels
-    right_n, by_class = predicted_n == labels_n, {}
-    for label, name in enumerate(clips.class_names):
-        own_n = labels_n == label
-        if own_n.any():
-            counts = np.bincount(predicted_n[own_n], minlength=len(clips.class_names)).tolist()
-            by_class[name] = {"clips": int(own_n.sum()), "accuracy": float(right_n[own_n].mean()),
-                              "motion": float(motion_n[own_n].mean()), "taken_for": counts}
-    return {"clips": len(right_n), "accuracy": float(right_n.mean()), "motion": float(motion_n.mean()),
-            "by_class": by_class}
+def open_probe(file: Path, class_names: tuple[str, ...], device: torch.device) -> tuple[Describe, Predict]:
+    """The features and the predictions of a trained probe; `InputError` if it knows other classes."""
+    probe, dataset = load_probe(file)
+    if dataset["class_names"] != list(class_names):
+        raise InputError(f"--probe {file}: its classes are not those of the clips")
+    probe.to(device)
+
+    def describe(frames_T3HW: np.ndarray) -> np.ndarray:
+        clip_1T3HW = probe_input(torch.from_numpy(frames_T3HW))[None].to(device)
+        return probe.features(clip_1T3HW.float() / 127.5 - 1)[0].cpu().numpy()
+
+    def predict(features_nD: np.ndarray) -> np.ndarray:
+        return probe.classify(torch.from_numpy(features_nD).to(device)).argmax(1).cpu().numpy()
+
+    return describe, predict
+
+
+def measure_clips(clips: ClipSet, describe: Describe) -> tuple[np.ndarray, np.ndarray]:
+    """(features (n, D), motion (n,)); one clip in memory at a time."""
+    measured = [(describe(frames), motion(frames)) for frames in map(clips.frames, clips.entries)]
+    features, motions = zip(*measured, strict=True)
+    return np.array(features), np.array(motions)
+
+
+def compare(features: dict[str, np.ndarray], rebuilt: list[int]) -> dict[str, Any]:
+    """Distances of sets of clips to the first one, "real train".
+
+    Fréchet distances use equally many clips of each. `rebuilt` are the places among "real val" of the clips
+    of "reconstructed val": the distance of a clip to its reconstruction tells how near a copy would be.
+    """
+    train_nD, *others = (own_nD.astype(np.float64) for own_nD in features.values())
+    sets = dict(zip(list(features)[1:], others, strict=True))
+    count = min(map(len, others))
+    try:
+        frechet = {name: frechet_distance(own_nD[evenly(len(own_nD), count)], train_nD)
+                   for name, own_nD in sets.items()}
+    except NoValue as error:
+        frechet = {"reason": str(error)}
+    nearest = {name: nearest_neighbours(own_nD, train_nD)[0] for name, own_nD in sets.items()}
+    result = {"frechet": {"clips": count, **frechet},
+              "nearest_training_clip": {name: float(np.median(own_n)) for name, own_n in nearest.items()}}
+    if rebuilt:
+        apart_nD = sets["real val"][rebuilt] - sets["reconstructed val"]
+        copy = float(np.median(np.linalg.norm(apart_nD, axis=1)))
+        nearer = {name: float((own_n < copy).mean()) for name, own_n in nearest.items()}
+        result |= {"distance_of_a_copy": copy, "nearer_than_a_copy": nearer}
+    return result
+
+
+def open_sets(config: ClassConsistencyConfig) -> dict[str, ClipSet]:
+    """The clips of each kind that has any. Raises: `InputError` naming the flag that does not fit."""
+    flags = {"--data-path": data_folder(config.data_path), "--sample-path": config.sample_path,
+             "--reconstruction-path": config.reconstruction_path}
+    read = {flag: ClipSet.read_grids(path, flag) for flag, path in flags.items() if path}
+    real = read.pop("--data-path")
+    for flag, clips in read.items():
+        for name in ("class_names", "rows", "cols", "frame_size"):
+            if getattr(clips.grid, name) != getattr(real.grid, name):
+                raise InputError(f"{flag} {flags[flag]}: its {name} is not that of the real clips")
+    train, val = (real.select(split=split) for split in ("train", "val"))
+    if missing := set(range(len(real.class_names))) - set(train.labels.tolist()):
+        raise InputError(f"--data-path {real.folder}: no training clip of {real.class_names[min(missing)]}")
+    sets = {"real train": train, "real val": val}
+    if rebuilt := read.get("--reconstruction-path"):
+        rebuilt.require_counterparts(val, "--reconstruction-path", "the val split of")
+        sets["reconstructed val"] = rebuilt
+    sets["generated"] = read["--sample-path"]
+    return {name: clips for name, clips in sets.items() if clips.entries}
 
 
 def print_summaries(summaries: dict[str, dict[str, Any]]) -> None:
@@ -96,24 +169,35 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
     """Measure, print a table, write JSON. Takes seconds, so that only the main process works."""
     if not runtime.is_main:
         return {}
-    real = ClipSet.read_grids(config.data_path, "--data-path")
-    generated = ClipSet.read_grids(config.sample_path, "--sample-path")
-    for name in ("class_names", "rows", "cols", "frame_size"):
-        if getattr(generated.grid, name) != getattr(real.grid, name):
-            raise InputError(f"--sample-path {config.sample_path}: its {name} is not that of the real clips")
-    sets = {"real train": real.select(split="train"), "generated": generated,
-            "real val": real.select(split="val")}
-    if missing := set(range(len(real.class_names))) - set(sets["real train"].labels.tolist()):
-        name = real.class_names[min(missing)]
-        raise InputError(f"--data-path {config.data_path}: no training clip of {name}")
-    measured = {name: measure_clips(clips) for name, clips in sets.items() if clips.entries}
-    train_nD, train_labels_n = measured["real train"][0], sets["real train"].labels
-    result = {name: class_summary(sets[name], nearest_class(train_nD, train_labels_n, own_nD), motion_n)
-              for name, (own_nD, motion_n) in measured.items()}
+    sets = open_sets(config)
+    train, describe = sets["real train"], clip_statistics
+    if config.probe:
+        file = checkpoint_file(config.probe)
+        describe, predict = open_probe(file, train.class_names, runtime.device(config.device))
+    measured = {name: measure_clips(clips, describe) for name, clips in sets.items()}
+    features = {name: own_nD for name, (own_nD, _) in measured.items()}
+    if not config.probe:
+        predict = partial(nearest_class, features["real train"], train.labels)
+    result: dict[str, Any] = {}
+    for name, clips in sets.items():
+        motion_n = measured[name][1]
+        result[name] = class_summary(clips.class_names, clips.labels, predict(features[name]))
+        result[name]["motion"] = float(motion_n.mean())
+        for own, row in result[name]["by_class"].items():
+            row["motion"] = float(motion_n[clips.labels == clips.class_names.index(own)].mean())
     print_summaries(result)
-    inputs = {**generated.origin, "data": str(config.data_path), "samples": str(config.sample_path)}
+    if config.probe:
+        names = [entry.name for entry in sets["real val"].entries] if "real val" in sets else []
+        rebuilt = sets["reconstructed val"].entries if "reconstructed val" in sets else ()
+        distances = compare(features, [names.index(entry.name) for entry in rebuilt])
+        print(*(f"{name}: {value}" for name, value in distances.items()), sep="\n")
+        result |= {"probe": file_hash(file)[:16], **distances}
+    inputs = {**sets["generated"].origin, "data": readable(config.data_path),
+              "samples": str(config.sample_path)}
     del inputs["path"]
-    write_json(config.output or config.sample_path / "class_consistency.json", {"inputs": inputs, **result})
+    output = config.output or config.sample_path / "class_consistency.json"
+    write_json(output, {"inputs": inputs, **result})
+    print(f"open {output}")
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from common.command import require_at_least
 from common.distributed import Runtime
 from common.errors import InputError
+from dataset.hub_data import data_folder
 from dataset.manifest import RESULTS_FOLDER
 from evaluations.clips import ANY_SPLIT, ClipSet
 from evaluations.extractor import Extractor
@@ -57,7 +58,7 @@ class Comparison:
     def facts(self) -> dict[str, Any]:
         """What is compared, JSON-able; results with other facts are not merged with these."""
         real, generated, reconstructed = (
-            clips and {**clips.origin, **_clip_facts(clips)}
+            clips and {**clips.origin, **clip_facts(clips)}
             for clips in (self.real, self.generated, self.reconstructed))
         return {
             "real": real, "generated": generated, "reconstructed": reconstructed,
@@ -121,7 +122,7 @@ class CompareConfig:
     unverified_weights: bool = False
     """Accept weight files whose hash is not the published one; the results say so."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, groups=0)
@@ -132,7 +133,7 @@ class CompareConfig:
 
     def open(self, runtime: Runtime) -> Comparison:
         """Read all folders. Raises: `InputError` naming the flag that does not fit the clips."""
-        real = ClipSet.read(self.data_path, "--data-path")
+        real = ClipSet.read(data_folder(self.data_path, runtime), "--data-path")
         generated = ClipSet.read(self.sample_path, "--sample-path")
         protocol = PROTOCOLS[self.protocol]
         if self.reference and self.reference != protocol.reference:
@@ -156,7 +157,7 @@ class CompareConfig:
         device, output = runtime.device(self.device), self.output or self.sample_path / RESULTS_FOLDER
         return Comparison(protocol, class_names, real, generated, reconstructed, rest, output,
                           self.cache_path or output / "features", device,
-                          self.batch_size or (16 if device.type == "cuda" else 1), self.groups, self.skip_bad)
+                          self.batch_size or (1 if device.type == "cpu" else 16), self.groups, self.skip_bad)
 
 
 def _classes(clips: ClipSet) -> set[str]:
@@ -164,7 +165,7 @@ def _classes(clips: ClipSet) -> set[str]:
     return {entry.class_name for entry in clips.entries}
 
 
-def _clip_facts(clips: ClipSet) -> dict[str, Any]:
+def clip_facts(clips: ClipSet) -> dict[str, Any]:
     """Counts, and a hash of names and file sizes."""
     files = [[entry.name, [size for _, size, _ in clips.files(entry)]] for entry in clips.entries]
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()

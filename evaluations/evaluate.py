@@ -7,12 +7,12 @@ from typing import Any, Literal, get_args
 
 from common.command import run_command
 from common.distributed import Runtime
-from evaluations import fid, fvd, lite0, pairs, sharpness, temporal
+from evaluations import fid, fvd, lite0, motion_frechet, pairs, sharpness, temporal
 from evaluations.extractor import Lite0Frames
 from evaluations.failures import attempt
 from evaluations.results import save_sections, write_results
 
-Metric = Literal["fvd", "fid", "lpips", "temporal", "sharpness", "lite0", "reconstruction"]
+Metric = Literal["fvd", "fid", "lpips", "temporal", "motion_frechet", "sharpness", "lite0", "reconstruction"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,8 @@ class EvaluateConfig(fvd.FVDConfig, fid.FIDConfig):
     """All metrics, or those of --metrics."""
 
     metrics: tuple[Metric, ...] = get_args(Metric)
-    """What to compute. temporal, sharpness, lite0 and reconstruction need no downloaded weights. fvd and
-    lite0 include memorisation. reconstruction is skipped without --reconstruction-path."""
+    """What to compute. fvd, fid and lpips need downloaded weights, the others none. fvd and lite0 include
+    memorisation. reconstruction is skipped without --reconstruction-path."""
     lpips_weights: Path | None = None
     """Weight file of torchvision's AlexNet; default the published file in pretrained_models/."""
 
@@ -37,6 +37,7 @@ def run(config: EvaluateConfig, runtime: Runtime) -> dict[str, Any]:
         "fvd": lambda: fvd.measure(comparison, video, runtime),
         "fid": lambda: fid.measure(comparison, frame, runtime),
         "temporal": lambda: temporal.measure(comparison, runtime),
+        "motion_frechet": lambda: motion_frechet.measure(comparison, runtime),
         "sharpness": lambda: sharpness.measure(comparison, runtime),
         "lite0": lambda: lite0.measure(comparison, Lite0Frames(comparison.device), runtime),
         "lpips": lambda: pairs.measure_lpips(

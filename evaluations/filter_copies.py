@@ -41,7 +41,7 @@ class FilterCopiesConfig:
     quantile: float = QUANTILE
     """Part of real clips that are as near to a training clip as a near-copy; larger removes more."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
@@ -126,10 +126,11 @@ def filter_clips(source: Path, target: Path, quantile: float, comparison: Compar
         write_sheet(comparison, copies[:SHEET_PAIRS], target / "removed.png")
     result = {"kept": kept, "per_class": per_class, "removed": copies}
     write_json(target / REPORT, result)
+    shown = "removed.png" if copies else REPORT
     for name, own in per_class.items():
         print(f"{name}: {own['removed']} of {own['clips']} removed, nearer than {own['threshold']:.4g}; "
               f"median {own['median']:.4g}, of real clips {own['real_median']:.4g} ({own['yardstick']})")
-    print(f"{kept} clips in {target}; {REPORT} names those left out")
+    print(f"{kept} clips in {target}; {REPORT} names those left out: open {target / shown}")
     return result
 
 

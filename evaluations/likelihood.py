@@ -30,6 +30,7 @@ from dataset.codes import Codes
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
+from evaluations.class_scores import class_summary
 from tokenizer.loading import find_tokenizer
 from tokenizer.vq_model import VQModel
 
@@ -58,7 +59,7 @@ class LikelihoodConfig:
     batch_size: int = 8
     """Pairs of clip and class at once."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, map_clips=0, batch_size=1)
@@ -86,20 +87,12 @@ def choose(codes: Codes, split: str, per_class: int | None) -> list[int]:
 
 
 def summary(total_nK: np.ndarray, labels_n: np.ndarray, class_names: list[str]) -> dict[str, Any]:
-    """Accuracy with its standard error, by class, and the mean probability of the right class."""
-    right_n = total_nK.argmax(1) == labels_n
+    """Scores, by class too, the accuracy's standard error, and the mean probability of the right class."""
     posterior_nK = torch.from_numpy(total_nK).softmax(1).numpy()
-    by_class = {name: {"clips": int((labels_n == label).sum()),
-                       "accuracy": float(right_n[labels_n == label].mean()),
-                       "taken_for": np.bincount(total_nK.argmax(1)[labels_n == label],
-                                                minlength=len(class_names)).tolist()}
-                for label, name in enumerate(class_names) if (labels_n == label).any()}
-    accuracy = right_n.mean()
-    return {"clips": len(right_n), "accuracy": float(accuracy),
-            "stderr": float(np.sqrt(accuracy * (1 - accuracy) / len(right_n))),
-            "balanced_accuracy": float(np.mean([own["accuracy"] for own in by_class.values()])),
-            "probability_of_the_class": float(posterior_nK[np.arange(len(labels_n)), labels_n].mean()),
-            "by_class": by_class}
+    result = class_summary(class_names, labels_n, total_nK.argmax(1))
+    accuracy, clips = result["accuracy"], len(labels_n)
+    return {**result, "stderr": float(np.sqrt(accuracy * (1 - accuracy) / clips)),
+            "probability_of_the_class": float(posterior_nK[np.arange(clips), labels_n].mean())}
 
 
 def evidence_map(ratio_N: np.ndarray, grid: tuple[int, int], scale: int) -> np.ndarray:
@@ -174,6 +167,7 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
         shown = evenly(len(places), config.map_clips)
         write_map(config.output / "map.png", codes, [places[i] for i in shown], tokens_nKN[shown], vq, device)
     print_result(result)
+    print(f"open {config.output / ('map.png' if config.map_clips else 'likelihood.json')}")
     return result
 
 

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +24,25 @@ BAR, REAL, TOKENIZER = "#4878a8", "#c44e52", "#55a868"
 
 def write_page(folder: Path, results: dict[str, Any]) -> Path:
     """Write `folder`/report.html."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True)
     sections = {}
     for name, section in results["sections"].items():
         sections[name] = dict(section)
         if "scores" in section:
             chart, cells = _chart(section["scores"]), table(section["scores"])
-            sections[name] |= {"chart": _data_url("svg+xml", chart), "table": cells}
+            sections[name] |= {"chart": data_url("svg+xml", chart), "table": cells}
         if "sheet" in section:
             sheet = inside(folder, section["sheet"]).read_bytes()
-            sections[name]["picture"] = _data_url("png", sheet)
-    html = environment.get_template("page.html").render(
-        results=results, sections=sections, columns=COLUMNS, reason_lines=reason_lines,
-        facts=json.dumps(results["comparison"], indent=1))
-    path = folder / "report.html"
+            sections[name]["picture"] = data_url("png", sheet)
+    return render(folder / "report.html", "page.html", results=results, sections=sections, columns=COLUMNS,
+                  reason_lines=reason_lines, facts=json.dumps(results["comparison"], indent=1))
+
+
+def render(path: Path, template: str, **values: Any) -> Path:
+    """Write a page from a template of this folder."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True)
     with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(environment.get_template(template).render(**values), encoding="utf-8")
     return path
 
 
@@ -56,26 +60,34 @@ def table(scores: dict[str, Any]) -> list[list[list[str]]]:
     return [[[name, view, *cells(record)] for view, record in rows(entry)] for name, entry in scores.items()]
 
 
-def _data_url(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
     """An image as the URL of itself."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _chart(scores: dict[str, Any]) -> bytes:
-    """One small bar chart per score, as SVG."""
+@contextmanager
+def drawing(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
+    """A figure of so many inches, and the file that holds it as SVG after the block."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    lines = -(-len(scores) // CHARTS)
-    height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))
     file = io.BytesIO()
     # Equal results give equal pages. Class names may contain a $ and letters that only the browser has.
     style = {"svg.hashsalt": "endogen", "svg.fonttype": "none", "text.parse_math": False}
     with rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")
-        figure = Figure(figsize=(4.2 * CHARTS, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
+        yield figure, file
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _chart(scores: dict[str, Any]) -> bytes:
+    """One small bar chart per score, as SVG."""
+    lines = -(-len(scores) // CHARTS)
+    height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))
+    with drawing(4.2 * CHARTS, height) as (figure, file):
         axes = figure.subplots(lines, CHARTS, squeeze=False).ravel()
         for axis, (name, entry) in zip(axes, scores.items(), strict=False):
             _bars(axis, name, entry)
@@ -86,7 +98,6 @@ def _chart(scores: dict[str, Any]) -> bytes:
         if marks:
             figure.legend(marks.values(), marks.keys(), loc="outside upper left", ncols=3, fontsize=8,
                           frameon=False)
-        figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 

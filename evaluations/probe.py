@@ -4,7 +4,7 @@ It sees 8 frames of 64 px. Training blurs and recolours them at random, so that 
 shapes and not on a tokenizer's blur. Shapes: B clips, T frames, H x W pixels, D features, K classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from common.checkpoints import checkpoint_file
 from common.command import run_command
@@ -25,9 +26,8 @@ from common.training.config import TrainingConfig
 from common.training.loop import train
 from common.training.task import Task
 from common.weights import load_checkpoint, load_strict
-from dataset.grid import grid_to_frames
-from dataset.grid_images import load_grid
-from dataset.manifest import Manifest
+from dataset.hub_data import data_folder
+from evaluations.clips import ClipSet
 
 FRAMES, SIZE = 8, 64
 
@@ -65,32 +65,50 @@ class VideoProbe(nn.Module):
         change_BC = pooled_BTC.diff(dim=1).abs().mean(1)
         return self.project(torch.cat([pooled_BTC.mean(1), change_BC], 1))
 
+    def classify(self, features_BD: Tensor) -> Tensor:
+        """Features -> logits (B, K)."""
+        return self.head(F.silu(features_BD))
+
     def forward(self, clips_BT3HW: Tensor) -> Tensor:
         """Logits (B, K)."""
-        return self.head(F.silu(self.features(clips_BT3HW)))
+        return self.classify(self.features(clips_BT3HW))
 
 
-def probe_input(frames_T3HW: Tensor) -> Tensor:
-    """uint8 frames -> uint8 (FRAMES, 3, SIZE, SIZE): evenly spread, repeated if there are few, resized."""
-    chosen = np.linspace(0, len(frames_T3HW) - 1, FRAMES).round().astype(int)
-    return F.interpolate(frames_T3HW[chosen].float(), (SIZE, SIZE), mode="area").round().to(torch.uint8)
+def probe_input(frames_T3HW: Tensor, count: int = FRAMES, size: int = SIZE) -> Tensor:
+    """uint8 frames -> uint8 (count, 3, size, size): evenly spread, repeated if there are few, resized."""
+    chosen = np.linspace(0, len(frames_T3HW) - 1, count).round().astype(int)
+    return F.interpolate(frames_T3HW[chosen].float(), (size, size), mode="area").round().to(torch.uint8)
 
 
-def probe_clips(folder: Path, manifest: Manifest, split: str) -> list[tuple[Tensor, int]]:
-    """(input of the probe, label) of the clips of one split; 98 KB of memory a clip."""
-    return [(probe_input(grid_to_frames(load_grid(folder, clip, manifest), manifest.rows, manifest.cols)),
-             clip.label) for clip in manifest.select(split)]
+class Inputs(Dataset):
+    """(input of a classifier, label) of grid pictures, kept in memory once read (98 KB for the probe)."""
+
+    def __init__(self, clips: ClipSet, count: int = FRAMES, size: int = SIZE):
+        self.clips, self.labels, self.count, self.size = clips, clips.labels.tolist(), count, size
+        self.kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        if place not in self.kept:
+            frames_T3HW = torch.from_numpy(self.clips.frames(self.clips.entries[place]))
+            self.kept[place] = probe_input(frames_T3HW, self.count, self.size)
+        return self.kept[place], self.labels[place]
 
 
-def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Mirror, blur, desaturate by up to a half, scale each colour by up to a quarter; by the seed's bits.
+def augment(clips_BT3HW: Tensor, seeds_B: Tensor, strong: bool = True) -> Tensor:
+    """Mirror; if `strong` blur, desaturate by up to a half, scale each colour by up to a quarter.
 
-    The strongest blur and desaturation are about those of a small tokenizer.
+    All by the seed's bits. The strongest blur and desaturation are about those of a small tokenizer.
     """
     bits_B1111 = seeds_B[:, None, None, None, None]
     clips = torch.where((bits_B1111 >> 20) % 2 == 1, clips_BT3HW.flip(-1), clips_BT3HW)
+    if not strong:
+        return clips
     for cell, amount in ((2, 1), (4, 2), (8, 3)):
-        blurred = F.interpolate(F.avg_pool2d(clips.flatten(0, 1), cell), scale_factor=cell, mode="bilinear")
+        pooled = F.avg_pool2d(clips.flatten(0, 1), cell)
+        blurred = F.interpolate(pooled, clips.shape[-2:], mode="bilinear")
         clips = torch.where((bits_B1111 >> 52) % 4 == amount, blurred.view_as(clips), clips)
     gain_B3 = torch.stack([(seeds_B >> shift) % 1024 for shift in (22, 32, 42)], 1) / 2046 + 0.75
     clips = (clips + 1) * gain_B3[:, None, :, None, None] - 1
@@ -106,27 +124,31 @@ class TrainProbeConfig(TrainingConfig):
     """Folder written by dataset.prepare."""
 
 
-class ProbeTask(Task):
-    """Data, model and loss of the probe for the training loop."""
+class ClassifierTask(Task):
+    """Data, model and loss of a classifier for the training loop; its model is a `VideoProbe` or alike."""
 
-    def __init__(self, folder: Path, seed: int, device: torch.device):
-        manifest = Manifest.read(folder)
-        self.train_set, self.val_set = (probe_clips(folder, manifest, split) for split in ("train", "val"))
-        torch.manual_seed(seed)
-        self.model: nn.Module = VideoProbe(ProbeConfig(len(manifest.class_names)))
-        self.facts: dict[str, Any] = {"config": asdict(self.model.config), "dataset": manifest.facts()}
+    def __init__(self, model: nn.Module, facts: dict[str, Any], train_set: Dataset, val_set: Sequence,
+                 device: torch.device, strong: bool = True, single_frames: bool = False):
+        """Sets of (clip, label); a batch of training holds one random frame of each clip if `single_frames`.
+        """
+        self.model, self.facts, self.device = model, facts, device
+        self.train_set, self.val_set = train_set, val_set
+        self.strong, self.single_frames = strong, single_frames
         self.blocks = [self.model]  # `measure`, whose batches differ in size, does not call its forward
-        self.device = device
 
     def loss(self, model: nn.Module, batch: list[Tensor], seeds_B: Tensor
              ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of augmented clips."""
         clips_BT3HW, labels_B = batch
-        return F.cross_entropy(model(augment(clips_BT3HW.float() / 127.5 - 1, seeds_B)), labels_B), {}
+        if self.single_frames:
+            rows_B = torch.arange(len(clips_BT3HW), device=seeds_B.device)
+            clips_BT3HW = clips_BT3HW[rows_B, (seeds_B >> 3) % clips_BT3HW.shape[1]][:, None]
+        clips_BT3HW = augment(clips_BT3HW.float() / 127.5 - 1, seeds_B, self.strong)
+        return F.cross_entropy(model(clips_BT3HW), labels_B), {}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy on held-out clips."""
-        if not self.val_set:
+        if not len(self.val_set):
             return {}
         inputs, labels = zip(*self.val_set, strict=True)
         logits_nK, _ = measure(model, inputs, self.device)
@@ -135,14 +157,14 @@ class ProbeTask(Task):
 
 @torch.no_grad()
 def measure(
-    model: VideoProbe, inputs: Iterable[Tensor], device: torch.device, batch: int = 16
+    model: nn.Module, inputs: Iterable[Tensor], device: torch.device, batch: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits (n, K), features (n, D)) of inputs from `probe_input`, float64."""
     logits, features, remaining = [], [], iter(inputs)
     while clips := list(islice(remaining, batch)):
         features_BD = model.features(torch.stack(clips).to(device).float() / 127.5 - 1)
-        logits.append(model.head(F.silu(features_BD)).double().cpu())
-        features.append(features_BD.double().cpu())
+        logits.append(model.classify(features_BD).cpu().double())
+        features.append(features_BD.cpu().double())
     return torch.cat(logits).numpy(), torch.cat(features).numpy()
 
 
@@ -162,7 +184,14 @@ def load_probe(path: Path) -> tuple[VideoProbe, dict[str, Any]]:
 
 def run(config: TrainProbeConfig, runtime: Runtime) -> None:
     """Train until `config.max_steps`."""
-    task = ProbeTask(config.data_path, config.global_seed, runtime.device(config.device))
+    clips = ClipSet.read_grids(data_folder(config.data_path, runtime), "--data-path")
+    sets = [Inputs(clips.select(split=split)) for split in ("train", "val")]
+    torch.manual_seed(config.global_seed)
+    model = VideoProbe(ProbeConfig(len(clips.class_names)))
+    facts = {"config": asdict(model.config), "dataset": clips.grid.facts()}
+    task = ClassifierTask(model, facts, *sets, runtime.device(config.device))
+    task.next_command = ("bash", "scripts/class_consistency.sh", "--data-path", "GRIDS", "--sample-path",
+                         "SAMPLES", "--probe")
     train(task, config, runtime)
 
 

@@ -51,7 +51,7 @@ def write_results(comparison: Comparison, sections: dict[str, Any]) -> dict[str,
         temporary.write_text(text + "\n", encoding="utf-8")
     write_page(folder, results)
     print(text)
-    print(f"in {folder}: metrics.json, metrics.txt, report.html")
+    print(f"in {folder}: metrics.json, metrics.txt; open {folder / 'report.html'}")
     if failed := failures(sections):
         raise InputError(f"some metrics failed, all others are in {folder}: {'; '.join(failed)}")
     return results

@@ -6,6 +6,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import file_hash
+from common.hub import is_hub, local_file
 from common.registry import MODELS_FOLDER
 
 
@@ -23,17 +24,20 @@ class WeightFile:
     def find(self, path: Path | None, unverified: bool) -> tuple[Path, dict[str, Any]]:
         """The file at `path`, by default in pretrained_models/, and its facts: name, sha256, verified.
 
-        Raises: `InputError` if it is missing, or if its hash differs and `unverified` is false.
+        Raises: `InputError` if it is missing, or if its hash differs and `unverified` is false or it is on
+        the Hub.
         """
         path = Path(path or MODELS_FOLDER / self.name)
+        strict = is_hub(path) or not unverified  # a TorchScript file is code
+        path = local_file(path)
         if not path.is_file():
             raise InputError(f"{self.flag}: {path} is missing; download it with "
                              f"curl -L --create-dirs -o '{path}' '{self.url}'")
         digest = file_hash(path)
         verified = bool(self.sha256) and digest.startswith(self.sha256)
-        if self.sha256 and not verified and not unverified:
+        if self.sha256 and not verified and strict:
             raise InputError(f"{self.flag} {path}: its sha256 {digest[:16]}... is not that of {self.name}, "
-                             f"{self.sha256[:16]}...; --unverified-weights accepts it")
+                             f"{self.sha256[:16]}...; --unverified-weights accepts a file of this machine")
         return path, {"file": path.name, "sha256": digest, "verified": verified}
 
 

@@ -56,7 +56,7 @@ launch autoregressive.train.export --ckpt "$out/probe" --output "$probe" --preci
 launch tokenizer.reconstruct --data-path "$out/grids" --vq-ckpt "$vq" --save-path "$out/reconstructed"
 report() {  # report FOLDER CLIPS_PER_CLASS [sampler flags]
   launch autoregressive.sample.sample_c2i --gpt-ckpt "$gpt" --vq-ckpt "$vq" --save-folder "$1" --clips-per-class "$2" "${@:3}"
-  launch evaluations.probe_report --probe "$probe" --data-path "$out/grids" --reconstruction-path "$out/reconstructed" \
+  launch evaluations.class_consistency --probe "$probe" --data-path "$out/grids" --reconstruction-path "$out/reconstructed" \
     --sample-path "$1"
 }
 # The demo's guidance and temperature in pretrained_models/registry.json come from this sweep, other seeds than the report's.

@@ -78,3 +78,4 @@ launch autoregressive.sample.sample_c2i --gpt-ckpt "$out/gpt" --save-folder "$ou
   --clips-per-class "$CLIPS_PER_CLASS" --seed "$SEED" --cfg-scale "$CFG_SCALE" --temperature "$TEMPERATURE"
 
 launch evaluations.class_consistency --data-path "$out/grids" --sample-path "$out/samples"
+echo "open $out/samples/index.html"

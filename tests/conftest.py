@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import cache
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ from tokenizer.vq_model import VQConfig, VQModel
 torch.set_num_threads(1)  # small tensors, and other processes beside them
 avoid_broken_amx()
 HAS_GPU = torch.cuda.is_available()
-torch.cuda.is_available = lambda: False  # the tests are of the CPU, but for those marked "gpu"
+for kind in (torch.cuda, torch.xpu, torch.backends.mps):
+    kind.is_available = cache(lambda: False)  # the tests are of the CPU, but for those marked "gpu"
 loop.draw_curves = lambda folder: None  # takes longer than a tiny run
 
 SLOWEST = ("test_scripts.py", "test_surroundings.py", "test_compile.py", "test_survival.py")

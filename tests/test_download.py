@@ -1,6 +1,7 @@
 """Weights are fetched whole or not at all, whatever the server does."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -156,3 +157,13 @@ def test_model_brings_its_tokenizer_and_wrong_names_are_refused(tmp_path, runtim
         (tmp_path / file).touch()
     run(DownloadConfig("surgvisdom", folder=tmp_path), runtime)
     assert capsys.readouterr().out.count("there already") == 2
+
+
+def test_two_at_once_fetch_a_file_once(server, tmp_path, runtime, monkeypatch):
+    monkeypatch.setattr("common.download.files_of", lambda name: ["weights.pt"])
+    monkeypatch.setattr("common.download.registry", lambda: {"weights.pt": {"url": server.url}})
+    with ThreadPoolExecutor() as pool:
+        for job in [pool.submit(run, settings(tmp_path), runtime) for _ in range(2)]:
+            job.result()
+    assert got(tmp_path) == server.content
+    assert server.ranges == [None]

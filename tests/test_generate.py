@@ -10,12 +10,10 @@ from golden_weights import golden_state
 from scipy import stats
 
 import autoregressive.models.decoding as decoding
-import autoregressive.models.packing as packing
 from autoregressive.models.decoding import Passes, Rule, decode_in_windows, pays, sample
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.noise import gumbel_noise, noise_keys, uniform_noise
-from autoregressive.models.packing import pack
 
 torch.set_num_threads(1)  # tensors this small only wait for threads
 GOLDENS = Path(__file__).parent / "goldens"
@@ -203,21 +201,6 @@ def test_window_of_any_size_gives_the_sequential_tokens(small_gpt, window, setti
     settings = {**settings, "given_BN": given}
     plain = generate(model, labels, seeds, **settings)
     assert torch.equal(generate(model, labels, seeds, decode_window=window, **settings), plain)
-
-
-@pytest.mark.parametrize("window", [1, 5])
-def test_packed_weights_give_the_same_tokens(small_gpt, window):
-    labels, seeds = torch.tensor([0, 1, 1]), [5, 6, 7]
-    plain = generate(small_gpt, labels, seeds, cfg_scale=2.0)
-    packed = pack(small_gpt, torch.float32)
-    assert not [layer for layer in packed.modules() if isinstance(layer, torch.nn.Linear)]
-    assert torch.equal(generate(packed, labels, seeds, cfg_scale=2.0, decode_window=window), plain)
-
-
-def test_without_the_private_operators_weights_stay_as_they_are(small_gpt, monkeypatch):
-    monkeypatch.setattr(packing, "OPERATORS", ("_gone",))
-    pack(small_gpt, torch.float32)
-    assert [layer for layer in small_gpt.modules() if isinstance(layer, torch.nn.Linear)]
 
 
 def test_caches_are_kept_for_the_next_batch_of_the_same_model(small_gpt):

@@ -40,6 +40,7 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     assert "run the same command again" in stopped.communicate()[0] and stopped.returncode == 130
     assert not (tmp_path / "out" / "codes").exists()
     done = bash("scripts/run_pipeline.sh", "out/videos", "out", env=env, cwd=tmp_path)
+    assert done.stdout.endswith("\nopen out/samples/index.html\n")
     assert (tmp_path / "out" / "videos" / "PHANTOM.txt").exists()
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")
     assert [clip["class"] for clip in samples["clips"]] == samples["dataset"]["class_names"]

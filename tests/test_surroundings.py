@@ -2,6 +2,7 @@
 hidden files everywhere, and every folder moved before the next stage reads it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,9 @@ class Place:
                               env=env, capture_output=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr.decode(errors="backslashreplace")
         assert b"warning" not in done.stderr and b"Matplotlib" not in done.stderr
-        return done.stdout.decode("ascii")
+        text = done.stdout.decode("ascii")
+        assert script == "export" or re.search(r"\Anext: bash scripts/|open ", text.splitlines()[-1])
+        return text
 
     def move(self, old: str, new: str) -> None:
         """Rename a folder, after a file manager has looked at all that is in it."""

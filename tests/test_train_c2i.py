@@ -13,7 +13,7 @@ from forked import kill_when
 
 from autoregressive.models.checkpoint import facts_of_weights, load_gpt, start_from
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
-from autoregressive.train import train_c2i
+from autoregressive.train import preview
 from autoregressive.train.train_c2i import TrainC2IConfig, make_task, run, segment_length
 from common import checkpoints
 from common.checkpoints import checkpoint_file
@@ -186,7 +186,7 @@ def test_validation_and_sheet_are_spread_out_and_take_the_memory_of_one_part(con
         made.append(labels_B.tolist())
         return torch.zeros(len(seeds), 256, dtype=torch.long)
 
-    monkeypatch.setattr(train_c2i, "generate", generate)
+    monkeypatch.setattr(preview, "generate", generate)
     task.codes.dataset["class_names"] = [f"class {i}" for i in range(15)]
     task.draw_sheet(task.model, tmp_path / "sheet.png")
     assert made == [[0, 2], [4, 6], [8, 10], [12, 14]]

@@ -7,7 +7,7 @@ order. Shapes: C clips, A variants of each (with --flip the mirrored clip too), 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.checkpoints import checkpoint_file
-from common.command import require_at_least, run_command
+from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, remove, write_json
@@ -26,6 +26,7 @@ from common.spread import evenly
 from dataset.codes import Codes
 from dataset.grid import mirror_frames
 from dataset.grid_images import GridImages, to_pixels
+from dataset.hub_data import data_folder
 from dataset.manifest import Manifest
 from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.quality import Quality, measure_quality
@@ -54,7 +55,7 @@ class ExtractCodesConfig:
     check_pictures: int = 16
     """Pictures that are decoded again to see how good the codes are."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, batch_size=1, check_pictures=1)
@@ -119,6 +120,7 @@ def run(config: ExtractCodesConfig, runtime: Runtime) -> None:
 
 def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     """Encode this process's blocks; the main process then joins all blocks into codes.npy and codes.json."""
+    config = replace(config, data_path=data_folder(config.data_path, runtime))
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     file = checkpoint_file(config.vq_ckpt, runtime)
     model = load_tokenizer(file).to(device)
@@ -149,6 +151,7 @@ def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     clips, count, height, width = codes_CAhw.shape
     print(f"{clips} clips, {count} variants of {height} x {width} tokens in {config.code_path}")
     print("\n".join(quality_lines(quality, model.config.codebook_size)))
+    say_next("bash", "scripts/train_c2i.sh", "--results-dir", "RUN", "--code-path", config.code_path)
     for stale in config.code_path.glob(".blocks-*"):
         if stale != folder:
             remove(stale)

@@ -9,6 +9,7 @@ import torch
 
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
+from common.hub import beside, is_hub, pinned
 from common.layouts import model_state
 from common.names import check_names
 from common.registry import MODELS_FOLDER
@@ -30,6 +31,7 @@ def load_tokenizer(path: Path) -> VQModel:
         raise InputError(f"{path}: {error}") from None
     load_strict(model, state, str(path), reinit=(USAGE_BUFFER,))
     model.same_codes = tuple(checkpoint.get("same_codes", ()))
+    model.facts = {"same_codes": list(model.same_codes)} if model.same_codes else {}
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # faster on CPU and GPU
 
 
@@ -40,12 +42,14 @@ def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
     for key, value in sorted(model.state_dict().items()):
         if key != USAGE_BUFFER:
             digest.update(value.to("cpu", torch.float32).numpy().tobytes())
-    return {"name": path.name, "path": str(path.resolve()), "hash": digest.hexdigest()[:16],
+    return {"name": path.name, "path": pinned(path) or str(path.resolve()), "hash": digest.hexdigest()[:16],
             "downsample": model.config.downsample, "codebook_size": model.config.codebook_size}
 
 
 def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tuple[VQModel, Path]:
     """The tokenizer that codes were made with: the file given, or where it was, near `near`, or bundled.
+
+    Last come names on the Hub: where it was, and in the repository that `near` was fetched from.
 
     Raises: `InputError` if it is nowhere, or if the file has other weights (by hash, where the facts hold
     one).
@@ -58,7 +62,11 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
     folder = near.resolve().parent
     around = [place / name for base in (folder, folder.parent.parent)
               for place in (base, *base.glob("*"), *base.glob("*/checkpoints"))]
-    for path in [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *around]:
+    places = [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *around, *beside(near, name)]
+    for path in sorted(places, key=is_hub):
+        if is_hub(path):
+            path = checkpoint_file(path)
+            return check_tokenizer(path, facts), path
         if os.path.isfile(path):  # also false where one may not look
             try:
                 return check_tokenizer(path, facts), path

@@ -26,6 +26,7 @@ from common.progress import progress
 from common.spread import evenly, evenly_by_class
 from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid, to_pixels
+from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest
 from dataset.sheet import contact_sheet
 from tokenizer.loading import load_tokenizer, tokenizer_facts
@@ -54,7 +55,7 @@ class ReconstructConfig:
     vgg_weights: Path | None = None
     """torchvision's vgg16-397923af.pth: measures LPIPS too."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         if self.clips_per_class is not None:
@@ -152,6 +153,7 @@ def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
 
 def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
     """Reconstruct this process's share; the main process then writes what was measured."""
+    config = replace(config, data_path=data_folder(config.data_path, runtime))
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     if config.save_path.resolve() == config.data_path.resolve():
         raise InputError(f"--save-path {config.save_path}: is --data-path")
@@ -180,6 +182,7 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     write_json(config.save_path / "reconstruction.json", result)
     for name, row in {"all": result["all"], **by_class}.items():
         print(f"{name:24}", "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    print(f"open {config.save_path / 'sheet.png'}")
     return result
 
 

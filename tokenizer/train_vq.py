@@ -28,6 +28,7 @@ from common.training.loop import train
 from common.training.task import Task
 from common.training.whole_batch import WholeBatch
 from dataset.grid_images import to_pixels
+from dataset.hub_data import data_folder
 from tokenizer.adversary import Adversary
 from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
@@ -116,14 +117,17 @@ class TrainVQConfig(TrainingConfig):
 class TokenizerTask(Task):
     """What the training loop needs to know of the tokenizer."""
 
+    next_command = ("bash", "scripts/extract_codes.sh", "--data-path", "GRIDS", "--code-path", "CODES",
+                    "--vq-ckpt")
+
     def __init__(self, config: TrainVQConfig, runtime: Runtime):
         self.config, self.runtime = config, runtime
         torch.manual_seed(config.global_seed)
         model = start_model(config, runtime)
         self.model: nn.Module = model.to(memory_format=torch.channels_last)  # faster by a tenth
         self.blocks = [self.model.encoder, self.model.decoder]
-        self.sets = sets = [GridSet(folder, config.window, config.val_pictures)
-                            for folder in config.data_path]
+        self.sets = sets = [GridSet(data_folder(path, runtime), config.window, config.val_pictures)
+                            for path in config.data_path]
         if len({part.manifest.frame_size for part in sets}) > 1:
             raise InputError("--data-path: the folders have frames of different sizes")
         sizes = [len(part.crops) for part in sets]
@@ -277,9 +281,9 @@ def revive_dead_codes(model: VQModel, seen: Quantised, step: int, fresh: bool, s
         dead_n = (counts_V == 0).nonzero().flatten()
     else:
         return torch.empty(0, dtype=torch.long, device=used.device)
-    random = torch.Generator(used.device).manual_seed(mix(seed, step))
-    pick_n = torch.randint(len(latents_ND), (len(dead_n),), device=used.device, generator=random)
-    noise_nD = torch.randn(len(dead_n), weight_VD.shape[1], device=used.device, generator=random)
+    random = torch.Generator().manual_seed(mix(seed, step))  # the same on every device
+    pick_n = torch.randint(len(latents_ND), (len(dead_n),), generator=random).to(used.device)
+    noise_nD = torch.randn(len(dead_n), weight_VD.shape[1], generator=random).to(used.device)
     moved_nD = (latents_ND[pick_n] + 0.02 * noise_nD).to(weight_VD)
     weight_VD[dead_n] = torch.where(moved_nD.isfinite(), moved_nD, weight_VD[dead_n])  # of a skipped step
     return dead_n

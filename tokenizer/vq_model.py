@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.pretrained import Pretrained
 
 Norm = Callable[[int], nn.Module]
 
@@ -227,9 +228,10 @@ class Quantised:
     codes_Bhw: Tensor
 
 
-class VQModel(nn.Module):
+class VQModel(Pretrained, nn.Module):
     """The tokenizer: `encode` pixels to codes, `decode` codes to pixels."""
 
+    loader = "tokenizer.loading:load_tokenizer"
     same_codes: tuple[str, ...] = ()
     """Hashes of tokenizers that differ in the decoder alone: their codes, and GPTs of these, fit this one."""
 

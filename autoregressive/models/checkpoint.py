@@ -12,11 +12,11 @@ from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.errors import InputError
 from common.layouts import model_state
-from common.names import check_classes
+from common.names import check_classes, check_names
 from common.presets import find_preset
 from common.registry import MODELS_FOLDER, registry
 from common.weights import load_checkpoint, load_strict
-from dataset.manifest import read_facts
+from dataset.manifest import check_positive, read_facts
 from tokenizer.loading import load_tokenizer, tokenizer_facts
 
 CLASS_EMBEDDING = "cls_embedding"
@@ -53,14 +53,27 @@ def load_gpt(path: Path, preset: str | None = None, vq_ckpt: Path | None = None
     if "config" not in checkpoint:
         facts = facts_of_weights(path, checkpoint, preset, vq_ckpt)
     elif preset is None:
+        if missing := {"dataset", "tokenizer"} - checkpoint.keys():
+            raise InputError(f"{path}: says nothing of its {' and '.join(sorted(missing))}")
         facts = {name: checkpoint[name] for name in ("config", "dataset", "tokenizer")}
     else:
         raise InputError(f"--preset {preset}: {path} itself holds the facts of its data set")
-    check_classes(facts["dataset"]["class_names"], path)
-    with torch.device("meta"):  # initialisation would take longer than reading the file
-        model = GPT(GPTConfig(**facts["config"]))
+    try:
+        check_classes(facts["dataset"]["class_names"], path)
+        check_positive(facts["dataset"], path)
+        check_names([facts["tokenizer"]["name"]], path)
+        with torch.device("meta"):  # initialisation would take longer than reading the file
+            model = GPT(GPTConfig(**facts["config"]))
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{path}: its facts are damaged ({type(error).__name__} {error})") from None
     load_strict(model, state, str(path))
+    model.facts = {name: facts[name] for name in ("dataset", "tokenizer")}
     return model.requires_grad_(False).eval(), facts["dataset"], facts["tokenizer"]
+
+
+def load_model(path: Path) -> GPT:
+    """The model of `load_gpt`, in a file, run folder or hf://...; its facts are `model.facts`."""
+    return load_gpt(checkpoint_file(path))[0]
 
 
 def facts_of_weights(path: Path, checkpoint: dict[str, Any], preset: str | None, vq_ckpt: Path | None

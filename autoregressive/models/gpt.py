@@ -8,6 +8,7 @@ then tokens 0 to N - 2), D width, V vocabulary, K classes, C channels of a head,
 a window.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from autoregressive.models.noise import spread_keys, uniform_noise
 from autoregressive.models.rope import rotary_tables
 from autoregressive.models.token_masking import SemanticAwareTokenMasking
 from common.hardware import kernels_for
+from common.pretrained import Pretrained
 
 __all__ = ["GPT", "GPT_SIZES", "GPTConfig", "KVCache", "check_labels"]
 LOSS_CHUNK = 2**25  # logits that the loss holds in memory at once: 128 MB in float32
@@ -53,8 +55,11 @@ class ClassEmbedding(nn.Module):
         return self.embedding_table(labels_B)
 
 
-class GPT(nn.Module):
+class GPT(Pretrained, nn.Module):
     """p(token i | class, tokens < i) over a grid of tokens."""
+
+    loader = "autoregressive.models.checkpoint:load_model"
+    needs = ("dataset", "tokenizer")
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -69,6 +74,7 @@ class GPT(nn.Module):
         cos_LC, sin_LC = rotary_tables(*config.grid, config.head_dim, config.rope_base)
         self.register_buffer("cos_LC", cos_LC, persistent=False)
         self.register_buffer("sin_LC", sin_LC, persistent=False)
+        self.native: Callable[[Tensor, Tensor, KVCache], Tensor] | None = None  # does `step` and `window`
         self.apply(_init)
         nn.init.zeros_(self.output.weight)
 
@@ -153,6 +159,8 @@ class GPT(nn.Module):
         to its own, so that the logits are those of W steps.
         """
         x_BWD = self.tok_embeddings(tokens_BW)
+        if self.native:
+            return self.native(x_BWD, positions_BW, cache)
         kernels = kernels_for(KERNELS, x_BWD) if tokens_BW.shape[1] <= WIDEST else None
         if kernels:
             context = "fused_window", (kernels, self.cos_LC, self.sin_LC, positions_BW)
@@ -166,6 +174,8 @@ class GPT(nn.Module):
         return self._through_layers(x_BWD, *context, cache)
 
     def _decode(self, x_BD: Tensor, position_1: Tensor, cache: KVCache) -> Tensor:
+        if self.native:
+            return self.native(x_BD[:, None], position_1.expand(len(x_BD), 1), cache)[:, 0]
         cos_1C, sin_1C = self.cos_LC[position_1], self.sin_LC[position_1]
         slots_S = torch.arange(cache.keys[0].shape[2], device=x_BD.device)
         mask_S = torch.zeros_like(slots_S, dtype=x_BD.dtype).masked_fill_(slots_S > position_1, -torch.inf)

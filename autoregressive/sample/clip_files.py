@@ -14,7 +14,7 @@ from common.files import atomic_path
 from common.names import inside
 from dataset.grid import grid_to_frames
 from dataset.manifest import Clip, Manifest
-from dataset.sheet import contact_sheet, moving_sheet
+from dataset.sheet import contact_sheet, save_film
 from dataset.video import write_frames, write_gif, write_mp4
 
 SHEET_CLIPS = 32  # clips on the contact sheet at most
@@ -84,7 +84,4 @@ def write_sheet(folder: Path, jobs: Sequence[ClipJob], dataset: dict[str, Any]) 
         rows.append((f"{job.class_name} {job.seed}", frames_of(picture_3HW, dataset)))
     with atomic_path(folder / "contact_sheet.png") as temporary:
         contact_sheet(rows).save(temporary)
-    first, *rest = moving_sheet(rows)
-    with atomic_path(folder / "contact_sheet.webp") as temporary:
-        first.save(temporary, "webp", save_all=True, append_images=rest, loop=0, quality=80,
-                   duration=round(1000 / dataset["fps"]))
+    save_film(folder / "contact_sheet.webp", rows, dataset["fps"])

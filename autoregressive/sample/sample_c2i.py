@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm import tqdm
 
-from autoregressive.models.packing import pack
+from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
@@ -25,6 +24,7 @@ from common.distributed import Runtime
 from common.errors import InputError
 from common.files import file_hash, remove_unfinished, write_json
 from common.hardware import own_cores
+from common.hub import hub_facts
 from common.locks import locked
 from common.names import without_names
 from common.progress import progress
@@ -79,12 +79,13 @@ class SampleC2IConfig:
     decode_window: int | None = None
     """Tokens of a clip that a pass guesses and checks. The clips do not depend on it. 1: token by token
     (default: 8, on a GPU 16)."""
-    mixed_precision: Literal["bf16", "none"] = "none"
-    """Precision of the GPT. bf16 is faster, but a clip may then depend on the other clips of its batch."""
+    mixed_precision: Literal["int8", "bf16", "none"] = "none"
+    """Precision of the GPT's weights. bf16 is faster; on a GPU a clip may then depend on the other clips of
+    its batch. int8, on a CPU only, is faster still and changes the model slightly."""
     decode_precision: Literal["bf16", "none"] = "none"
     """Precision of the tokenizer. bf16 is refused for a tokenizer whose pictures it changes visibly."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, clips_per_class=1, seed=0, chain=1)
@@ -185,9 +186,10 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         settings["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()),
                              "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
     digest = runtime.agree(lambda: file_hash(path))[:16]
-    facts = {"version": 1, "checkpoint": {"name": path.name, "hash": digest},
-             "tokenizer": {name: value for name, value in tokenizer_facts(tokenizer, models.vq_path).items()
-                           if name != "path"},
+    vq_facts = {k: v for k, v in tokenizer_facts(tokenizer, models.vq_path).items() if k != "path"}
+    facts = {"version": 1,
+             "checkpoint": {"name": path.name, "hash": digest, **hub_facts(config.gpt_ckpt, path)},
+             "tokenizer": {**vq_facts, **hub_facts(config.vq_ckpt, models.vq_path)},
              "dataset": dataset, "sampling": settings,
              **({"notice": entry["notice"]} if "notice" in entry else {})}
     tokenizer = tokenizer.to(device)
@@ -202,12 +204,11 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         if not clips:
             write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
     runtime.gather(None)  # no process writes clips before
-    half = config.mixed_precision == "bf16"
-    gpt = pack(gpt.to(device), torch.bfloat16 if half else torch.float32)
+    gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
     window = config.decode_window or usual_window(gpt, device)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},
-        config.chain, start_N, half, config.decode_precision)
+        config.chain, start_N, config.mixed_precision == "bf16", config.decode_precision)
     missing = [job for job in runtime.share(jobs) if not (folder / job.path("grids", ".png")).exists()]
     size = config.batch_size or fitting_batch(gpt, device, runtime)
     with progress(None, len(missing), "sample", "clip", runtime.is_main) as bar:

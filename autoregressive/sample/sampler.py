@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.checkpoint import find_gpt, load_gpt
-from autoregressive.models.decoding import Passes
+from autoregressive.models.decoding import Passes, compute_dtype
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
 from autoregressive.sample.clip_files import ClipJob
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.starts import continued
+from common import devices
 from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.hardware import free_memory
@@ -59,7 +60,7 @@ class Models:
 
 def usual_window(gpt: GPT, device: torch.device) -> int:
     """Tokens of a pass for which sampling is fast."""
-    return min(16 if device.type == "cuda" else 8, gpt.config.block_size)
+    return min(8 if device.type == "cpu" else 16, gpt.config.block_size)
 
 
 @dataclass
@@ -109,10 +110,10 @@ class ClipSampler:
 
 def fitting_batch(gpt: GPT, device: torch.device, runtime: Runtime) -> int:
     """Batch size: 32, on a GPU 128, or less if keys and values would take more than half the free memory."""
-    config, weight = gpt.config, gpt.output.weight
+    config = gpt.config
     slots = 2 * 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim  # under guidance
-    if device.type == "cuda":
-        free, most = torch.cuda.mem_get_info(device)[0], 128
-    else:
+    if device.type == "cpu":
         free, most = free_memory() // runtime.world_size, 32
-    return max(1, min(most, int(free // 2 // (slots * weight.element_size()))))
+    else:
+        free, most = devices.free_memory(device), 128
+    return max(1, min(most, int(free // 2 // (slots * compute_dtype(gpt).itemsize))))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoregressive.models.packing import pack
+from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.sample.clip_files import frames_of
 from autoregressive.sample.gallery import RESEARCH
 from autoregressive.sample.sample_c2i import SampleC2IConfig, label_of
@@ -58,7 +58,7 @@ class Session:
     lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        gpt = pack(self.models.gpt.to(self.device), torch.float32)
+        gpt = prepare(self.models.gpt.to(self.device), PRECISIONS["none"])
         self.dataset = self.models.dataset
         self.hash = file_hash(self.models.path)[:16]
         always = {"top_k": SampleC2IConfig.top_k, "decode_window": usual_window(gpt, self.device)}

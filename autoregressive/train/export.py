@@ -1,6 +1,7 @@
 """STAGE: checkpoint -> files to share: safetensors with config, or the layout of the released checkpoints.
 
-Both hold the weights that sampling uses (averaged ones if there are any), and no paths of this machine.
+Both hold the weights that sampling uses (averaged ones if there are any), and no paths of this machine. The
+first also goes to the Hugging Face Hub, with a model card (`share`).
 """
 
 from argparse import Namespace
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from autoregressive.models.checkpoint import CLASS_EMBEDDING, load_gpt
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.train.share import share
 from common.checkpoints import checkpoint_file, write_tensors
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path, write_json
+from common.hub import check_repository
 from common.layouts import STATE_KEYS, model_state
 from common.names import check_classes
+from common.pretrained import without_path
 from common.weights import load_checkpoint, save_safetensors
 from tokenizer.loading import load_tokenizer
 
@@ -33,33 +37,59 @@ class ExportConfig:
 
     ckpt: Path
     """Run folder or checkpoint."""
-    output: Path
+    output: Path | None = None
     """NAME.safetensors, with config and data set inside and in NAME.json; or NAME.pt, the format of
     LlamaGen's and EndoGen's code."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face Hub, owner/name, made if it is missing; with or instead of --output."""
+    licence: str | None = None
+    """Licence of the weights for --push-to-hub, by the Hub's name for it: mit, cc-by-nc-4.0, other, ..."""
+    private: bool = True
+    """Whether a new repository is private; one that exists stays as it is."""
+    sample_path: Path | None = None
+    """Sampler's folder of this checkpoint for --push-to-hub: preview, sampling settings and scores of the
+    card (default: a preview without guidance)."""
     preset: str | None = None
     """Data set of a GPT checkpoint that holds weights only: the name of an experiment, or a dataset.json."""
     vq_ckpt: Path | None = None
-    """Tokenizer of such a GPT (default: LlamaGen's)."""
+    """Tokenizer of such a GPT (default: LlamaGen's); with --push-to-hub the one that goes along
+    with a GPT (default: its own)."""
     averaged: bool = True
     """Export averaged weights, if there are any."""
     precision: Literal["float", "half"] = "float"
     """half: float16, for safetensors files of half the size."""
 
     def __post_init__(self) -> None:
-        if self.output.suffix not in (".safetensors", ".pt"):
+        if not (self.output or self.push_to_hub):
+            raise InputError("--output or --push-to-hub: one of them is needed")
+        if self.output and self.output.suffix not in (".safetensors", ".pt"):
             raise InputError(f"--output {self.output}: must end in .safetensors or .pt")
-        if self.output.suffix == ".pt" and self.precision == "half":
+        if self.output and self.output.suffix == ".pt" and self.precision == "half":
             raise InputError("--precision half: the released layout is in float32")
+        if self.push_to_hub:
+            check_repository(self.push_to_hub, "--push-to-hub")
+            if not self.licence:
+                raise InputError("--push-to-hub: needs --licence, the terms for those who use the weights")
 
 
 def run(config: ExportConfig, runtime: Runtime) -> None:
     """Write the files, read them back and compare, on the main process."""
     if not runtime.is_main:
         return
-    path, file = checkpoint_file(config.ckpt), config.output
+    path = checkpoint_file(config.ckpt)
     state, facts = weights_and_facts(path, config.averaged, config.preset, config.vq_ckpt)
     if config.precision == "half":
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    if config.output:
+        write(config.output, path, state, facts)
+    if config.push_to_hub:
+        address = share(path, state, facts, config.push_to_hub, config.licence, config.private,
+                        config.vq_ckpt, config.sample_path)
+        print(f"uploaded: open {address}")
+
+
+def write(file: Path, path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write `file` from the checkpoint at `path`; `OSError` unless it reads back with the same weights."""
     if file.suffix == ".safetensors":
         save_safetensors(file, state, facts)
         write_json(file.with_suffix(".json"), facts)
@@ -91,11 +121,6 @@ def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: P
     model, dataset, tokenizer_facts = load_gpt(path, preset, vq_ckpt and checkpoint_file(vq_ckpt))
     return model.state_dict(), {"config": asdict(model.config), "dataset": dataset,
                                 "tokenizer": without_path(tokenizer_facts)}
-
-
-def without_path(fact: Any) -> Any:
-    """A fact without its "path", which is of this machine."""
-    return {key: value for key, value in fact.items() if key != "path"} if isinstance(fact, dict) else fact
 
 
 def released_layout(checkpoint: dict[str, Any], state: dict[str, Tensor], facts: dict[str, Any]

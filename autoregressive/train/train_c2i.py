@@ -13,21 +13,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from autoregressive.models.checkpoint import CLASS_EMBEDDING, start_from
-from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.train.preview import sampled_clips
 from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path
+from common.hub import pinned
 from common.spread import evenly
 from common.training.config import LOST, TrainingConfig
 from common.training.data_order import balanced
 from common.training.loop import to_device, train
 from common.training.task import Task
 from dataset.codes import Codes, CodesDataset
-from dataset.grid import grid_to_frames
-from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
 from tokenizer.loading import find_tokenizer
 from tokenizer.vq_model import VQModel
@@ -82,6 +81,7 @@ class GPTTask(Task):
     """
 
     methods = ("summed_loss",)
+    next_command = ("bash", "scripts/sample_c2i.sh", "--save-folder", "SAMPLES", "--gpt-ckpt")
 
     def __init__(self, codes: Codes, model: GPT, runtime: Runtime, device: torch.device,
                  first_tokens: int | None, class_balance: bool, val_clips: int, clips_at_once: int,
@@ -116,16 +116,9 @@ class GPTTask(Task):
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:
         """Sample one clip of each class, at most 8 classes, with seed 0."""
-        dataset, rows = self.codes.dataset, []
-        names = dataset["class_names"]
-        for labels_B in torch.tensor(evenly(len(names), 8)).split(self.clips_at_once):
-            tokens_BN = generate(model, labels_B, [0] * len(labels_B), top_k=2000)
-            for label, tokens_N in zip(labels_B, tokens_BN, strict=True):
-                picture_3HW = to_uint8(self.tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
-                frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
-                rows.append((names[label], frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
+        clips = sampled_clips(model, self.tokenizer, self.codes.dataset, self.clips_at_once)
         with atomic_path(path) as temporary:
-            contact_sheet(rows).save(temporary)
+            contact_sheet(clips).save(temporary)
 
 
 def make_task(config: TrainC2IConfig, runtime: Runtime) -> GPTTask:
@@ -142,9 +135,10 @@ def make_task(config: TrainC2IConfig, runtime: Runtime) -> GPTTask:
         token_dropout_segment=segment_length(codes), resid_dropout_p=config.dropout_p,
         ffn_dropout_p=config.dropout_p, class_dropout_prob=config.class_dropout_prob))
     if config.gpt_ckpt:
-        fresh = start_from(model, checkpoint_file(config.gpt_ckpt, runtime), names)
+        file = checkpoint_file(config.gpt_ckpt, runtime)
+        fresh = start_from(model, file, names)
         if runtime.is_main:
-            print(f"starting from the weights of {config.gpt_ckpt}" + (
+            print(f"starting from the weights of {pinned(file) or config.gpt_ckpt}" + (
                 f"; {CLASS_EMBEDDING} is initialised anew because the classes differ" if fresh else ""))
     device, tokenizer = runtime.device(config.device), None
     if config.sample_every:

@@ -7,10 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from common.command import require_at_least
+from common.devices import best_kind
 from common.errors import InputError
+from common.hub import readable
 from common.names import without_names
 
 # Settings that a rerun may change; all others must be equal on resume.
@@ -23,7 +23,7 @@ LOST = timedelta(minutes=30)  # timeout of training; longer than any work of one
 
 def precision_that_suits() -> Literal["bf16", "none"]:
     """Default of --mixed-precision."""
-    return "bf16" if torch.cuda.is_available() else "none"
+    return "bf16" if best_kind() in ("cuda", "xpu") else "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class TrainingConfig:
     max_skipped_steps: int = 25
     """A step whose loss or gradient is not finite is skipped. This many consecutive ones end the run."""
     mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
-    """bf16: autocast (default on a GPU). none: float32, which is faster on many CPUs."""
+    """bf16: autocast (default on cuda and xpu). none: float32, which is faster on many CPUs."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is used for evaluation; 0: no average."""
     global_seed: int = 0
@@ -76,15 +76,15 @@ class TrainingConfig:
     """Number of processes that read data."""
     data_parallel: Literal["ddp", "fsdp", "none"] = "ddp"
     """With several processes. ddp: each holds the whole model. fsdp: each holds a shard of it."""
-    compile: bool = field(default_factory=lambda: torch.cuda.is_available())
+    compile: bool = field(default_factory=lambda: best_kind() == "cuda")
     """Compile the model's blocks. On a single GPU also record the step of the GPT as a CUDA graph. Without a
-    compiler training continues uncompiled. The default on a GPU is --compile."""
+    compiler training continues uncompiled. The default on cuda is --compile."""
     activation_checkpointing: bool = False
     """Recompute the activations of blocks in the backward pass: a third slower, far less memory."""
     wandb_project: str | None = None
     """Also log to this Weights & Biases project (offline unless WANDB_MODE is set)."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
     dry_run: bool = False
     """Take a few steps and print sizes, memory and the estimated time. Nothing is written."""
 
@@ -103,7 +103,7 @@ class TrainingConfig:
 
     def settings(self) -> dict[str, Any]:
         """The flags as JSON values."""
-        return json.loads(json.dumps(asdict(self), default=str))
+        return json.loads(json.dumps(asdict(self), default=readable))
 
 
 def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: dict[str, Any]) -> None:

@@ -6,8 +6,7 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import torch
-
+from common.devices import peak_memory
 from common.distributed import own_part
 from common.recorded import tensors
 
@@ -33,8 +32,8 @@ def dry_run(state: "TrainingState") -> list[str]:
         state.meter.read()  # waits for the device
         times.append(perf_counter() - started)
     step_time = median(times[untimed:] or times)
-    if device.type == "cuda":
-        peak, kind = torch.cuda.max_memory_allocated(device), "allocated on the GPU"
+    if device.type != "cpu":
+        peak, kind = peak_memory(device), "allocated on the GPU"
     else:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         kind = "resident, with Python and torch"

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.checkpoints import newest_checkpoint, save_checkpoint
+from common.command import say_next
+from common.devices import PINNED
 from common.distributed import Runtime, shard_like, whole_tensor
 from common.files import write_json
 from common.hardware import compiler_works
@@ -72,6 +74,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
                 draw_curves(config.results_dir)
         finally:
             log.close()
+    if runtime.is_main and task.next_command and state.step >= config.max_steps:
+        say_next(*task.next_command, config.results_dir)
     return state.step
 
 
@@ -197,7 +201,7 @@ class TrainingState:
                                self.step, config.max_steps, config.gradient_accumulation_steps, self.runtime)
         return DataLoader(self.task.train_set, batch_sampler=sampler, num_workers=config.num_workers,
                           worker_init_fn=leave_signals_to_the_parent,
-                          pin_memory=self.device.type == "cuda")
+                          pin_memory=self.device.type in PINNED)
 
     def due(self, every: int) -> bool:
         """True every `every` steps and at the last step; never if `every` is 0."""
@@ -277,4 +281,4 @@ def shard_all(whole: dict[str, Tensor], examples: dict[str, Tensor]) -> dict[str
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Nested lists of tensors on `device`."""
-    return mapped(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    return mapped(lambda tensor: tensor.to(device, non_blocking=device.type in PINNED), batch)

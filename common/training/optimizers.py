@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from common.devices import FLOAT64
 from common.distributed import own_part, shard_like
 from common.errors import InputError
 from common.training.config import TrainingConfig
@@ -179,7 +180,7 @@ class Meter:
     def add(self, scalars: dict[str, Tensor], finite: Tensor) -> None:
         """Count one step if it was finite."""
         for name, value in {**scalars, "steps": torch.ones_like(finite)}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + torch.where(finite, value, 0.0).double()
+            self.sums[name] = self.sums.get(name, 0.0) + widened(torch.where(finite, value, 0.0))
 
     def read(self) -> dict[str, float]:
         """The means; resets the meter. Waits for the device."""
@@ -196,9 +197,15 @@ class Meter:
         self.sums = dict(sums)
 
 
+def widened(x: Tensor) -> Tensor:
+    """`x` in float64 on devices that have it."""
+    return x.double() if x.device.type in FLOAT64 else x
+
+
 def take_step(optimizers: Optimizers, skip: Tensor) -> None:
     """One step of each optimizer unless `skip`, a tensor on the device, is true; clears the gradients."""
     for optimizer in optimizers:
         optimizer.found_inf = skip.float()  # what torch.amp.GradScaler sets for the same purpose
-        optimizer.step()
+        if skip.device.type != "mps" or not skip:  # whose AdamW does not read it; this waits for the device
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)

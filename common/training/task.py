@@ -17,6 +17,7 @@ class Task:
     recordable = False  # True if `loss` neither waits for a GPU nor uses torch's generator
     train_set: Dataset
     facts: dict[str, Any]  # JSON values; saved in every checkpoint, and must be equal on resume
+    next_command: Sequence[str] = ()  # what to run after training; the run folder is its last word
 
     def loss(self, model: nn.Module, batch: Any, seeds_B: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss of a batch, and further scalars to log; all randomness comes from `seeds_B` (int64)."""

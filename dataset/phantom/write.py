@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from common.command import say_next
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import atomic_path
@@ -69,6 +70,8 @@ def run(config: PhantomConfig, runtime: Runtime) -> int:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+    if runtime.is_main:
+        say_next("bash", "scripts/prepare.sh", "--data-path", "GRIDS", "--video-path", config.video_path)
     return sum(results)
 
 

@@ -1,0 +1,217 @@
+"""Pictures and their masks for segmentation: stills and frames of clips, real or generated.
+
+A folder holds pictures in `images/` (or `frames/`, as the sampler writes them) at any depth and, where they
+are labelled, `masks/` with the same relative names, whatever the suffixes. Shapes: n pictures, S x S pixels.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.errors import InputError
+from common.files import read_json
+from dataset.folders import walk
+from dataset.grid import grid_to_frames
+from dataset.manifest import FILE_NAME, Manifest
+from dataset.pictures import IMAGE_SUFFIXES, read_picture
+
+WHITE = 128  # least value of the foreground of a mask in grey
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One still or frame."""
+
+    name: str
+    """Path below its folder, without suffix."""
+    path: Path
+    mask: Path | None = None
+    group: str = ""
+    """Recording or patient: pictures that share it are not independent."""
+    cell: tuple[int, int, int] | None = None
+    """Rows and columns of a grid picture, and the place of the frame in it."""
+
+
+def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = None) -> list[Picture]:
+    """All pictures of `folder`, sorted by name.
+
+    Without `labelled` masks may be missing altogether, the pictures may lie in `folder` itself, and those of
+    a prepared data set (dataset.json) are its training frames. `groups` is as in `group_rule`.
+
+    Raises: `InputError` naming `flag` if there are none, or a picture that has no mask.
+    """
+    group_of = group_rule(groups)
+    if not folder.is_dir():
+        raise InputError(f"{flag} {folder}: no such folder")
+    if not labelled and (folder / FILE_NAME).exists():
+        return _prepared(folder)
+    places = [folder / name for name in ("images", "frames") if (folder / name).is_dir()]
+    has_masks = (folder / "masks").is_dir()
+    if labelled and not (places and has_masks):
+        raise InputError(f"{flag} {folder}: must hold images/ (or frames/) and masks/")
+    files = _by_name((places or [folder])[0])
+    masks = _by_name(folder / "masks") if has_masks else {}
+    if not files:
+        raise InputError(f"{flag} {folder}: holds no pictures")
+    if masks and (missing := [path for name, path in files.items() if name not in masks]):
+        raise InputError(f"{flag} {missing[0]}: has no mask in {folder / 'masks'}")
+    return [Picture(name, path, masks.get(name), group_of(name)) for name, path in sorted(files.items())]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Relative name without suffix -> picture file."""
+    found: dict[str, Path] = {}
+    for place in walk(folder):
+        for file in place.files:
+            name = PurePosixPath(place.path, file)
+            if name.suffix.lower() in IMAGE_SUFFIXES:
+                other = found.setdefault(str(name.with_suffix("")), folder / name)
+                if other != folder / name:
+                    raise InputError(f"{folder / name}: {other.name} has the same name")
+    return found
+
+
+def _prepared(folder: Path) -> list[Picture]:
+    """The frames of the training clips of a prepared data set."""
+    manifest = Manifest.read(folder)
+    return [Picture(f"{clip.name}/{cell}", folder / clip.name, None, clip.recording,
+                    (manifest.rows, manifest.cols, cell))
+            for clip in manifest.select("train") for cell in range(manifest.rows * manifest.cols)]
+
+
+def group_rule(groups: str | None) -> Callable[[str], str]:
+    """The function from a picture's name to its group.
+
+    `groups` is a JSON file of names and groups, or a regular expression whose first group names it. By
+    default the pictures of a folder are a group, and so is every picture that is in none.
+    """
+    if groups is None:
+        return lambda name: name.rpartition("/")[0] or name
+    if groups.endswith(".json"):
+        return partial(_listed, groups, read_json(Path(groups)))
+    try:
+        pattern = re.compile(groups)
+    except re.error as error:
+        raise InputError(f"--groups {groups}: {error}") from None
+    if pattern.groups < 1:
+        raise InputError(f"--groups {groups}: needs one (group)")
+    return partial(_matched, pattern)
+
+
+def _listed(path: str, groups: dict[str, str], name: str) -> str:
+    if name not in groups:
+        raise InputError(f"--groups {path}: does not name {name}")
+    return str(groups[name])
+
+
+def _matched(pattern: re.Pattern, name: str) -> str:
+    match = pattern.search(name)
+    if not (match and match[1]):
+        raise InputError(f"--groups {pattern.pattern}: does not match {name}")
+    return match[1]
+
+
+def level_of(pictures: Sequence[Picture], groups: str | None) -> str:
+    """What splits and intervals go by, in words."""
+    count = len({picture.group for picture in pictures})
+    if groups:
+        return f"by {count} groups of --groups"
+    if count < len(pictures):
+        return f"by {count} folders: patient-level only if no patient has two of them (--groups)"
+    return "not patient-level: no recordings or patients are known (--groups), each picture counts as its own"
+
+
+def draw(pictures: Sequence[Picture], seed: int) -> list[Picture]:
+    """All pictures in random order, such that any beginning covers as many groups as it can."""
+    drawn: Counter[str] = Counter()
+    order: dict[str, int] = {}
+    keys = []
+    for place in np.random.RandomState(seed).permutation(len(pictures)):
+        group = pictures[place].group
+        keys.append((drawn[group], order.setdefault(group, len(order)), int(place)))
+        drawn[group] += 1
+    return [pictures[place] for *_, place in sorted(keys)]
+
+
+def digest(pictures: Sequence[Picture]) -> str:
+    """Short hash of names, groups and file sizes."""
+    facts = [(own.name, own.group, *(path.stat().st_size for path in (own.path, own.mask) if path))
+             for own in pictures]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def read_pixels(picture: Picture) -> np.ndarray:
+    """uint8 RGB (H, W, 3)."""
+    pixels_HW3 = read_picture(picture.path)
+    if picture.cell is None:
+        return pixels_HW3
+    rows, cols, cell = picture.cell
+    return grid_to_frames(pixels_HW3.transpose(2, 0, 1), rows, cols)[cell].transpose(1, 2, 0)
+
+
+def read_labels(path: Path, classes: int) -> tuple[np.ndarray, bool]:
+    """(labels 0 to `classes`, uint8 (H, W); whether greys were thresholded) of a mask.
+
+    A mask of one class is 0 and 1, or black and white, where greys of resizing or compression become white
+    from 128. A mask of several classes holds the labels themselves.
+
+    Raises: `InputError` naming a mask of other values.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image).astype(np.int64)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: not a readable mask ({error})") from None
+    if values.ndim == 3:
+        if (values[..., :3] != values[..., :1]).any():
+            raise InputError(f"{path}: a mask in colour; save labels as grey values")
+        values = values[..., 0]
+    highest = values.max()
+    if highest <= classes:
+        return values.astype(np.uint8), False
+    if classes > 1 or highest < WHITE or highest > 255:
+        raise InputError(f"{path}: has label {highest}, but --classes {classes}")
+    return (values >= WHITE).astype(np.uint8), bool(((values > 0) & (values < highest)).any())
+
+
+def check_masks(pictures: Sequence[Picture], classes: int) -> list[str]:
+    """A note of masks with greys, if there are any. Raises: `InputError` naming a mask that is wrong."""
+    grey = sum(read_labels(picture.mask, classes)[1] for picture in pictures)
+    return [f"{grey} of {len(pictures)} masks hold greys, which count as white from {WHITE}"] if grey else []
+
+
+def load(pictures: Sequence[Picture], size: int, classes: int) -> tuple[Tensor, Tensor]:
+    """(pixels uint8 (n, 3, S, S), labels uint8 (n, S, S)), stretched to squares; without masks labels are 0.
+
+    Raises: `InputError` naming a picture and mask of different sizes.
+    """
+    pixels = torch.empty(len(pictures), 3, size, size, dtype=torch.uint8)
+    labels = torch.zeros(len(pictures), size, size, dtype=torch.uint8)
+    for place, picture in enumerate(pictures):
+        pixels_HW3 = read_pixels(picture)
+        small_SS3 = cv2.resize(pixels_HW3, (size, size), interpolation=cv2.INTER_AREA)
+        pixels[place] = torch.from_numpy(small_SS3).permute(2, 0, 1)
+        if picture.mask:
+            labels_HW = read_labels(picture.mask, classes)[0]
+            if labels_HW.shape != pixels_HW3.shape[:2]:
+                raise InputError(f"{picture.mask}: not of the size of {picture.path}")
+            small_SS = cv2.resize(labels_HW, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+            labels[place] = torch.from_numpy(small_SS)
+    return pixels, labels
+
+
+def with_masks_of(pictures: Sequence[Picture], labelled: Sequence[Picture]) -> list[Picture]:
+    """The `pictures` that have the name of a labelled one, with its mask."""
+    masks = {picture.name: picture.mask for picture in labelled}
+    return [replace(picture, mask=masks[picture.name]) for picture in pictures if picture.name in masks]

@@ -1,0 +1,264 @@
+"""Synthetic clips in classification: folds without leaks, arms, metrics with intervals, resume."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from scipy.stats import t as student
+from small_data import CLASSES, make_grids
+
+from common.errors import InputError
+from common.files import read_json, write_json
+from common.networks import Lite0
+from dataset.manifest import Manifest
+from evaluations import classification
+from evaluations.class_scores import class_scores, class_summary, confusion_matrix
+from evaluations.classification_plan import ClassificationConfig, Experiment
+from evaluations.classification_report import half_widths
+from evaluations.clips import ClipSet
+from evaluations.folds import draw, left_out, make_folds, recordings_of
+from evaluations.frame_classifier import FrameClassifier
+from evaluations.probe import ClassifierTask
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Synthetic clips that show the other class than the one they are named after."""
+    folder = tmp_path_factory.mktemp("samples")
+    grids = Manifest.read(make_grids(folder / "grids", clips_per_class=4))
+    clips = tuple(dataclasses.replace(clip, label=1 - clip.label, recording=f"seed {clip.recording}")
+                  for clip in grids.clips)
+    dataclasses.replace(grids, clips=clips).write(folder / "grids")
+    write_json(folder / "samples.json", {"clips": [{"class": CLASSES[clip.label]} for clip in clips]})
+    return folder
+
+
+@pytest.fixture
+def config(grids, samples, tmp_path):
+    return ClassificationConfig(
+        data_path=grids, sample_path=(samples,), results_dir=tmp_path / "out", network="probe",
+        weights="none", size=32, frames=2, seeds=2, max_steps=12, warmup_steps=0, lr=3e-3,
+        global_batch_size=4, device="cpu")
+
+
+@pytest.fixture
+def clips(grids):
+    return ClipSet.read(grids, "--data-path")
+
+
+def change_clips(folder, change):
+    """Replace every clip of a data set by `change(number, clip)`."""
+    manifest = Manifest.read(folder)
+    dataclasses.replace(manifest, clips=tuple(map(change, range(99), manifest.clips))).write(folder)
+    return folder
+
+
+def test_scores_of_a_constant_predictor_have_closed_forms():
+    labels = np.repeat([0, 1], [6, 2])
+    scores = class_scores(confusion_matrix(labels, np.zeros(8, int), 2))
+    assert scores == pytest.approx({"accuracy": 6 / 8, "balanced_accuracy": 1 / 2, "macro_f1": 12 / 14 / 2})
+    scores = class_scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))  # the third class has no clips
+    assert scores == pytest.approx({"accuracy": 5 / 6, "balanced_accuracy": (3 / 4 + 1) / 2,
+                                    "macro_f1": (6 / 7 + 4 / 5) / 2})
+
+
+def test_summary_says_what_a_class_was_taken_for():
+    summary = class_summary(["a", "b", "c"], np.array([0, 0, 1]), np.array([0, 2, 1]))
+    assert summary["by_class"] == {"a": {"clips": 2, "accuracy": 0.5, "taken_for": [1, 0, 1]},
+                                   "b": {"clips": 1, "accuracy": 1.0, "taken_for": [0, 1, 0]}}
+
+
+def test_interval_of_a_mean_is_that_of_student():
+    values = np.random.RandomState(0).randn(12)
+
+    def mean(clips, seeds):
+        return np.array([values[clips].mean() + seeds.mean()])
+
+    clips, one = list(np.arange(12)[:, None]), [np.array([0])]
+    expected = student.ppf(0.975, 11) * values.std(ddof=1) / np.sqrt(12)
+    assert half_widths(mean, clips, one)[0] == pytest.approx(expected)
+    assert half_widths(mean, [np.arange(12)], one) is None
+    seeds = list(np.arange(3)[:, None])  # their means 0, 1, 2 vary alone
+    expected = student.ppf(0.975, 2) * 1 / np.sqrt(3)
+    assert half_widths(mean, [np.arange(12)], seeds)[0] == pytest.approx(expected)
+    assert half_widths(mean, clips, seeds)[0] > np.hypot(1 / np.sqrt(3), values.std() / np.sqrt(12)) * 1.96
+
+
+def test_folds_share_no_recording_and_test_every_clip_once(tmp_path):
+    change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
+        clip, recording=f"{clip.label}/{i % 6 // 2}"))  # three recordings of two clips
+    clips = ClipSet.read(tmp_path, "--data-path")
+    folds = make_folds(clips, 3)
+    assert sorted(place for fold in folds for place in fold.test) == list(range(12))
+    for fold in folds:
+        assert sorted(fold.train + fold.test) == list(range(12))
+        assert not recordings_of(clips, fold.train) & recordings_of(clips, fold.test)
+        assert {clips.entries[place].class_name for place in fold.test} == set(CLASSES)
+    assert not left_out(clips, 3)
+    assert left_out(clips, 4)["red wall"] == "3 recordings, at least 4 are needed"
+
+
+def test_one_fold_is_the_split_of_the_data_set(clips):
+    (fold,) = make_folds(clips, 1)
+    assert [clips.entries[place].split for place in fold.test] == ["val"] * 4
+    assert [clips.entries[place].split for place in fold.train] == ["train"] * 8
+
+
+def test_fewer_recordings_are_among_more_and_seeds_choose_others(clips):
+    def chosen(count, seed):
+        return recordings_of(clips, draw(clips, range(12), count, seed))
+
+    assert len(chosen(2, 0)) == 4 and chosen(2, 0) < chosen(3, 0) < chosen(None, 0)
+    assert len({frozenset(chosen(2, seed)) for seed in range(8)}) > 1
+
+
+def test_arms_train_on_their_clips_and_a_rerun_makes_what_is_missing(config, runtime, monkeypatch, capsys):
+    report = classification.run(config, runtime)
+    rows = {row["arm"]: row for row in report["rows"]}
+    assert list(rows) == ["real", "real + synthetic", "synthetic"]
+    assert rows["real"]["scores"]["accuracy"] == [1, 1, 1] and rows["real"]["difference"] is None
+    assert rows["synthetic"]["difference"]["macro_f1"] == [-1, -1, -1]
+    assert rows["synthetic"]["by_class"]["red wall"] == {"clips": 4, "accuracy": 0, "taken_for": [4, 0]}
+    runs = [read_json(path) for path in config.results_dir.glob("runs/*.json")]
+    assert {(run["arm"], run["real"], run["synthetic"]) for run in runs} == {
+        ("real", 8, 0), ("real + synthetic", 8, 8), ("synthetic", 0, 8)}
+    assert "near-copies" in report["warnings"][0] and not list(config.results_dir.rglob("*.pt"))
+    page = (config.results_dir / "report.html").read_text()
+    assert "svg+xml;base64" in page and "100.0 [100.0, 100.0]" in page and "taken for" in page
+    assert "synthetic         -" in (config.results_dir / "classification.txt").read_text()
+
+    trained = []
+
+    def train(task, own, runtime):
+        trained.append(own.results_dir.name)
+        return own.max_steps
+
+    monkeypatch.setattr(classification, "train", train)
+    (config.results_dir / "runs" / "synthetic-all-fold0-seed1.json").unlink()
+    assert len(classification.run(config, runtime)["rows"]) == 3
+    assert trained == ["synthetic-all-fold0-seed1"]
+    with pytest.raises(InputError, match=r"--lr: .*seed0.json was made with 0.003; choose another"):
+        classification.run(dataclasses.replace(config, lr=1e-3), runtime)
+
+
+def test_few_recordings_give_a_point_of_the_curve_each_and_a_warning(config, runtime):
+    config = dataclasses.replace(config, recordings_per_class=(9, 1, 9), seeds=1, max_steps=1)
+    report = classification.run(config, runtime)
+    assert [(row["arm"], row["recordings_per_class"]) for row in report["rows"]] == [
+        ("real", 1), ("real + synthetic", 1), ("real", 9), ("real + synthetic", 9), ("synthetic", None)]
+    assert report["warnings"][0].startswith("one seed")
+    assert report["warnings"][1] == "9 recordings per class: of some class there are 4"
+    assert "learnt from 8 recordings, the real arm from 2: a gain" in report["warnings"][2]
+
+
+def test_stopped_run_ends_the_comparison(config, runtime, monkeypatch):
+    monkeypatch.setattr(classification, "train", lambda *_: 3)
+    with pytest.raises(KeyboardInterrupt):
+        classification.run(config, runtime)
+    assert not list(config.results_dir.glob("runs/*.json"))
+
+
+def test_generator_must_not_have_seen_a_test_recording(config, tmp_path):
+    with pytest.raises(InputError, match=r"fold 0 tests on \d recordings that the generator was trained on"):
+        Experiment(dataclasses.replace(config, folds=2))
+    other = change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
+        clip, recording=f"other {clip.recording}"))
+    Experiment(dataclasses.replace(config, folds=2, generator_data=(other,)))
+
+
+def test_folds_are_data_sets_for_generators_of_their_own(config, grids, runtime):
+    real = dataclasses.replace(config, folds=2, sample_path=(), max_steps=1, seeds=1)
+    assert [row["arm"] for row in classification.run(real, runtime)["rows"]] == ["real"]
+    data = tuple(config.results_dir / "folds" / name for name in "01")
+    own = ClipSet.read(data[0], "--data-path")
+    assert np.array_equal(own.frames(own.entries[0]), ClipSet.read(grids, "").frames(own.entries[0]))
+    two = dataclasses.replace(config, folds=2, sample_path=2 * config.sample_path, generator_data=data)
+    assert {run.fold for run in Experiment(two).runs()} == {0, 1}
+    with pytest.raises(InputError, match="fold 0 tests on"):
+        Experiment(dataclasses.replace(two, generator_data=data[::-1]))
+
+
+def test_class_with_too_few_recordings_is_left_out_and_said(config, grids, tmp_path):
+    def third_class(folder, source, recordings):
+        shutil.copytree(source, folder)
+        manifest = Manifest.read(folder)
+        extra = tuple(dataclasses.replace(clip, label=2, recording=f"c/{i % recordings}")
+                      for i, clip in enumerate(manifest.clips[:4]))
+        dataclasses.replace(manifest, class_names=(*CLASSES, "c"), clips=manifest.clips + extra).write(folder)
+        return folder
+
+    experiment = Experiment(dataclasses.replace(config, data_path=third_class(tmp_path / "one", grids, 1)))
+    assert experiment.class_names == CLASSES
+    assert experiment.warnings()[0].startswith("c is left out: 1 recordings, at least 2")
+    many = change_clips(third_class(tmp_path / "many", grids, 4), lambda i, clip: dataclasses.replace(
+        clip, split="train" if clip.label == 2 else "val"))
+    with pytest.raises(InputError, match=r"--folds 1: fewer than two classes .*all its clips are in the val"):
+        Experiment(dataclasses.replace(config, data_path=many))
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"network": "resnet"}, "--network resnet: timm"),
+    ({"network": "test_resnet", "weights": "package"}, "--weights package: of tf_efficientnet_lite0 only"),
+    ({"network": "test_vit", "size": 32}, "--size 32: test_vit takes frames of 160 px only"),
+    ({"unit": "frames"}, "--network probe: needs"),
+    ({"weights": "package"}, "--network probe: needs"),
+    ({"recordings_per_class": (5, 0)}, "--recordings-per-class 0: must be at least 1"),
+    ({"size": 4}, "--size 4: must be at least 8"),
+    ({"folds": 3, "sample_path": ("a", "b")}, "--sample-path: 2 folders for 3 folds"),
+    ({"max_steps": 0}, "--max-steps 0: must be at least 1"),
+])
+def test_wrong_flags_are_named(config, runtime, flags, words):
+    with pytest.raises(InputError, match=words):
+        classification.run(dataclasses.replace(config, **flags), runtime)
+
+
+def test_samples_that_do_not_fit_are_refused(config, samples, tmp_path):
+    make_grids(tmp_path / "large", size=64)
+    with pytest.raises(InputError, match=r"--sample-path .*large: frames of 64 px, real ones have 32 px"):
+        Experiment(dataclasses.replace(config, sample_path=(tmp_path / "large",)))
+    shutil.copytree(samples / "grids", tmp_path / "part")
+    manifest = Manifest.read(tmp_path / "part")
+    dataclasses.replace(manifest, clips=manifest.clips[:4]).write(tmp_path / "part")
+    with pytest.raises(InputError, match=r"--sample-path .*part: no clip of blue wall"):
+        Experiment(dataclasses.replace(config, sample_path=(tmp_path / "part",)))
+
+
+def test_logits_of_a_clip_are_the_mean_over_its_frames():
+    torch.manual_seed(0)
+    model = FrameClassifier("test_efficientnet", 3, size=32).eval()
+    clips = torch.rand(2, 4, 3, 16, 16) * 2 - 1  # smaller than the network's frames
+    with torch.no_grad():
+        alone = torch.stack([model(clips[:, [t]]) for t in range(4)])
+        torch.testing.assert_close(model(clips), alone.mean(0), rtol=1e-4, atol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 1e-4
+
+
+def test_weights_come_from_a_file_or_a_package_without_their_classifier(tmp_path):
+    trained = timm.create_model("test_resnet", num_classes=7)
+    torch.save(trained.state_dict(), tmp_path / "weights.pth")
+    model = FrameClassifier("test_resnet", 3)
+    model.load(str(tmp_path / "weights.pth"))
+    assert torch.equal(model.network.layer1[0].conv1.weight, trained.layer1[0].conv1.weight)
+    with pytest.raises(InputError, match=r"--weights .*weights.pth: .* do not fit the model"):
+        FrameClassifier("test_efficientnet", 3).load(str(tmp_path / "weights.pth"))
+    lite = FrameClassifier("tf_efficientnet_lite0", 3)
+    lite.load("package")
+    assert torch.equal(lite.network.conv_stem.weight, Lite0().network.conv_stem.weight)
+
+
+def test_single_frames_are_frames_of_the_clip():
+    seen = []
+
+    def model(clips_BT3HW):
+        seen.append(clips_BT3HW)
+        return torch.zeros(len(clips_BT3HW), 2)
+
+    clips = torch.arange(4, dtype=torch.uint8)[None, :, None, None, None].expand(64, 4, 3, 8, 8)
+    task = ClassifierTask(torch.nn.Identity(), {}, [], [], torch.device("cpu"), strong=False,
+                          single_frames=True)
+    task.loss(model, [clips, torch.zeros(64, dtype=torch.long)], torch.arange(64))
+    assert seen[0].shape == (64, 1, 3, 8, 8)
+    assert {round((value + 1) * 127.5) for value in seen[0].unique().tolist()} == {0, 1, 2, 3}

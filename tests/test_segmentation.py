@@ -1,0 +1,192 @@
+"""The comparison of segmentation as a command: all arms, reruns, leaks, several processes."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ellipses import write_pair, write_pairs
+from PIL import Image
+from ranks import run_ranks
+
+from common.errors import InputError
+from common.files import read_json, write_json
+from evaluations import extractor, segmentation
+from evaluations.segmentation import run
+from evaluations.segmentation_plan import ARMS, SegmentationConfig, make_plan
+from evaluations.segmenter import Training
+
+TINY = {"encoder": "test_resnet", "encoder_weights": "none", "size": 32, "steps": 2, "batch_size": 2,
+        "labels": (4,), "seeds": 1, "device": "cpu", "twin_cosine": 0.95}
+
+
+@pytest.fixture(autouse=True)
+def small_features(monkeypatch):
+    monkeypatch.setattr(extractor, "LITE0_SIDE", 32)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Real pairs, their copies as reconstructions, and the sampler's folder with masks."""
+    folder = tmp_path_factory.mktemp("segmentation")
+    write_pairs(folder / "real", 24)
+    shutil.copytree(folder / "real" / "images", folder / "rebuilt")
+    for seed in range(8):
+        write_pairs(folder / "samples", 2, 100 + 10 * seed, f"polyp/{seed:06}/{{:05}}")
+    (folder / "samples" / "images").rename(folder / "samples" / "frames")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(data, tmp_path_factory, runtime):
+    """(configuration, rows) of a comparison with all arms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractor, "LITE0_SIDE", 32)
+        config = SegmentationConfig(
+            data_path=data / "real", output=tmp_path_factory.mktemp("results") / "out",
+            synthetic_path=data / "samples", reconstruction_path=data / "rebuilt", **TINY)
+        return config, run(config, runtime)
+
+
+def test_every_arm_has_a_row_and_the_report_its_files(first):
+    config, rows = first
+    assert [row["arm"] for row in rows] == list(ARMS)
+    assert {row["arm"]: row["added"] for row in rows} == {
+        "constant": 0, "real": 0, "strong": 0, "reconstructions": 4, "synthetic": rows[4]["added"],
+        "synthetic_unlabelled": rows[4]["added"], "real_unlabelled": 13}
+    assert 10 < rows[4]["added"] <= 16
+    assert all(("difference" in row["dice"]) == (row["arm"] != "real") for row in rows)
+    assert read_json(config.output / "results.json")["rows"] == rows
+    page, text = ((config.output / name).read_text() for name in ("report.html", "table.txt"))
+    for words in ("not patient-level", "no --generator-data", "seeds: 1; intervals are too narrow",
+                  "17 pictures to train on, 2 for validation, 5 for the test"):
+        assert words in page and words in text
+    assert page.count("data:image/png") == 2 and text.count("synthetic_unlabelled") == 3
+    for name in ("overlays", "curve"):
+        with Image.open(config.output / f"{name}.png") as picture:
+            assert picture.width > 8 * 128
+
+
+def test_no_two_arms_predict_the_same(first):
+    files = (first[0].output / "jobs").glob("*.json")
+    results = {path.stem: read_json(path)["result"] for path in files}
+    assert len(results) == len(ARMS)
+    assert len({tuple(result["iou"] + result["hd95"]) for result in results.values()}) == len(results)
+    assert all(len(own["validation_dice"]) == (0 if "constant" in name else 2)
+               for name, own in results.items())
+
+
+def test_rerun_trains_nothing_and_a_lost_result_comes_again(first, runtime, monkeypatch):
+    config, rows = first
+
+    def train(*_):
+        raise AssertionError("it was trained again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run", train)
+        assert run(config, runtime) == rows
+    job = config.output / "jobs" / "real-4-0.json"
+    before = read_json(job)
+    job.unlink()
+    run(replace(config, arms=("constant",)), runtime)
+    again = read_json(job)
+    assert {**again["result"], "seconds": 0} == {**before["result"], "seconds": 0}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"steps": 3}, "jobs/constant-4-0.json: was made with steps 2, now it is 3"),
+    ({"test_fraction": 0.3}, "split.json: was made with --test-fraction 0.2, now it is 0.3")])
+def test_changed_settings_are_refused_by_name(first, runtime, change, words):
+    with pytest.raises(InputError, match=words):
+        run(replace(first[0], **change), runtime)
+
+
+def test_two_processes_get_the_results_of_one(first, tmp_path):
+    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=None,
+                     reconstruction_path=None)
+    assert run_ranks(lambda runtime: run(config, runtime), 2) == [0, 0]
+    rows = read_json(tmp_path / "results.json")["rows"]
+    assert rows == first[1][:2]
+
+
+def plan(config, **flags):
+    import torch
+
+    return make_plan(replace(config, **flags).filled(), torch.device("cpu"))
+
+
+def test_nothing_that_the_generator_saw_is_tested_on(first, tmp_path):
+    clips = [[f"polyp/p{number:02}_0.png", 0, "train"] for number in range(12)]
+    write_json(tmp_path / "codes.json", {"clips": clips})
+    found = plan(first[0], output=tmp_path / "out", generator_data=tmp_path)
+    assert min(own.name for own in (*found.test, *found.val)) >= "p12"
+    assert any(note.startswith("the generator was trained on 12 of 17 training") for note in found.notes)
+    write_pair(tmp_path / "test", "p03", 900)
+    with pytest.raises(InputError, match="--test-path: the generator was trained on 1 of its pictures: p03"):
+        plan(first[0], output=tmp_path / "other", generator_data=tmp_path, test_path=tmp_path / "test")
+
+
+def test_synthetic_copies_of_test_pictures_are_left_out_and_counted(first, tmp_path):
+    config, _ = first
+    names = read_json(config.output / "split.json")["result"]["test"]
+    shutil.copytree(config.synthetic_path, tmp_path / "samples")
+    for number, name in enumerate(names):
+        write_pair(tmp_path / "samples", f"polyp/copy/{number:05}", int(name[1:]), "frames")
+    found = plan(config, output=tmp_path / "out", synthetic_path=tmp_path / "samples")
+    left = [own.name for own in found.added["synthetic_path"]]
+    assert not any("copy" in name for name in left)
+    assert f"{21 - len(left)} of 21 pictures of --synthetic-path are left out" in " ".join(found.notes)
+
+
+def test_twins_of_a_given_test_and_its_own_pictures_do_not_train(first, tmp_path):
+    test = write_pairs(tmp_path / "test", 2, seed=5, name="t{}")  # the pictures p05 and p06
+    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=None)
+    assert [own.name for own in found.test] == ["t0", "t1"]
+    assert not {"p05", "p06"} & {own.name for own in (*found.train, *found.val)}
+    assert any(note.startswith("2 pictures of --data-path are left out: near-dup") for note in found.notes)
+
+
+def test_several_classes_are_learnt(data, tmp_path, runtime):
+    write_pairs(tmp_path / "real", 12)
+    for place, path in enumerate(sorted((tmp_path / "real" / "masks").iterdir())):
+        with Image.open(path) as mask:
+            labels = (np.array(mask) > 0).astype(np.uint8) * (1 + place % 2)
+        Image.fromarray(labels).save(path)
+    config = SegmentationConfig(data_path=tmp_path / "real", output=tmp_path / "out", arms=("real",),
+                                **{**TINY, "classes": 2})
+    assert [row["arm"] for row in run(config, runtime)] == ["real"]
+    with pytest.raises(InputError, match="label 2, but --classes 1"):
+        run(replace(config, classes=1, output=tmp_path / "other"), runtime)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"arms": ("none",)}, "--arms none: must be some of"), ({"val_fraction": 0.0}, "--val-fraction 0.0"),
+    ({"labels": ()}, "--labels"), ({"seeds": 0}, "--seeds 0"),
+    ({"added_per_label": 0}, "--added-per-label 0")])
+def test_wrong_flags_are_refused(first, flags, words):
+    with pytest.raises(InputError, match=words):
+        replace(first[0], **flags)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"arms": ("synthetic",), "synthetic_path": None}, "--arms synthetic: no --synthetic-path"),
+    ({"labels": (400,)}, "there are 17 pictures to train on")])
+def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags, words):
+    with pytest.raises(InputError, match=words):
+        run(replace(first[0], **flags), runtime)
+
+
+def test_what_is_left_out_is_said(first):
+    config = replace(first[0], synthetic_path=None, reconstruction_path=None, labels=(4, 17, 400))
+    jobs, notes = segmentation.plan_jobs(config, plan(config))
+    assert {job.labels for job in jobs} == {4, 17}
+    assert "real_unlabelled-17-0" not in {job.name for job in jobs}
+    assert [note.removeprefix("left out: ") for note in notes] == [
+        "reconstructions, no --reconstruction-path", "synthetic, no --synthetic-path",
+        "synthetic_unlabelled, no --synthetic-path", "real_unlabelled with 17 labels, nothing is left to add",
+        "400 labels, there are 17 pictures to train on"]
+
+
+def test_quick_fills_only_what_is_not_given(first):
+    quick = replace(first[0], quick=True, steps=None, labels=None).filled()
+    assert (quick.steps, quick.labels, quick.size, quick.seeds) == (100, (25, 100), 32, 1)

@@ -1,0 +1,373 @@
+"""Pictures, masks, split, scores, losses and intervals of the comparison of segmentation."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from ellipses import SIDE, ellipse, write_pair, write_pairs
+from eval_data import make_clips
+from PIL import Image
+
+from common.errors import InputError
+from common.files import write_json
+from common.networks import Lite0
+from evaluations import segmenter
+from evaluations.arms import Job, differing, kept, summarise, table
+from evaluations.segmentation_data import (
+    check_masks,
+    digest,
+    draw,
+    find_pictures,
+    group_rule,
+    level_of,
+    load,
+    read_labels,
+    read_pixels,
+    with_masks_of,
+)
+from evaluations.segmentation_scores import (
+    hausdorff_95,
+    mean_dice,
+    outlined,
+    over_classes,
+    overlap,
+    score_all,
+)
+from evaluations.segmentation_split import (
+    clusters,
+    directions,
+    is_seen,
+    near_test,
+    seen_recordings,
+    split_pictures,
+)
+from evaluations.segmenter import IGNORED, Segmenter, SegmenterConfig
+from evaluations.uncertainty import resampled_interval
+
+TINY = {"encoder": "test_resnet", "encoder_weights": "none"}
+
+
+def rectangle(top, left, height, width, label=True):
+    mask = np.zeros((20, 20), np.uint8 if label is not True else bool)
+    mask[top : top + height, left : left + width] = label
+    return mask
+
+
+def test_overlap_and_distance_of_shifted_rectangles():
+    a, b = rectangle(2, 2, 8, 4), rectangle(2, 4, 8, 4)
+    assert overlap(a, b) == (0.5, pytest.approx(1 / 3)) and overlap(a, a) == (1, 1)
+    assert hausdorff_95(a, b) == 2 == hausdorff_95(b, a) and hausdorff_95(a, a) == 0
+    assert hausdorff_95(rectangle(3, 3, 1, 1), rectangle(6, 7, 1, 1)) == 5
+    # of 20 + 1 distances one, that of the far pixel, is 10 and does not count
+    assert hausdorff_95(a, a | rectangle(2, 15, 1, 1)) == 0
+
+
+def test_empty_masks():
+    empty, full = np.zeros((3, 4), bool), np.ones((3, 4), bool)
+    assert overlap(empty, empty) == (1, 1) and hausdorff_95(empty, empty) == 0
+    assert overlap(empty, full) == (0, 0) and hausdorff_95(empty, full) == hausdorff_95(full, empty) == 5
+
+
+def test_scores_are_means_over_the_classes_that_are_there():
+    true = rectangle(0, 0, 4, 4, 1) + rectangle(8, 8, 4, 4, 3)
+    predicted = rectangle(0, 0, 4, 4, 1) + rectangle(8, 10, 4, 4, 3)
+    assert over_classes(overlap, true, predicted).tolist() == [0.75, pytest.approx((1 + 1 / 3) / 2)]
+    scores = score_all(np.stack([true, true * 0]), np.stack([predicted, true * 0]))
+    assert scores == {"dice": [0.75, 1.0], "iou": [0.66667, 1.0], "hd95": [1.0, 0.0]}
+    assert mean_dice(np.stack([true, true * 0]), np.stack([predicted, true * 0])) == 0.875
+
+
+def test_outline_is_drawn_on_the_edge_and_not_inside():
+    pixels, mask = np.zeros((3, 20, 20), np.uint8), rectangle(5, 5, 10, 10, 1)
+    picture = outlined(pixels, (mask, (255, 0, 9)))
+    assert picture.shape == (128, 128, 3)
+    assert picture[64, 32].tolist() == [255, 0, 9] and not picture[64, 64].any() and not picture[64, 20].any()
+
+
+@pytest.mark.parametrize(("values", "classes", "wanted", "grey"), [
+    ([0, 1], 1, [0, 1], False), ([0, 255], 1, [0, 1], False), ([3, 127, 128, 250], 1, [0, 0, 1, 1], True),
+    ([0, 0], 1, [0, 0], False), ([0, 1, 3], 3, [0, 1, 3], False)])
+def test_masks_of_any_kind_become_labels(tmp_path, values, classes, wanted, grey):
+    Image.fromarray(np.array([values], np.uint8)).save(tmp_path / "mask.png")
+    labels, was_grey = read_labels(tmp_path / "mask.png", classes)
+    assert labels.tolist() == [wanted] and was_grey is grey
+    with Image.open(tmp_path / "mask.png") as image:
+        image.convert("RGB").save(tmp_path / "rgb.png")
+    assert read_labels(tmp_path / "rgb.png", classes)[0].tolist() == [wanted]
+
+
+@pytest.mark.parametrize(("values", "classes", "words"), [
+    ([0, 2], 1, "label 2, but --classes 1"), ([0, 255], 2, "label 255, but --classes 2"),
+    ([[0, 0, 0], [9, 0, 0]], 1, "in colour")])
+def test_masks_of_other_values_are_refused(tmp_path, values, classes, words):
+    Image.fromarray(np.array([values], np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match=rf"mask.png.*{words}"):
+        read_labels(tmp_path / "mask.png", classes)
+    (tmp_path / "mask.png").write_bytes(b"none")
+    with pytest.raises(InputError, match="not a readable mask"):
+        read_labels(tmp_path / "mask.png", classes)
+
+
+def test_stills_and_frames_are_found_with_their_masks(tmp_path):
+    write_pair(tmp_path, "b", 1)
+    write_pair(tmp_path, "clip/00000", 2)
+    (tmp_path / "images" / "b.png").rename(tmp_path / "images" / "b.PNG")
+    pictures = find_pictures(tmp_path, "--data-path", True)
+    assert [(own.name, own.group) for own in pictures] == [("b", "b"), ("clip/00000", "clip")]
+    pixels, labels = load(pictures, SIDE, 1)
+    for place, seed in enumerate((1, 2)):
+        picture, mask = ellipse(seed)
+        np.testing.assert_array_equal(pixels[place].permute(1, 2, 0), picture)
+        np.testing.assert_array_equal(labels[place], mask)
+    assert load(pictures, 20, 1)[0].shape == (2, 3, 20, 20) and check_masks(pictures, 1) == []
+    before = digest(pictures)
+    Image.new("L", (9, 9)).save(tmp_path / "masks" / "b.png")
+    assert digest(pictures) != before
+    with pytest.raises(InputError, match=r"masks/b.png: not of the size of .*b.PNG"):
+        load(pictures, 20, 1)
+    (tmp_path / "masks" / "b.png").unlink()
+    with pytest.raises(InputError, match=r"--data-path .*images/b.PNG: has no mask"):
+        find_pictures(tmp_path, "--data-path", True)
+    write_pair(tmp_path, "b", 1)
+    with pytest.raises(InputError, match=r"has the same name"):
+        find_pictures(tmp_path, "--data-path", True)
+
+
+def test_sampler_layout_and_plain_folders(tmp_path):
+    write_pair(tmp_path, "ulcer/000003/00000", 1, "frames")
+    assert find_pictures(tmp_path, "--x", False)[0].mask == tmp_path / "masks/ulcer/000003/00000.png"
+    plain = find_pictures(tmp_path / "frames", "--x", False)
+    assert (plain[0].name, plain[0].mask) == ("ulcer/000003/00000", None)
+    assert with_masks_of(plain, find_pictures(tmp_path, "--x", False))[0].mask
+    with pytest.raises(InputError, match="must hold images/"):
+        find_pictures(tmp_path / "frames", "--x", True)
+    with pytest.raises(InputError, match="no such folder"):
+        find_pictures(tmp_path / "none", "--x", False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"--x .*empty: holds no pictures"):
+        find_pictures(tmp_path / "empty", "--x", False)
+
+
+def test_frames_of_a_prepared_data_set_are_its_training_cells(tmp_path):
+    folder = make_clips(tmp_path / "grids", (2, 2), recordings=2)
+    pictures = find_pictures(folder, "--x", False)
+    assert len(pictures) == 2 * 16 and {own.group for own in pictures} == {"blue/rec0", "red/rec0"}
+    with Image.open(folder / "blue" / "rec0_000000.png") as image:
+        np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[16:32, 16:32])
+
+
+def test_groups_by_expression_file_or_folder(tmp_path):
+    assert group_rule(None)("a/b/1") == "a/b" and group_rule(None)("a") == "a"
+    assert group_rule(r"^(p\d+)_")("p12_7") == "p12"
+    write_json(tmp_path / "groups.json", {"a": 7})
+    by_file = group_rule(str(tmp_path / "groups.json"))
+    assert by_file("a") == "7"
+    for wrong, name in ((by_file, "b"), (group_rule("^(x)"), "b")):
+        with pytest.raises(InputError, match=r"--groups .* b$"):
+            wrong(name)
+    for wrong in ("(", "x"):
+        with pytest.raises(InputError, match="--groups"):
+            group_rule(wrong)
+
+
+def test_what_the_split_goes_by_is_said(tmp_path):
+    stills = find_pictures(write_pairs(tmp_path / "a", 3), "--x", True)
+    frames = find_pictures(write_pairs(tmp_path / "b", 3, name="clip/{}"), "--x", True)
+    assert level_of(stills, None).startswith("not patient-level")
+    assert "1 folders" in level_of(frames, None) and "3 groups" in level_of(stills, "(.*)")
+
+
+def test_a_draw_covers_groups_before_it_repeats_one(tmp_path):
+    for clip in range(4):
+        write_pairs(tmp_path, 3, name=f"{clip}/{{}}")
+    pictures = find_pictures(tmp_path, "--x", True)
+    drawn = draw(pictures, 0)
+    assert sorted(own.name for own in drawn) == [own.name for own in pictures]
+    assert all(len({own.group for own in drawn[i : i + 4]}) == 4 for i in (0, 4, 8))
+    assert drawn == draw(pictures, 0) != draw(pictures, 1)
+
+
+def test_clusters_join_groups_and_near_duplicates():
+    points = np.array([[1, 0], [0, 1], [1, 0.1], [-1, 0], [0, -1]], float)
+    own = directions(points + 3, np.array([3.0, 3]))
+    np.testing.assert_allclose(np.linalg.norm(own, axis=1), 1)
+    numbers = clusters(["a", "b", "c", "b", "d"], own, 0.9)
+    assert numbers[0] == numbers[2] and numbers[1] == numbers[3] and len(set(numbers)) == 3
+
+
+def pool(tmp_path, count=20):
+    return find_pictures(write_pairs(tmp_path / "pool", count), "--x", True)
+
+
+def test_clusters_stay_on_one_side_and_seen_pictures_out_of_the_test(tmp_path):
+    pictures = pool(tmp_path)
+    numbers, seen = np.arange(20) // 2, {f"p{i:02}" for i in range(10)}
+    parts = split_pictures(pictures, [], numbers, seen, 0.2, 0.1)
+    places = {part: [int(name[1:]) for name in parts[part]] for part in ("train", "val", "test")}
+    assert sorted(chain(*places.values())) == list(range(20))
+    assert (len(places["test"]), len(places["val"])) == (4, 2)
+    assert len({(part, i // 2) for part, own in places.items() for i in own}) == 10
+    assert min(places["test"] + places["val"]) >= 10
+    assert parts["clusters"] == [str(i // 2) for i in places["test"]]
+    with pytest.raises(InputError, match=r"left for val: 20 pictures in 10 independent .*, 9 of 10 known"):
+        split_pictures(pictures, [], numbers, {f"p{i:02}" for i in range(18)}, 0.2, 0.1)
+    with pytest.raises(InputError, match="left for test: 20 pictures in 1 independent clusters"):
+        split_pictures(pictures, [], np.zeros(20, int), set(), 0.2, 0.1)
+
+
+def test_given_test_pictures_that_were_trained_on_are_named_and_their_twins_dropped(tmp_path):
+    pictures = pool(tmp_path)
+    test = find_pictures(write_pairs(tmp_path / "test", 2, name="t{}"), "--x", True)
+    numbers = np.array([*range(20), 3, 30])
+    parts = split_pictures(pictures, test, numbers, {"p05"}, 0.2, 0.1)
+    assert (parts["test"], parts["dropped"]) == (["t0", "t1"], ["p03"])
+    assert "p03" not in parts["train"] + parts["val"] and "p05" in parts["train"]
+    with pytest.raises(InputError, match="--test-path: the generator was trained on 1 of its pictures: t1"):
+        split_pictures(pictures, test, numbers, {"t1"}, 0.2, 0.1)
+
+
+def test_training_recordings_of_a_generator_are_read(tmp_path):
+    folder = make_clips(tmp_path / "grids", (2, 2), recordings=2)
+    assert seen_recordings(folder) == {"blue/rec0", "red/rec0", "rec0"}
+    assert seen_recordings(folder / "dataset.json") == seen_recordings(folder)
+    write_json(tmp_path / "codes.json", {"clips": [["a/r_1_7.png", 0, "train"], ["a/s_7.png", 0, "val"]]})
+    assert seen_recordings(tmp_path) == {"a/r_1", "r_1"}
+    with pytest.raises(InputError, match=r"--generator-data .*: names no training recordings"):
+        seen_recordings(tmp_path / "grids" / "red")
+    write_pair(tmp_path, "a/r_1/00000", 0)
+    assert is_seen(find_pictures(tmp_path, "--x", True)[0], {"r_1", "a/r_1"})
+
+
+def test_pictures_near_the_test_are_found():
+    random = np.random.RandomState(0)
+    train, test, others = (directions(random.randn(50, 8), 0) for _ in range(3))
+    assert near_test(np.concatenate([test[:3] + 1e-3, others]), train, test)[:3].all()
+    assert near_test(others, train, test).mean() < 0.2
+
+
+def test_teacher_labels_only_what_it_is_sure_of():
+    probability = torch.tensor([0.01, 0.049, 0.051, 0.5, 0.949, 0.951])
+    logits = torch.stack([(1 - probability).log(), probability.log()])[None, :, None]
+    assert segmenter.teacher_labels(logits).flatten().tolist() == [0, 0, IGNORED, IGNORED, IGNORED, 1]
+
+
+def test_ignored_pixels_do_not_change_the_loss():
+    logits, labels = torch.randn(2, 3, 8, 8), torch.randint(3, (2, 8, 8))
+    labels[:, :4] = IGNORED
+    other = logits.clone()
+    other[:, :, :4] += torch.randn(2, 3, 4, 8)
+    losses = [segmenter.segmentation_loss(own, labels) for own in (logits, other, other.roll(1, 2))]
+    torch.testing.assert_close(losses[0], losses[1])
+    assert losses[2] != losses[0]
+    all_ignored = segmenter.segmentation_loss(logits, torch.full_like(labels, IGNORED))
+    assert all_ignored.isfinite()
+    sure = torch.nn.functional.one_hot(labels.clamp(max=2), 3).movedim(-1, 1) * 50.0
+    assert segmenter.segmentation_loss(sure, labels) < 0.01
+
+
+def test_weak_view_moves_picture_and_mask_alike():
+    random = torch.Generator().manual_seed(0)
+    masks = torch.stack([torch.from_numpy(ellipse(seed)[1]) for seed in range(8)])
+    pixels, labels = segmenter.weak_view(masks[:, None].expand(-1, 3, -1, -1).float(), masks.long(), random)
+    assert labels.dtype == torch.long and (labels != masks).flatten(1).any(1).all()
+    assert ((pixels[:, 0] > 0.5) == (labels == 1)).float().mean() > 0.98
+
+
+def test_strong_view_changes_colours_and_moves_nothing():
+    pixels = torch.zeros(16, 3, 32, 32)
+    pixels[:, :, :, 16:] = 0.8
+    views = segmenter.strong_view(pixels, torch.Generator().manual_seed(0))
+    assert views.min() >= 0 and views.max() <= 1 and len({round(float(own.mean()), 4) for own in views}) == 16
+    right, left = (views[:, :, rows, cols].flatten(1).quantile(0.5, 1)
+                   for rows, cols in ((slice(None), slice(20, 32)), (slice(None), slice(12))))
+    assert (right > left + 0.2).all()
+    assert torch.equal(views, segmenter.strong_view(pixels, torch.Generator().manual_seed(0)))
+
+
+def test_teacher_follows_the_student():
+    teacher, student = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    student.weight.data.fill_(3)
+    student.num_batches_tracked.fill_(7)
+    segmenter.follow(teacher, student, 8)
+    assert teacher.weight.item() == 2 and teacher.num_batches_tracked == 7
+    segmenter.follow(teacher, student, 10_000)
+    assert teacher.weight.item() == pytest.approx(2 + 0.01)
+
+
+def test_batches_take_every_picture_before_they_repeat_one():
+    places = segmenter.batches(6, 4, 6, seed=1)
+    assert places.shape == (6, 4)
+    assert all(sorted(own) == list(range(6)) for own in places.reshape(-1, 6).tolist())
+
+
+def test_best_constant_map_is_chosen():
+    labels = torch.zeros(4, 6, 6, dtype=torch.uint8)
+    labels[:, :2], labels[:2, 2:4] = 2, 1
+    wanted = labels[0].numpy()
+    chosen = segmenter.constant_labels(labels, 2, lambda own: float((own == wanted).mean()))
+    np.testing.assert_array_equal(chosen, wanted)
+
+
+def test_encoder_weights_of_the_package_a_file_or_none(tmp_path):
+    model = Segmenter(SegmenterConfig())
+    lite0 = Lite0().network
+    torch.testing.assert_close(model.network.encoder.model.blocks[1][0].conv_pw.weight,
+                               lite0.blocks[1][0].conv_pw.weight)
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+    assert model.mean.flatten().tolist() == [0.5] * 3
+    tiny = Segmenter(SegmenterConfig(**TINY))
+    torch.save({**tiny.network.encoder.model.state_dict(), "fc.weight": torch.ones(2)}, tmp_path / "w.pt")
+    again = Segmenter(SegmenterConfig(encoder="test_resnet", encoder_weights=str(tmp_path / "w.pt")))
+    torch.testing.assert_close(*(own.network.encoder.state_dict() for own in (again, tiny)))
+    with pytest.raises(InputError, match="--encoder-weights lite0"):
+        Segmenter(SegmenterConfig(encoder="test_resnet"))
+
+
+@pytest.mark.parametrize("flags", [{"encoder": "resnet_1"}, {"size": 40}, {"steps": 0}, {"classes": 0}])
+def test_wrong_flags_are_named(flags):
+    with pytest.raises(InputError, match=f"--{next(iter(flags))} "):
+        SegmenterConfig(**flags)
+
+
+def test_unknown_architecture_is_named():
+    with pytest.raises(InputError, match="--architecture Vnet"):
+        Segmenter(SegmenterConfig(architecture="Vnet", **TINY))
+
+
+def test_interval_resamples_groups_and_seeds():
+    random = np.random.RandomState(0)
+    values = random.randn(1, 400).repeat(3, 0)
+    alone = resampled_interval(values, [str(i) for i in range(400)])
+    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    by_tens = np.arange(40).repeat(10)
+    same_in_group = random.randn(40)[by_tens][None]
+    grouped = resampled_interval(same_in_group, by_tens.astype(str))
+    split = resampled_interval(same_in_group, [str(i) for i in range(400)])
+    assert (grouped[1] - grouped[0]) / (split[1] - split[0]) == pytest.approx(10**0.5, rel=0.15)
+    seeds = resampled_interval(np.array([[0.0], [1.0]]) + np.zeros((2, 5)), list("abcde"))
+    assert seeds == (0, 1)
+    assert resampled_interval(np.full((2, 3), 0.25), list("aab")) == (0.25, 0.25)
+
+
+def test_differences_are_paired():
+    noise = np.random.RandomState(0).rand(2, 6)
+    results = {Job(arm, 4, seed): {"added": more, "dice": (noise[seed] + shift).tolist()}
+               for arm, more, shift in (("real", 0, 0), ("more", 16, 0.125)) for seed in range(2)}
+    real, more = summarise(results, list("aabbcc"), ["dice"])
+    assert (more["arm"], more["labels"], more["added"], more["seeds"]) == ("more", 4, 16, 2)
+    assert "difference" not in real["dice"]
+    assert real["dice"]["low"] < real["dice"]["mean"] < real["dice"]["high"]
+    assert more["dice"]["difference"] == pytest.approx({"mean": 0.125, "low": 0.125, "high": 0.125})
+    cells = table([real, more], ["dice"])
+    assert cells[0][-1] == "dice - real" and cells[1][-1] == "-" and cells[2][-1] == "+0.125 [+0.125, +0.125]"
+
+
+def test_kept_results_are_of_the_same_settings(tmp_path):
+    path, made = tmp_path / "job.json", []
+    for _ in range(2):
+        assert kept(path, {"steps": 3, "labels": (1, 2)}, lambda: made.append(1) or {"a": 1}) == {"a": 1}
+    assert made == [1]
+    with pytest.raises(InputError, match=r"job.json: was made with steps 3, now it is 4"):
+        kept(path, {"steps": 4, "labels": (1, 2)}, dict)
+    assert differing({"a": 1}, {"a": 1, "b": 2}) == ("b", None, 2) and differing({"a": 1}, {"a": 1}) is None
