@@ -98,7 +98,7 @@ def run(config: ClassConsistencyConfig, runtime: Runtime) -> dict[str, Any]:
         return {}
     real = ClipSet.read_grids(config.data_path, "--data-path")
     generated = ClipSet.read_grids(config.sample_path, "--sample-path")
-    for name in ("class_names", "rows", "cols", "frame_size"):
+    for name in ("class_names", "rows", "cols", "masks", "frame_size"):
         if getattr(generated.grid, name) != getattr(real.grid, name):
             raise InputError(f"--sample-path {config.sample_path}: its {name} is not that of the real clips")
     sets = {"real train": real.select(split="train"), "generated": generated,

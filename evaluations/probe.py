@@ -25,9 +25,9 @@ from common.training.config import TrainingConfig
 from common.training.loop import train
 from common.training.task import Task
 from common.weights import load_checkpoint, load_strict
-from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Manifest
+from dataset.masks import frames_of
 
 FRAMES, SIZE = 8, 64
 
@@ -78,8 +78,8 @@ def probe_input(frames_T3HW: Tensor) -> Tensor:
 
 def probe_clips(folder: Path, manifest: Manifest, split: str) -> list[tuple[Tensor, int]]:
     """(input of the probe, label) of the clips of one split; 98 KB of memory a clip."""
-    return [(probe_input(grid_to_frames(load_grid(folder, clip, manifest), manifest.rows, manifest.cols)),
-             clip.label) for clip in manifest.select(split)]
+    return [(probe_input(frames_of(load_grid(folder, clip, manifest), manifest.facts())), clip.label)
+            for clip in manifest.select(split)]
 
 
 def augment(clips_BT3HW: Tensor, seeds_B: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.starts import continued
 from common.distributed import Runtime
 from common.hardware import free_memory
+from dataset.masks import clip_length
 from tokenizer.vq_model import VQModel
 
 LINK_SEED = 1 << 40  # from the seed of one link of a chain to that of the next
@@ -48,6 +49,7 @@ class ClipSampler:
         labels_B = torch.tensor([job.label for job in jobs])
         height, width = self.gpt.config.grid
         given_BN = None if self.start_N is None else self.start_N.expand(len(jobs), -1)
+        frame_rows = clip_length(self.dataset) // self.dataset["cols"]
         pictures = []
         for link in range(self.links):
             seeds = [job.seed + link * LINK_SEED for job in jobs]
@@ -57,7 +59,8 @@ class ClipSampler:
                     caches=self.caches, **self.generate_arguments)
             codes_Bhw = tokens_BN.unflatten(1, (height, width))
             pictures.append(pictures_of(codes_Bhw, self.tokenizer, self.decode_precision))
-            given_BN = continued(tokens_BN, self.dataset["rows"])
+            if link + 1 < self.links:
+                given_BN = continued(tokens_BN, frame_rows)
         return [list(of_clip) for of_clip in zip(*pictures, strict=True)]
 
 

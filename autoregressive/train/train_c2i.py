@@ -26,8 +26,8 @@ from common.training.data_order import balanced
 from common.training.loop import to_device, train
 from common.training.task import Task
 from dataset.codes import Codes, CodesDataset
-from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
+from dataset.masks import shown_frames
 from dataset.sheet import contact_sheet
 from tokenizer.loading import find_tokenizer
 from tokenizer.vq_model import VQModel
@@ -122,8 +122,7 @@ class GPTTask(Task):
             tokens_BN = generate(model, labels_B, [0] * len(labels_B), top_k=2000)
             for label, tokens_N in zip(labels_B, tokens_BN, strict=True):
                 picture_3HW = to_uint8(self.tokenizer.decode(tokens_N.view(1, *self.codes.token_grid))[0])
-                frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
-                rows.append((names[label], frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
+                rows.append((names[label], shown_frames(picture_3HW.cpu(), dataset)))
         with atomic_path(path) as temporary:
             contact_sheet(rows).save(temporary)
 
