@@ -1,7 +1,7 @@
 """The beginning of a clip: given frames or masks, or the last row of frames of the previous clip.
 
-Given cells of the grid are encoded as tokens; the GPT samples the others. Shapes: T frames of a clip, M = rows x
-cols cells of its grid, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
+Given cells of the grid are encoded as tokens; the GPT samples the others. Shapes: T frames of a clip, M cells
+of its grid, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ GREY = 128  # of frames that are to be sampled, in the picture that given masks 
 
 def read_start(path: Path, dataset: dict[str, Any], masks: Path | None = None
                ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video, and their labels.
+    """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video, and labels.
 
     A video is read at the frame rate of the clips. Frames of another size than the clips are cropped
     to the field of view, as in dataset.prepare, and `masks` with them: labels (T, S, S) uint8, else None.
@@ -74,11 +74,10 @@ def _mask_files(path: Path, dataset: dict[str, Any]) -> MaskFiles:
 @torch.no_grad()
 def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQModel,
                  dataset: dict[str, Any], labels_TSS: np.ndarray | None = None) -> Tensor:
-    """(N,): tokens of the first `keep` frames and masks, or of the last -`keep` if negative; -1 elsewhere.
+    """(N,): tokens of the first `keep` frames and masks, or of the last -`keep` if negative; else -1.
 
-    Frames or masks may be None, which are then sampled, if they come after the given ones. A `keep` of None is
-    one row of frames, or all masks without frames. The tokenizer sees the last frame and the last mask in the
-    places that are to be sampled.
+    Either may be None and is then sampled, if it comes after the other. A `keep` of None is a row of frames,
+    or all masks without frames. The tokenizer sees the last frame and mask in the places to be sampled.
 
     Raises: `InputError` if fewer are given, nothing is left to sample, or the others come first.
     """
@@ -87,7 +86,7 @@ def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQ
     alone = masks is not None and (frames_T3SS is None or labels_TSS is None)
     if alone and (labels_TSS is None) == (masks.place == "before"):
         flags = ("--start-from", "--start-masks")[:: 1 if labels_TSS is None else -1]
-        raise InputError(f"{flags[0]}: needs {flags[1]}, as this model's masks come {masks.place} their frames")
+        raise InputError(f"{flags[0]}: needs {flags[1]}, as the model's masks come {masks.place} its frames")
     count, usual = (len(labels_TSS), length) if frames_T3SS is None else (len(frames_T3SS), cols)
     keep = min(count, usual) if keep is None else keep
     most = min(count, length if alone else length - 1)
