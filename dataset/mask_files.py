@@ -33,8 +33,8 @@ class LabelRule(NamedTuple):
             hint = "give --mask-labels if there are more"
             if self.labels == 2 and found[-1] > 128:
                 hint = "smooth edges or lossy compression: give --mask-threshold 128, or save it without"
-            raise WrongMasks(f"{origin}: a mask with {len(found)} numbers, {found[0]} to {found[-1]}, but "
-                             f"labels are {known}; {hint}")
+            raise WrongMasks(f"{origin}: a mask with {len(found)} values from {found[0]} to {found[-1]}, "
+                             f"but labels are {known}; {hint}")
         return values_HW.astype(np.uint8)
 
 

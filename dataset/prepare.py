@@ -100,6 +100,8 @@ class PrepareConfig:
         if not 2 <= self.mask_labels <= MOST_LABELS:
             raise InputError(f"--mask-labels {self.mask_labels}: must be 2 to {MOST_LABELS}")
         threshold = 1 if self.mask_threshold is None else self.mask_threshold
+        if not self.masks and (self.mask_place, self.mask_labels, self.mask_threshold) != ("after", 2, None):
+            raise InputError("--mask-place, --mask-labels, --mask-threshold: need --masks")
         if not 1 <= threshold <= 255 or (self.mask_threshold and self.mask_labels > 2):
             raise InputError(f"--mask-threshold {self.mask_threshold}: must be 1 to 255, for two labels")
 
