@@ -86,7 +86,7 @@ def find_masks(folder: Path, found: Found, rule: LabelRule, stills: bool) -> dic
 
     Recordings without masks go from the sources of `found` to the unusable ones. Masks of none are noted.
 
-    Raises: `InputError` if the folder is missing or a recording has two masks.
+    Raises: `InputError` if the folder is missing, a recording has two masks, or two have the same.
     """
     if not folder.is_dir():
         raise InputError(f"--masks {folder}: no such folder")
@@ -97,6 +97,10 @@ def find_masks(folder: Path, found: Found, rule: LabelRule, stills: bool) -> dic
             if masks.setdefault(name := without_suffix(path), path) != path:
                 raise InputError(f"--masks {folder}: both {masks[name]} and {path} for one recording")
     names = {source.path: without_suffix(source.path) for source in found.sources}
+    owners = {name: path for path, name in names.items()}
+    for path, name in names.items():
+        if owners[name] != path:
+            raise InputError(f"--masks {folder}: {path} and {owners[name]} would have the same; rename one")
     spare = sorted(masks.keys() - names.values())
     for path in (path for path, name in names.items() if name not in masks):
         similar = next((f"; is {masks[name]} its mask? Then give it the recording's name" for name in spare

@@ -153,6 +153,15 @@ def test_wrong_masks_are_named_and_the_other_recordings_used(source, kind):
     assert noted == (["a/rec1_mask"] if kind == "misnamed" else [])
 
 
+def test_recordings_that_differ_in_suffix_are_not_given_the_same_masks(tmp_path):
+    frames, masks = annotated_frames(3, 4, 16)
+    write_masks(tmp_path / "masks" / "a" / "rec", masks)
+    for suffix in ("mp4", "mkv"):
+        write_mp4(tmp_path / "videos" / "a" / f"rec.{suffix}", frames + (suffix == "mkv"), 25)
+    with pytest.raises(ValueError, match=r"a/rec.mkv and a/rec.mp4 would have the same"):
+        annotated(tmp_path)
+
+
 def test_smooth_masks_of_two_labels_need_a_threshold(tmp_path):
     masks = annotated_frames(3, 2, 16, labels=2)[1]
     write_annotated(tmp_path, recordings=1, count=2, labels=2)
