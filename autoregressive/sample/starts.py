@@ -20,8 +20,6 @@ from dataset.masks import Masks, clip_length, frames_of, tile
 from dataset.video import WrongMasks, read_frames
 from tokenizer.vq_model import VQModel
 
-GREY = 128  # of frames that are to be sampled, in the picture that given masks are encoded in
-
 
 def read_start(path: Path, dataset: dict[str, Any], masks: Path | None = None
                ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -77,7 +75,8 @@ def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQ
     """(N,): tokens of the first `keep` frames and masks, or of the last -`keep` if negative; else -1.
 
     Either may be None and is then sampled, if it comes after the other. A `keep` of None is a row of frames,
-    or all masks without frames. The tokenizer sees the last frame and mask in the places to be sampled.
+    or all masks without frames. The tokenizer sees the last frame and mask in the places to be sampled, and
+    black where no frame or no mask is given.
 
     Raises: `InputError` if fewer are given, nothing is left to sample, or the others come first.
     """
@@ -99,7 +98,7 @@ def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQ
 
     size = dataset["frame_size"]
     picture_3HW = torch.from_numpy(tile(
-        filled(frames_T3SS, np.full((1, 3, size, size), GREY, np.uint8)),
+        filled(frames_T3SS, np.zeros((1, 3, size, size), np.uint8)),
         filled(labels_TSS, np.zeros((1, size, size), np.uint8)), rows, cols, masks))
     device = tokenizer.quantize.embedding.weight.device
     codes_hw = tokenizer.encode(to_pixels(picture_3HW)[None].to(device))[0]
