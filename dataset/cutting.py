@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from common.files import atomic_path, read_json, write_json
 from common.names import check_paths, inside
 from common.spread import evenly
 from dataset.field_of_view import Crop, centre_square, find_field_of_view
-from dataset.grid import frames_to_grid
 from dataset.manifest import WORK_FOLDER
+from dataset.mask_files import MaskFiles
+from dataset.masks import Masks, tile
 from dataset.recordings import Source
 from dataset.screening import Thresholds, frame_stats, luminance, reason_to_reject
 from dataset.timing import LONGEST_STEP
-from dataset.video import DamagedRecording, Frame, read_frames
+from dataset.video import DamagedRecording, Frame, WrongMasks, read_frames
 
 PLAN_VERSION = 2  # raise it when the same settings lead to other clips
 
@@ -43,10 +44,11 @@ class Settings:
     clip_stride: int
     clips_per_recording: int
     thresholds: Thresholds
+    masks: Masks | None = None
 
     @property
     def clip_length(self) -> int:
-        return self.rows * self.cols
+        return self.rows * self.cols // (2 if self.masks else 1)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Recording:
     data_path: Path
     settings: Settings
     crop: str  # "auto", "none" or "x,y,side"
+    masks: MaskFiles | None = None
 
     @property
     def path(self) -> Path:
@@ -66,14 +69,22 @@ class Recording:
     @property
     def plan_path(self) -> Path:
         """Where the plan is kept: the name changes with the settings and with the file's size or date."""
-        files = [self.path, *sorted(self.path.iterdir())] if self.path.is_dir() else [self.path]
-        state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        facts = [PLAN_VERSION, self.source, asdict(self.settings), self.crop, state]
+        settings = asdict(self.settings)
+        masks = settings.pop("masks")  # plans without masks are as before there were any
+        facts = [PLAN_VERSION, self.source, settings, self.crop, _state(self.path)]
+        if self.masks:
+            facts += [masks, self.masks.name, self.masks.rule, _state(self.masks.path)]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         return self.data_path / WORK_FOLDER / f"{digest[:24]}.json"
 
     def clip_name(self, start: int) -> str:
         return f"{self.source.class_name}/{self.source.stem}_{start:06d}.png"
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file, or of a folder and its files."""
+    files = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 @dataclass
@@ -120,12 +131,17 @@ def cut(job: Recording, starts: Sequence[int]) -> None:
         return
     settings, crop = job.settings, Crop(*plan(job).crop)
     frames: deque[np.ndarray] = deque(maxlen=settings.clip_length)
+    labels: deque[np.ndarray] = deque(maxlen=settings.clip_length)
     for index, frame in enumerate(_frames(job, [])):
         frames.append(crop.apply(frame.pixels, settings.frame_size))
+        if settings.masks:
+            labels.append(crop.apply(frame.labels, settings.frame_size, labels=True))
         start = index + 1 - settings.clip_length
         if start in missing:
             frames_TCHW = np.stack(frames).transpose(0, 3, 1, 2)
-            grid_HWC = frames_to_grid(frames_TCHW, settings.rows, settings.cols).transpose(1, 2, 0)
+            labels_THW = np.stack(labels) if settings.masks else None
+            grid_HWC = tile(frames_TCHW, labels_THW, settings.rows, settings.cols, settings.masks
+                            ).transpose(1, 2, 0)
             with atomic_path(inside(job.data_path, job.clip_name(start))) as temporary:
                 Image.fromarray(np.ascontiguousarray(grid_HWC)).save(temporary, compress_level=3)
             missing.remove(start)
@@ -138,18 +154,20 @@ def _frames(job: Recording, damage: list[InputError]) -> Iterator[Frame]:
     """The sampled frames; an error after good frames is not raised but added to `damage`."""
     good = False
     try:
-        for frame in read_frames(job.path, job.settings.fps, job.settings.frame_stride or 1):
+        masks = job.masks.read(job.path) if job.masks else None
+        for frame in read_frames(job.path, job.settings.fps, job.settings.frame_stride or 1, masks):
             good = True
             yield frame
     except InputError as error:
-        if not good:
+        if not good or isinstance(error, WrongMasks):
             raise
         damage.append(error)
 
 
 def _without_folders(error: InputError, job: Recording) -> str:
     """The error's text without the paths of this machine and without the recording's name."""
-    return str(error).removeprefix(f"{job.path}: ").replace(f"{job.video_path}/", "")
+    text = str(error).replace(f"{job.masks.folder}/", "") if job.masks else str(error)
+    return text.removeprefix(f"{job.path}: ").replace(f"{job.video_path}/", "")
 
 
 def _choose_clips(job: Recording, made: Plan) -> None:
@@ -199,8 +217,8 @@ def _mean_rate(times: Sequence[float], pieces: Sequence[tuple[int, int]]) -> flo
 
 def _find_crop(job: Recording) -> Crop:
     if job.crop == "auto":
-        return find_field_of_view(frame.pixels for frame in _frames(job, []))
-    height, width = next(_frames(job, [])).pixels.shape[:2]
+        return find_field_of_view(frame.pixels for frame in _frames(replace(job, masks=None), []))
+    height, width = next(_frames(replace(job, masks=None), [])).pixels.shape[:2]
     if job.crop == "none":
         return centre_square(height, width, "given")
     return Crop(*map(int, job.crop.split(",")), "given")

@@ -30,8 +30,10 @@ class Crop(NamedTuple):
     side: int
     found: str  # "field" (detected), "centre" (not detected: middle square) or "given" (by the user)
 
-    def apply(self, pixels_HWC: np.ndarray, size: int) -> np.ndarray:
+    def apply(self, pixels_HWC: np.ndarray, size: int, labels: bool = False) -> np.ndarray:
         """The square resized to (size, size, 3), by area averaging where it shrinks, else bicubic.
+
+        Labels (H, W) are resized to (size, size) by nearest neighbour.
 
         Raises: `InputError` if the square reaches outside the frame.
         """
@@ -40,7 +42,7 @@ class Crop(NamedTuple):
             height, width = pixels_HWC.shape[:2]
             raise InputError(f"crop {self.x},{self.y},{self.side} reaches outside {width} x {height} pixels")
         method = cv2.INTER_AREA if self.side >= size else cv2.INTER_CUBIC
-        return cv2.resize(square, (size, size), interpolation=method)
+        return cv2.resize(square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT if labels else method)
 
 
 def centre_square(height: int, width: int, found: str) -> Crop:

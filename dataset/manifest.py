@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.files import is_junk, read_json, write_json
 from common.names import check_classes, check_paths
 from common.presets import PRESETS, Preset
+from dataset.masks import Masks
 from dataset.pictures import picture_size
 from dataset.split import Piece, split_class
 
@@ -48,6 +49,7 @@ class Manifest:
     frame_stride: int | None  # every n-th frame was taken; None if resampled to `fps`, or not known
     split_by: dict[str, str]  # class name -> "recording", or "time" where the class has a single recording
     clips: tuple[Clip, ...]
+    masks: Masks | None = None  # half of the cells are masks
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -62,7 +64,7 @@ class Manifest:
         """All but the clips, JSON-able: part of codes, checkpoints and samples."""
         return {"class_names": list(self.class_names), "rows": self.rows, "cols": self.cols,
                 "frame_size": self.frame_size, "fps": self.fps, "frame_stride": self.frame_stride,
-                "split_by": dict(self.split_by)}
+                "split_by": dict(self.split_by), **({"masks": self.masks.facts()} if self.masks else {})}
 
     def write(self, folder: Path) -> None:
         """Write dataset.json into `folder`, atomically."""
@@ -87,7 +89,7 @@ class Manifest:
         if not isinstance(record, dict) or record.get("version") != VERSION:
             raise InputError(f"{path}: not a data set of version {VERSION}")
         try:
-            facts = {field.name: record[field.name] for field in fields(cls)}
+            facts = {field.name: record[field.name] for field in fields(cls) if field.name != "masks"}
             facts["clips"] = tuple(Clip(**clip) for clip in facts["clips"])
             check_classes(facts["class_names"], path)
             facts["class_names"] = tuple(facts["class_names"])
@@ -96,7 +98,7 @@ class Manifest:
             for clip in facts["clips"]:
                 if clip.split not in ("train", "val") or not 0 <= clip.label < len(facts["class_names"]):
                     raise InputError(f"{path}: clip {clip.name}: split {clip.split}, label {clip.label}")
-            return cls(**facts)
+            return cls(**facts, masks=Masks.of(record, path))
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: {type(error).__name__} {error}") from None
 
@@ -135,6 +137,7 @@ def read_facts(preset: str) -> dict[str, Any]:
                        record.get("fps", DEFAULT_FPS), record.get("frame_stride")).facts()
         check_classes(facts["class_names"], path)
         check_positive(facts, path)
+        facts |= {"masks": masks.facts()} if (masks := Masks.of(record, path)) else {}
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no facts of a data set ({type(error).__name__} {error})") from None
     return facts

@@ -39,6 +39,23 @@ def read_picture(path: Path) -> np.ndarray:
         return on_black(np.asarray(upright.convert("RGBA")))
 
 
+def read_values(path: Path) -> np.ndarray:
+    """The numbers (H, W) in a grey or one-bit picture, or those of the colours in a picture with a palette.
+
+    Raises: `InputError` naming the file if it is broken, or has colours.
+    """
+    with _opened(path) as picture:
+        values = np.asarray(ImageOps.exif_transpose(picture))
+    return one_channel(values, path) if values.ndim == 3 else values.astype(np.int64)
+
+
+def one_channel(pixels_HWC: np.ndarray, origin: object) -> np.ndarray:
+    """(H, W) of grey pixels (H, W, C). Raises: `InputError` naming `origin` if they have colours."""
+    if (pixels_HWC[..., :3] != pixels_HWC[..., :1]).any() or pixels_HWC.shape[-1] == 2:
+        raise InputError(f"{origin}: has colours; save the numbers of the labels, as a grey or palette PNG")
+    return pixels_HWC[..., 0].astype(np.int64)
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) in pixels of a picture file as `read_picture` returns it, from the file's header.
 

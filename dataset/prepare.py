@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from common.command import run_command, say_next
 from common.distributed import Runtime
@@ -23,6 +23,8 @@ from dataset import manifest as manifests
 from dataset.cutting import Plan, Recording, Settings, cut, plan
 from dataset.folders import find_class_folders, note_deep_classes
 from dataset.manifest import DEFAULT_FPS, FILE_NAME, WORK_FOLDER, Manifest, grid_pictures
+from dataset.mask_files import LabelRule, MaskFiles, find_masks
+from dataset.masks import MOST_LABELS, Masks, palette
 from dataset.parallel import map_everywhere
 from dataset.recordings import Found, find_sources
 from dataset.report import FILE_NAME as REPORT_NAME
@@ -67,6 +69,14 @@ class PrepareConfig:
     """JSON object of recordings (<class>/<path>) and their crops, which override --crop."""
     workers: int | None = None
     """Processes per rank (default: all cores, shared among the ranks of the machine)."""
+    masks: Path | None = None
+    """Folder of masks with the names of the recordings; half of the grid's cells are then masks."""
+    mask_place: Literal["after", "before"] = "after"
+    """after: a model segments frames and labels its clips. before: it draws clips for given masks."""
+    mask_labels: int = 2
+    """Labels in the masks, 2 to 255: the numbers 0 (background), 1 and so on; 2 labels may be 0 and 255."""
+    mask_threshold: int | None = None
+    """Of grey masks with two labels: from this number on, 1 to 255, a pixel is label 1."""
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
@@ -81,10 +91,24 @@ class PrepareConfig:
         check_crop(self.crop, "--crop")
         if self.preset:
             find_preset(self.preset)
+        self.check_masks()
+
+    def check_masks(self) -> None:
+        rows, cols = self.choose("rows", 4), self.choose("cols", 4)
+        if self.masks and not Masks.fits(rows, cols):
+            raise InputError(f"--rows {rows}, --cols {cols}: masks need even rows, or one row and even cols")
+        if not 2 <= self.mask_labels <= MOST_LABELS:
+            raise InputError(f"--mask-labels {self.mask_labels}: must be 2 to {MOST_LABELS}")
+        threshold = 1 if self.mask_threshold is None else self.mask_threshold
+        if not self.masks and (self.mask_place, self.mask_labels, self.mask_threshold) != ("after", 2, None):
+            raise InputError("--mask-place, --mask-labels, --mask-threshold: need --masks")
+        if not 1 <= threshold <= 255 or (self.mask_threshold and self.mask_labels > 2):
+            raise InputError(f"--mask-threshold {self.mask_threshold}: must be 1 to 255, for two labels")
 
     @property
     def stills(self) -> bool:
-        return self.rows == self.cols == 1
+        """True if a clip has one frame."""
+        return (self.rows, self.cols) == ((1, 2) if self.masks else (1, 1))
 
     @property
     def experiment(self) -> Preset | None:
@@ -105,7 +129,8 @@ def check_crop(crop: object, origin: str) -> str:
 
 def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
     """Prepare a data set and return its manifest; `InputError` if another job uses the data folder."""
-    if config.video_path.is_dir() and not config.stills and grid_pictures(config.video_path):
+    released = config.video_path.is_dir() and not config.stills and not config.masks
+    if released and grid_pictures(config.video_path):
         return accept_released(config, runtime)
     check_data_path(config)
     with locked(config.data_path, runtime):
@@ -114,10 +139,10 @@ def run(config: PrepareConfig, runtime: Runtime) -> Manifest:
 
 def cut_all(config: PrepareConfig, runtime: Runtime) -> Manifest:
     """Plan, split and write; `InputError` if there is no usable clip."""
-    folder, found = runtime.agree(lambda: find_recordings(config))
+    folder, found, masks = runtime.agree(lambda: with_masks(config, *find_recordings(config)))
     settings, crops = choose_settings(config), read_crops(config, found)
-    jobs = [Recording(source, folder, config.data_path, settings, crops.get(source.path, config.crop))
-            for source in found.sources]
+    jobs = [Recording(source, folder, config.data_path, settings, crops.get(source.path, config.crop),
+                      masks.get(source.path)) for source in found.sources]
     made = map_everywhere(plan, [(job,) for job in jobs], runtime, config.workers, "plan")
     planned = [(job, Plan(problem=CRASHES) if isinstance(one, BrokenProcessPool) else one)
                for job, one in zip(jobs, made, strict=True)]
@@ -154,6 +179,8 @@ def check_data_path(config: PrepareConfig) -> None:
     data, videos = config.data_path.resolve(), config.video_path.resolve()
     if data == videos or videos in data.parents:
         raise InputError(f"--data-path {config.data_path}: lies in --video-path; give a folder outside it")
+    if config.masks and config.masks.resolve().is_relative_to(videos):
+        raise InputError(f"--masks {config.masks}: lies in --video-path; give a folder outside it")
     if (data / FILE_NAME).exists() and not (data / WORK_FOLDER).is_dir():
         raise InputError(f"--data-path {config.data_path}: holds a data set that prepare did not make")
 
@@ -172,13 +199,21 @@ def find_recordings(config: PrepareConfig) -> tuple[Path, Found]:
     return folder / below, found
 
 
+def with_masks(config: PrepareConfig, folder: Path, found: Found) -> tuple[Path, Found, dict[str, MaskFiles]]:
+    """The same and the masks of every recording by its path, none without --masks; see `find_masks`."""
+    rule = LabelRule(config.mask_labels, config.mask_threshold)
+    return folder, found, find_masks(config.masks, found, rule, config.stills) if config.masks else {}
+
+
 def choose_settings(config: PrepareConfig) -> Settings:
+    masks = Masks(config.mask_place, palette(config.mask_labels)) if config.masks else None
     rows, cols = config.choose("rows", 4), config.choose("cols", 4)
+    clip_stride = rows * cols // 2 if masks else config.choose("clip_stride", rows * cols)
     stride = None if config.fps else config.choose("frame_stride", 1)
     fps = None if stride else config.choose("fps", None)
     return Settings(rows, cols, config.choose("frame_size", 128), fps, stride,
-                    config.choose("clip_stride", rows * cols),
-                    config.choose("clips_per_recording", 100), config.thresholds)
+                    config.clip_stride or clip_stride,
+                    config.choose("clips_per_recording", 100), config.thresholds, masks)
 
 
 def read_crops(config: PrepareConfig, found: Found) -> dict[str, str]:
@@ -208,7 +243,8 @@ def merge(
             for name, start, time in zip(made.names, made.starts, made.times, strict=True)]
     fps = median([made.fps for _, made in planned] or [0.0]) or DEFAULT_FPS
     return Manifest(tuple(pieces), settings.rows, settings.cols, settings.frame_size, fps,
-                    settings.frame_stride, **manifests.split_clips(pieces, config.val_fraction, found.shared))
+                    settings.frame_stride, **manifests.split_clips(pieces, config.val_fraction, found.shared),
+                    masks=settings.masks)
 
 
 def remove_stale(data_path: Path, current: set[Path], wanted: set[str]) -> None:

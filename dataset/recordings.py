@@ -57,7 +57,7 @@ def find_sources(
     """
     found = Found()
     classes = class_names or _class_folders(folder, found)
-    paths = [path for class_name in classes for path in _recordings_of(folder, class_name, stills, found)]
+    paths = [path for class_name in classes for path in recordings_of(folder, class_name, stills, found)]
     paths, shared = _each_content_once(folder, _each_file_once(folder, paths, found), found)
     for class_name in classes:
         below = [path.partition("/")[2] for path in paths if _class_of(path) == class_name]
@@ -86,7 +86,7 @@ def _report(others: Iterable[Note], path: str, found: Found) -> None:
         (found.notes if reason == LINK_UP else found.unusable).append((shown, reason))
 
 
-def _recordings_of(folder: Path, class_name: str, stills: bool, found: Found) -> list[str]:
+def recordings_of(folder: Path, class_name: str, stills: bool, found: Found) -> list[str]:
     paths = []
     for place in walk(folder, class_name):
         if place.path != class_name and not stills and is_frame_folder(folder / place.path):
@@ -162,14 +162,14 @@ def _class_of(path: str) -> str:
     return path.partition("/")[0]
 
 
-def _without_suffix(path: str) -> str:
+def without_suffix(path: str) -> str:
     pure = PurePosixPath(path)
     return str(pure.with_suffix("") if pure.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES else pure)
 
 
 def _distinct_stems(paths: list[str]) -> dict[str, str]:
     """Path -> its safe name without suffix, with a hash where names are equal or too long."""
-    stems = {path: as_name(_without_suffix(path)) for path in paths}
+    stems = {path: as_name(without_suffix(path)) for path in paths}
     counts = Counter(stem.casefold() for stem in stems.values())
     for path, stem in stems.items():
         if counts[stem.casefold()] > 1 or len(stem.encode()) > LONGEST_STEM:
@@ -183,7 +183,7 @@ def _recording(path: str, stem: str, pattern: str | None) -> str:
     if pattern is None:
         return stem
     try:
-        match = re.search(pattern, _without_suffix(path))
+        match = re.search(pattern, without_suffix(path))
         return match.group(1) if match and match.group(1) else stem
     except (re.error, IndexError) as error:
         raise InputError(f"--recording-pattern {pattern}: {error}; it needs one (group)") from None

@@ -8,7 +8,7 @@ from common.files import read_json
 from common.names import check_names, check_paths
 
 FILE_NAME = "samples.json"
-PATHS = ("grid", "frames", "video", "gif")  # of a clip's files, below the folder
+PATHS = ("grid", "frames", "masks", "video", "gif")  # of a clip's files, below the folder
 
 
 def read_samples(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class Frame(NamedTuple):
     time: float  # seconds since the first frame
     pixels: np.ndarray  # (H, W, 3)
     segment: int  # grows where frames are missing, by damage or because the recorder paused
+    labels: np.ndarray | None = None  # (H, W) uint8, if masks were given
 
 
 class DamagedRecording(InputError):
@@ -45,30 +46,39 @@ class DamagedRecording(InputError):
         self.lost = lost
 
 
-def read_frames(path: Path, fps: float | None = None, stride: int = 1) -> Iterator[Frame]:
+class WrongMasks(InputError):
+    """The masks of a recording are not those of its frames, or no masks."""
+
+
+def read_frames(
+    path: Path, fps: float | None = None, stride: int = 1, masks: Iterator[Pixels] | None = None
+) -> Iterator[Frame]:
     """Frames of a video, a folder of numbered pictures or one picture, upright, in memory one at a time.
 
     With `fps` every segment is resampled: frame k is the one nearest in time to k / fps, so frames of a slow
     recording repeat. Otherwise every `stride`-th frame is taken. Display matrices and pixel aspect ratios are
-    applied, interlaced frames deinterlaced, transparent parts black.
+    applied, interlaced frames deinterlaced, transparent parts black. `masks` gives the labels of every frame.
 
     Raises: `InputError` naming the file if nothing in it can be read, or, after the frames before, if a
-    picture is broken or the frame size changes; `DamagedRecording` after all good frames of a damaged video.
+    picture is broken or the frame size changes; `DamagedRecording` after all good frames of a damaged video;
+    `WrongMasks`.
     """
     path = Path(path)
     damage: list[DamagedRecording] = []
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        pictures = _numbered_pictures(path) if path.is_dir() else [path]
+        pictures = numbered_pictures(path) if path.is_dir() else [path]
         source = ((0, index / FOLDER_FPS, partial(read_picture, file)) for index, file in enumerate(pictures))
     else:
         source = _video_frames(path, damage)
+    if masks is not None:
+        source = _with_masks(source, path, masks, damage)
     shape = None
     for segment, time, make_pixels in sampled(source, fps, stride):
-        pixels = make_pixels()
+        pixels, labels = make_pixels() if masks is not None else (make_pixels(), None)
         shape = shape or pixels.shape
         if pixels.shape != shape:
             raise InputError(f"{path}: the frame size changes at {time:.2f} s")
-        yield Frame(time, pixels, segment)
+        yield Frame(time, pixels, segment, labels)
     if damage:
         raise damage[0]
     if shape is None:
@@ -79,15 +89,37 @@ def is_frame_folder(folder: Path) -> bool:
     """True if a folder is one recording: it holds numbered pictures, and no folders or videos."""
     entries = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
     others = any(entry.is_dir() or may_be_video(entry) for entry in entries)
-    return not others and bool(_numbered_pictures(folder))
+    return not others and bool(numbered_pictures(folder))
 
 
-def _numbered_pictures(folder: Path) -> list[Path]:
+def numbered_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder whose names hold a number, in natural order (2 before 10)."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
              and not is_junk(path.name) and re.search(r"\d", path.stem)]
     return sorted(found, key=lambda path: [int(part) if i % 2 else part
                                            for i, part in enumerate(re.split(r"(\d+)", path.name))])
+
+
+def _with_masks(
+    source: Timed[Pixels], path: Path, masks: Iterator[Pixels], damage: list[DamagedRecording]
+) -> Timed[Callable[[], tuple[np.ndarray, np.ndarray]]]:
+    """Every frame with the mask of the same number."""
+    def both(make_pixels: Pixels, make_labels: Pixels) -> tuple[np.ndarray, np.ndarray]:
+        pixels, labels = make_pixels(), make_labels()
+        if pixels.shape[:2] != labels.shape:
+            sides = ["{1} x {0}".format(*array.shape) for array in (labels, pixels)]
+            raise WrongMasks(f"{path}: its mask has {sides[0]} pixels, the frame {sides[1]}; a mask is of "
+                             "the whole frame, before the crop")
+        return pixels, labels
+
+    for count, (frame, make_labels) in enumerate(zip_longest(source, masks)):
+        if frame is None or make_labels is None:
+            fewer, more = ("frames", "masks") if frame is None else ("masks", "frames")
+            lost = " (it is damaged)" if damage else ""
+            raise WrongMasks(f"{path}: {count} {fewer}{lost}, but more {more}; every frame needs its mask")
+        yield *frame[:2], partial(both, frame[2], make_labels)
+    if damage:
+        raise WrongMasks(f"{path}: damaged, so that it is not known which masks are of which frames")
 
 
 def _video_frames(path: Path, damage: list[DamagedRecording]) -> Timed[Pixels]:

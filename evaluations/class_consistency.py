@@ -141,7 +141,7 @@ def open_sets(config: ClassConsistencyConfig) -> dict[str, ClipSet]:
     read = {flag: ClipSet.read_grids(path, flag) for flag, path in flags.items() if path}
     real = read.pop("--data-path")
     for flag, clips in read.items():
-        for name in ("class_names", "rows", "cols", "frame_size"):
+        for name in ("class_names", "rows", "cols", "masks", "frame_size"):
             if getattr(clips.grid, name) != getattr(real.grid, name):
                 raise InputError(f"{flag} {flags[flag]}: its {name} is not that of the real clips")
     train, val = (real.select(split=split) for split in ("train", "val"))

@@ -16,9 +16,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from common.errors import InputError
-from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid
 from dataset.manifest import Clip, Manifest, grid_pictures
+from dataset.masks import frames_of, shown_frames
 from dataset.opening import VIDEO_SUFFIXES, may_be_video
 from dataset.samples import FILE_NAME, read_samples
 from dataset.video import is_frame_folder, read_frames
@@ -105,14 +105,20 @@ class ClipSet:
         """The frames of a clip, uint8 (T, 3, H, W). Raises: `InputError` naming the file that is wrong."""
         path = self.folder / entry.name
         if self.grid:
-            clip = Clip(entry.name, 0, entry.recording, "", 0.0)
-            picture_3HW = load_grid(self.folder, clip, self.grid).numpy()
-            return grid_to_frames(picture_3HW, self.grid.rows, self.grid.cols)
+            return frames_of(self._picture(entry), self.grid.facts())
         if path.suffix == ".npz":
             frames_THWC = _read_npz(path)
         else:
             frames_THWC = np.stack([frame.pixels for frame in read_frames(path)])
         return frames_THWC.transpose(0, 3, 1, 2)
+
+    def shown(self, entry: Entry) -> np.ndarray:
+        """The frames of a clip for the eye, uint8 (T, H, W, 3), with the outlines of their masks."""
+        return (shown_frames(self._picture(entry), self.grid.facts()) if self.grid
+                else self.frames(entry).transpose(0, 2, 3, 1))
+
+    def _picture(self, entry: Entry) -> np.ndarray:
+        return load_grid(self.folder, Clip(entry.name, 0, entry.recording, "", 0.0), self.grid).numpy()
 
     def files(self, entry: Entry) -> list[tuple[str, int, int]]:
         """Name, bytes and modification time of every file of a clip; empty if the clip was deleted."""

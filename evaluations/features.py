@@ -141,6 +141,8 @@ class Extraction:
         """Hash of everything that the features depend on."""
         files = [(entry.name, clips.files(entry)) for entry in clips.entries]
         grid = clips.grid and [clips.grid.rows, clips.grid.cols]
+        if grid and clips.grid.masks:
+            grid.append(clips.grid.masks.place)
         key = json.dumps([CACHE_VERSION, self._facts(), self.batch_size, grid, files])
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 

@@ -94,7 +94,7 @@ def write_sheet(comparison: Comparison, pairs: list[dict[str, Any]], path: Path)
         for side, clips in (("generated", comparison.generated), ("train", comparison.real)):
             entry = next(entry for entry in clips.entries if entry.name == pair[side])
             rows.append((f"{side} {entry.name}   distance {pair['distance']:.3g}{suffix}",
-                         clips.frames(entry).transpose(0, 2, 3, 1)))
+                         clips.shown(entry)))
     with atomic_path(path) as temporary:
         contact_sheet(rows).save(temporary)
 

@@ -56,7 +56,7 @@ def test_blend_goes_from_one_class_to_the_other(small_gpt):
 
 def test_tokens_of_the_kept_frames_are_those_of_their_grid(tokenizer_run, grids):
     tokenizer, clip = load_tokenizer(tokenizer_run), Manifest.read(grids).clips[0].name
-    frames = read_start(grids / clip, FACTS)
+    frames = read_start(grids / clip, FACTS)[0]
     assert frames.shape == (4, 3, 32, 32)
     picture = np.array(Image.open(grids / clip)).transpose(2, 0, 1)
     assert np.array_equal(frames_to_grid(frames, 2, 2), picture)
@@ -71,12 +71,12 @@ def test_tokens_of_the_kept_frames_are_those_of_their_grid(tokenizer_run, grids)
 
 def test_start_may_be_a_picture_a_folder_or_a_video(config, runtime, tmp_path):
     run(config, runtime)
-    video = read_start(config.save_folder / "videos" / "red wall" / "000000.mp4", FACTS)
-    folder = read_start(config.save_folder / "frames" / "red wall" / "000000", FACTS)
+    video = read_start(config.save_folder / "videos" / "red wall" / "000000.mp4", FACTS)[0]
+    folder = read_start(config.save_folder / "frames" / "red wall" / "000000", FACTS)[0]
     assert video.shape == folder.shape == (4, 3, 32, 32)
     assert np.abs(video.astype(int) - folder).mean() < 25  # noise is hard on H.264
     Image.fromarray(np.full((90, 120, 3), 128, np.uint8)).save(tmp_path / "photo.jpg")
-    assert read_start(tmp_path / "photo.jpg", FACTS).shape == (1, 3, 32, 32)
+    assert read_start(tmp_path / "photo.jpg", FACTS)[0].shape == (1, 3, 32, 32)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     for wrong in ("none.png", "broken.png"):
         with pytest.raises(ValueError, match="--start-from"):

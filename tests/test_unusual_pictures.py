@@ -92,7 +92,7 @@ def test_frames_in_folders(kind, tmp_path):
 def test_start_of_a_clip(kind, tmp_path):
     suffix, picture, how, *_ = kind
     picture.save(tmp_path / f"start{suffix}", **how)
-    assert_shows(read_start(tmp_path / f"start{suffix}", FACTS), kind)
+    assert_shows(read_start(tmp_path / f"start{suffix}", FACTS)[0], kind)
 
 
 def test_numbers_without_a_range_are_refused_by_the_name_of_their_file(tmp_path):

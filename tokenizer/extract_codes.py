@@ -34,6 +34,7 @@ from tokenizer.vq_model import VQModel
 
 BLOCK = 64  # clips per block
 GOOD_PSNR = 20.0  # dB; below it no GPT can make good clips
+GOOD_IOU = 0.9  # of masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,8 @@ def work_folder(config: ExtractCodesConfig, manifest: Manifest, tokenizer: dict)
 
 def check_quality(model: VQModel, images: GridImages, pictures: int, device: torch.device) -> Quality:
     """Reconstruction quality on pictures spread over the data set."""
-    rows, cols = images.manifest.rows, images.manifest.cols
-    return measure_quality(model, [images[i] for i in evenly(len(images), pictures)], rows, cols, device)
+    chosen = [images[i] for i in evenly(len(images), pictures)]
+    return measure_quality(model, chosen, images.manifest.facts(), device)
 
 
 def quality_lines(quality: Quality, codebook_size: int) -> list[str]:
@@ -106,6 +107,10 @@ def quality_lines(quality: Quality, codebook_size: int) -> list[str]:
     if quality.psnr < GOOD_PSNR:
         lines.append(f"warning: PSNR below {GOOD_PSNR:.0f} dB: the tokenizer does not fit these pictures; "
                      "fine-tune it on them with tokenizer.train_vq before training a GPT")
+    if quality.mask_iou is not None:
+        lines.append(f"masks: intersection over union {quality.mask_iou:.3f} after the tokenizer")
+        if quality.mask_iou < GOOD_IOU:
+            lines.append(f"warning: below {GOOD_IOU}: fine-tune the tokenizer on these pictures")
     if quality.collapsed(codebook_size):
         lines.append(f"warning: the pictures use few codes (perplexity {quality.perplexity:.0f} of "
                      f"{codebook_size}): look at the reconstructions before training a GPT")

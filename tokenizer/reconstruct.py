@@ -24,10 +24,10 @@ from common.names import inside
 from common.perceptual import LPIPSDistance
 from common.progress import progress
 from common.spread import evenly, evenly_by_class
-from dataset.grid import grid_to_frames
 from dataset.grid_images import load_grid, to_pixels
 from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest
+from dataset.masks import frames_of, mask_iou, shown_frames
 from dataset.sheet import contact_sheet
 from tokenizer.loading import load_tokenizer, tokenizer_facts
 from tokenizer.quality import reconstruct
@@ -109,9 +109,11 @@ def reconstruct_clip(model: VQModel, perceptual: LPIPSDistance | None, clip: Cli
         output_3HW, _ = reconstruct(model, original_3HW, device)
         with atomic_path(path) as temporary:
             Image.fromarray(output_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
-    output_3HW = load_grid(save_path, clip, manifest)
-    pair = [grid_to_frames(p.numpy(), manifest.rows, manifest.cols) for p in (original_3HW, output_3HW)]
-    return compare(*pair) | ({"lpips": mean_lpips(perceptual, *pair, device)} if perceptual else {})
+    output_3HW, facts = load_grid(save_path, clip, manifest), manifest.facts()
+    grids = original_3HW.numpy(), output_3HW.numpy()
+    pair = [frames_of(grid, facts) for grid in grids]
+    return (compare(*pair) | ({"mask_iou": mask_iou(*grids, facts)} if manifest.masks else {})
+            | ({"lpips": mean_lpips(perceptual, *pair, device)} if perceptual else {}))
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -125,9 +127,8 @@ def write_sheet(clips: list[Clip], manifest: Manifest, data_path: Path, save_pat
     """Originals, reconstructions and differences (amplified, grey is none) of clips spread over the set."""
     rows = []
     for i in evenly(len(clips), SHEET_CLIPS):
-        original, output = (
-            grid_to_frames(load_grid(folder, clips[i], manifest).numpy(), manifest.rows, manifest.cols)
-            .transpose(0, 2, 3, 1) for folder in (data_path, save_path))
+        original, output = (shown_frames(load_grid(folder, clips[i], manifest), manifest.facts())
+                            for folder in (data_path, save_path))
         difference = 128 + SHEET_GAIN * (output.astype(np.int16) - original)
         title = f"{clips[i].name}: original, reconstruction, difference x {SHEET_GAIN}"
         rows += [(title, original), ("", output), ("", difference.clip(0, 255).astype(np.uint8))]

@@ -228,15 +228,16 @@ class TokenizerTask(Task):
         """PSNR, SSIM and codebook use on held-out pictures of each data folder that holds some out."""
         scalars = {}
         for part in self.sets:
-            manifest, name = part.manifest, f"_{part.folder.name}" if len(self.sets) > 1 else ""
+            name = f"_{part.folder.name}" if len(self.sets) > 1 else ""
             pictures = [part.held_out[i] for i in range(len(part.held_out))]
             if pictures:
-                quality = measure_quality(model, pictures, manifest.rows, manifest.cols, self.device)
+                quality = measure_quality(model, pictures, part.manifest.facts(), self.device)
                 if quality.collapsed(model.config.codebook_size) and self.runtime.is_main:
                     print(f"warning: the codebook has collapsed: perplexity {quality.perplexity:.0f} of "
                           f"{model.config.codebook_size} codes; try --entropy-weight 0.1 or a lower --lr",
                           flush=True)
-                scalars |= {key + name: value for key, value in asdict(quality).items() if key != "frames"}
+                scalars |= {key + name: value for key, value in asdict(quality).items()
+                            if key != "frames" and value is not None}
         return scalars
 
     def draw_sheet(self, model: nn.Module, path: Path) -> None:

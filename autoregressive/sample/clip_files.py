@@ -1,19 +1,18 @@
 """The files of generated clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from common.files import atomic_path
 from common.names import inside
-from dataset.grid import grid_to_frames
 from dataset.manifest import Clip, Manifest
+from dataset.masks import Masks, frames_of, labels_of, shown_frames, write_masks
 from dataset.sheet import contact_sheet, save_film
 from dataset.video import write_frames, write_gif, write_mp4
 
@@ -36,25 +35,26 @@ class ClipJob:
         """Paths of the grid pictures of a clip of `chain` links."""
         return [self.path("grids", ".png"), *(self.path("grids", f"_{k}.png") for k in range(1, chain))]
 
-    def record(self, chain: int) -> dict[str, Any]:
+    def record(self, chain: int, masks: bool = False) -> dict[str, Any]:
         """The entry of this clip in samples.json."""
         return {"class": self.class_name, "label": self.label, "seed": self.seed,
                 "grid": self.path("grids", ".png"), "frames": self.path("frames", ""),
                 "video": self.path("videos", ".mp4"), "gif": self.path("gifs", ".gif"),
+                **({"masks": self.path("masks", "")} if masks else {}),
                 **({"grids": self.grids(chain)} if chain > 1 else {})}
-
-
-def frames_of(picture_3HW: Tensor, dataset: dict[str, Any]) -> np.ndarray:
-    """Grid picture -> frames (T, H, W, 3) uint8."""
-    frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
-    return frames_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: dict[str, Any]) -> None:
     """Write all files of a clip, whose links share a row of frames; the first grid picture comes last."""
-    first, *rest = (frames_of(picture_3HW, dataset) for picture_3HW in pictures)
-    frames_THWC, record = np.concatenate([first, *(link[dataset["cols"]:] for link in rest)]), job.record(1)
-    write_frames(inside(folder, record["frames"]), frames_THWC)
+    def joined(part: Callable[[np.ndarray, dict[str, Any]], np.ndarray]) -> np.ndarray:
+        first, *rest = (part(picture_3HW.numpy(), dataset) for picture_3HW in pictures)
+        return np.concatenate([first, *(link[dataset["cols"]:] for link in rest)])
+
+    masks, frames_THWC = Masks.of(dataset), joined(shown_frames)
+    record = job.record(1, bool(masks))
+    write_frames(inside(folder, record["frames"]), joined(frames_of).transpose(0, 2, 3, 1))
+    if masks:
+        write_masks(inside(folder, record["masks"]), joined(labels_of), masks)
     write_mp4(inside(folder, record["video"]), frames_THWC, dataset["fps"])
     write_gif(inside(folder, record["gif"]), frames_THWC, dataset["fps"])
     names = job.grids(len(pictures))
@@ -66,6 +66,7 @@ def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: 
 def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:
     """Write dataset.json beside the grid pictures, so that they are a data set."""
     facts = {field.name: dataset.get(field.name) for field in fields(Manifest)}
+    facts["masks"] = Masks.of(dataset)
     names, split_by = tuple(facts["class_names"]), dict.fromkeys(facts["class_names"], "recording")
     entries = []
     for clip in clips:
@@ -80,8 +81,8 @@ def write_sheet(folder: Path, jobs: Sequence[ClipJob], dataset: dict[str, Any]) 
     rows = []
     for job in jobs[:SHEET_CLIPS]:
         with Image.open(folder / job.path("grids", ".png")) as image:
-            picture_3HW = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        rows.append((f"{job.class_name} {job.seed}", frames_of(picture_3HW, dataset)))
+            picture_3HW = np.array(image).transpose(2, 0, 1)
+        rows.append((f"{job.class_name} {job.seed}", shown_frames(picture_3HW, dataset)))
     with atomic_path(folder / "contact_sheet.png") as temporary:
         contact_sheet(rows).save(temporary)
     save_film(folder / "contact_sheet.webp", rows, dataset["fps"])

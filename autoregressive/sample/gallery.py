@@ -9,6 +9,7 @@ from jinja2 import Environment
 
 from common.files import atomic_path
 from common.names import inside
+from dataset.masks import clip_length
 
 RESEARCH = "Generated for research. Not a patient, and no basis for diagnosis or treatment."
 GALLERY_CLIPS = 64  # clips shown at most, to keep the page small
@@ -56,7 +57,7 @@ def write_gallery(folder: Path, facts: dict[str, Any], clips: Sequence[dict[str,
     weights = {part: f"{facts[part]['name']} ({facts[part]['hash']})" for part in ("checkpoint", "tokenizer")}
     settings, dataset = {**weights, **facts["sampling"]}, facts["dataset"]
     page = Environment(autoescape=True).from_string(PAGE).render(
-        clips=shown, hidden=len(clips) - len(shown), frames=dataset["rows"] * dataset["cols"],
+        clips=shown, hidden=len(clips) - len(shown), frames=clip_length(dataset),
         fps=dataset["fps"], notice=facts.get("notice"), settings=settings, research=RESEARCH)
     with atomic_path(folder / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -18,7 +18,7 @@ from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
 from autoregressive.sample.sampler import ClipSampler, Models, fitting_batch, usual_window
-from autoregressive.sample.starts import given_tokens, read_start
+from autoregressive.sample.starts import given_tokens, read_start, read_start_masks
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
@@ -28,6 +28,7 @@ from common.hub import hub_facts
 from common.locks import locked
 from common.names import without_names
 from common.progress import progress
+from dataset.masks import clip_length
 from dataset.samples import FILE_NAME, read_samples
 from tokenizer.loading import tokenizer_facts
 
@@ -67,9 +68,11 @@ class SampleC2IConfig:
     """Sample among the fewest tokens whose probability sums to at least this."""
     start_from: Path | None = None
     """Grid picture, picture, folder of frames or video whose frames begin every clip."""
+    start_masks: Path | None = None
+    """Masks of the first frames of every clip: a picture, folder or video of labels (annotated models)."""
     start_frames: int | None = None
     """Number of frames of --start-from. k: the first k, -k: the last k (default: the first frames, one row of
-    the grid)."""
+    the grid). With --start-masks, masks are counted likewise (default: all)."""
     chain: int = 1
     """Number of clips joined to a longer one. Each begins with the last row of frames of the previous one."""
     blend_with: str | None = None
@@ -137,7 +140,7 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     Raises: `InputError` if the folder holds clips without a record, or of other weights or settings.
     """
     if not (folder / FILE_NAME).exists():
-        for kind in ("grids", "frames", "videos", "gifs"):
+        for kind in ("grids", "frames", "masks", "videos", "gifs"):
             if (folder / kind).exists():
                 raise InputError(f"--save-folder {folder}: holds {kind} but no {FILE_NAME}: "
                                  "use another folder")
@@ -180,10 +183,13 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     jobs = make_jobs(config.classes or names, names, range(config.seed, config.seed + config.clips_per_class))
     towards = config.blend_with and (label_of(config.blend_with, names, "--blend-with"), config.blend)
     settings, start_N = config.settings(), None
-    if config.start_from:
-        frames_T3SS = read_start(config.start_from, dataset)
-        start_N = given_tokens(frames_T3SS, config.start_frames, tokenizer, dataset)
-        settings["start"] = {"name": config.start_from.name, "tokens": int((start_N >= 0).sum()),
+    if config.chain > 1 and clip_length(dataset) < 2 * dataset["cols"]:
+        raise InputError(f"--chain {config.chain}: the clips of this model have one row of frames")
+    if start := config.start_from or config.start_masks:
+        frames_T3SS, labels_TSS = (read_start(start, dataset, config.start_masks) if config.start_from
+                                   else (None, read_start_masks(start, dataset)))
+        start_N = given_tokens(frames_T3SS, config.start_frames, tokenizer, dataset, labels_TSS)
+        settings["start"] = {"name": start.name, "tokens": int((start_N >= 0).sum()),
                              "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
     digest = runtime.agree(lambda: file_hash(path))[:16]
     vq_facts = {k: v for k, v in tokenizer_facts(tokenizer, models.vq_path).items() if k != "path"}
@@ -235,7 +241,7 @@ def write_clips(sampler: ClipSampler, jobs: Sequence[ClipJob], size: int, folder
 def write_records(folder: Path, facts: dict[str, Any], clips: list[dict[str, Any]], jobs: Sequence[ClipJob],
                   links: int) -> None:
     """Write samples.json, dataset.json of the grids, contact sheet and gallery."""
-    records = [job.record(links) for job in jobs]
+    records = [job.record(links, bool(facts["dataset"].get("masks"))) for job in jobs]
     clips = clips + [record for record in records if record not in clips]
     clips.sort(key=lambda clip: (clip["seed"], clip["label"]))
     write_json(folder / FILE_NAME, {**facts, "clips": clips})

@@ -23,6 +23,7 @@ from common.checkpoints import checkpoint_file
 from common.distributed import Runtime
 from common.hardware import free_memory
 from common.registry import MODELS_FOLDER, registry
+from dataset.masks import clip_length
 from tokenizer.loading import find_tokenizer
 from tokenizer.vq_model import VQModel
 
@@ -87,11 +88,13 @@ class ClipSampler:
         """For each job the grid pictures of its links, uint8 (3, rows*H, cols*W)."""
         labels_B = torch.tensor([job.label for job in jobs])
         given_BN = None if self.start_N is None else self.start_N.expand(len(jobs), -1)
+        frame_rows = clip_length(self.dataset) // self.dataset["cols"]
         pictures = []
         for link in range(self.links):
             tokens_BN = self.tokens(labels_B, [job.seed + link * LINK_SEED for job in jobs], given_BN)
             pictures.append(self.pictures(tokens_BN))
-            given_BN = continued(tokens_BN, self.dataset["rows"])
+            if link + 1 < self.links:
+                given_BN = continued(tokens_BN, frame_rows)
         return [list(of_clip) for of_clip in zip(*pictures, strict=True)]
 
     def tokens(self, labels_B: Tensor, seeds: Sequence[int], given_BN: Tensor | None,

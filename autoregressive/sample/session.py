@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.native import PRECISIONS, prepare
-from autoregressive.sample.clip_files import frames_of
 from autoregressive.sample.gallery import RESEARCH
 from autoregressive.sample.sample_c2i import SampleC2IConfig, label_of
 from autoregressive.sample.sampler import LINK_SEED, ClipSampler, Models, usual_window
 from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.errors import InputError
 from common.files import file_hash
+from dataset.masks import clip_length, shown_frames
 
 Report = Callable[[float, np.ndarray | None], None]
 MOST_BYTES = 1 << 29  # of the frames of an upload
@@ -70,7 +70,7 @@ class Session:
         Raises: `InputError` without a path if the file is neither, or holds too much.
         """
         try:
-            frames_T3SS = read_start(path, self.dataset, MOST_BYTES)
+            frames_T3SS, _ = read_start(path, self.dataset, most_bytes=MOST_BYTES)
         except (InputError, OSError):
             raise InputError("This file is no picture or short video that can be read.") from None
         return given_tokens(frames_T3SS, -min(len(frames_T3SS), self.dataset["cols"]), self.sampler.tokenizer,
@@ -88,7 +88,7 @@ class Session:
         number = before.number + 1 if before else 0
         given_BN = start_N if start_N is None else start_N[None]
         if before:
-            given_BN = continued(before.tokens_1N, self.dataset["rows"])
+            given_BN = continued(before.tokens_1N, clip_length(self.dataset) // self.dataset["cols"])
         names = self.dataset["class_names"]
         labels_B = torch.tensor([label_of(wish.class_name, names, "--classes")])
         arguments = {"cfg_scale": wish.cfg_scale, "temperature": wish.temperature}
@@ -96,10 +96,10 @@ class Session:
             arguments["towards"] = label_of(wish.blend_with, names, "--blend-with"), wish.blend
         sampler = replace(self.sampler, generate_arguments={**self.sampler.generate_arguments, **arguments})
         with self.lock:
-            watch = self.watcher(report, preview=before is None)
+            watch = self.watcher(report, preview=not before and not self.dataset.get("masks"))
             tokens_1N = sampler.tokens(labels_B, [wish.seed + number * LINK_SEED], given_BN, watch)
             [picture_3HW] = sampler.pictures(tokens_1N)
-        frames_THWC = frames_of(picture_3HW, self.dataset)
+        frames_THWC = shown_frames(picture_3HW, self.dataset)
         return Link(tokens_1N, number, frames_THWC[self.dataset["cols"] if before else 0 :])
 
     def watcher(self, report: Report, preview: bool) -> Callable[[Tensor], None]:
@@ -112,7 +112,7 @@ class Session:
             if preview and done >= (len(shown) + 1) * count // rows:
                 row_1n = tokens_1n[:, len(shown) * count // rows : (len(shown) + 1) * count // rows]
                 [picture_3HW] = self.sampler.pictures(row_1n)
-                shown.append(frames_of(picture_3HW, {"rows": 1, "cols": cols}))
+                shown.append(shown_frames(picture_3HW, {"rows": 1, "cols": cols}))
             report(done / count, np.concatenate(shown) if shown else None)
 
         return watch

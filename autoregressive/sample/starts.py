@@ -1,7 +1,7 @@
-"""The beginning of a clip: given frames, or the last row of frames of the previous clip.
+"""The beginning of a clip: given frames or masks, or the last row of frames of the previous clip.
 
-Given frames are encoded as tokens; the GPT samples the others. Shapes: T frames of a clip in rows x cols, S
-pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
+Given cells of the grid are encoded as tokens; the GPT samples the others. Shapes: T frames of a clip, M cells
+of its grid, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
 """
 
 import math
@@ -13,70 +13,113 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from dataset.field_of_view import find_field_of_view
+from dataset.field_of_view import Crop, find_field_of_view
 from dataset.grid import frames_to_grid, grid_to_frames
 from dataset.grid_images import to_pixels
-from dataset.pictures import IMAGE_SUFFIXES
-from dataset.video import read_frames
+from dataset.mask_files import LabelRule, MaskFiles
+from dataset.masks import Masks, clip_length, frames_of, tile
+from dataset.video import WrongMasks, read_frames
 from tokenizer.vq_model import VQModel
 
 
-def read_start(path: Path, dataset: dict[str, Any], most_bytes: float = math.inf) -> np.ndarray:
-    """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video.
+def read_start(path: Path, dataset: dict[str, Any], masks: Path | None = None,
+               most_bytes: float = math.inf) -> tuple[np.ndarray, np.ndarray | None]:
+    """Frames (T, 3, S, S) uint8 of a grid picture, a picture, a folder of frames or a video, and labels.
 
     A video is read at the frame rate of the clips. Frames of another size than the clips are cropped
-    to the field of view, as in dataset.prepare.
+    to the field of view, as in dataset.prepare, and `masks` with them: labels (T, S, S) uint8, else None.
 
     Raises: `InputError` naming the file if it cannot be read, or if its frames take more than `most_bytes`.
     """
     rows, cols, size = dataset["rows"], dataset["cols"], dataset["frame_size"]
     if not path.exists():
         raise InputError(f"--start-from {path}: no such file or folder")
-    is_picture = path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    fps = None if path.is_dir() else dataset["fps"]
+    labels, frames = masks and _mask_files(masks, dataset).read(path), []
     try:
-        pixels = []
-        for frame in read_frames(path, None if is_picture or path.is_dir() else dataset["fps"]):
-            pixels.append(frame.pixels)
+        for frame in read_frames(path, fps, masks=labels):
+            frames.append(frame)
             most_bytes -= frame.pixels.nbytes
             if most_bytes < 0:
                 raise InputError(f"{path}: longer or larger than can be held in memory")
     except InputError as error:
-        raise InputError(f"--start-from {error}") from None
-    if is_picture and pixels[0].shape[:2] == (rows * size, cols * size):
-        return np.ascontiguousarray(grid_to_frames(pixels[0].transpose(2, 0, 1), rows, cols))
-    if pixels[0].shape[:2] != (size, size):
-        crop = find_field_of_view(pixels)
-        pixels = [crop.apply(frame, size) for frame in pixels]
-    return np.stack(pixels).transpose(0, 3, 1, 2)
+        flag = "--start-masks" if isinstance(error, WrongMasks) else "--start-from"
+        raise InputError(f"{flag} {error}") from None
+    shape = frames[0].pixels.shape[:2]
+    if shape == (rows * size, cols * size) and len(frames) == 1 and not masks:
+        return np.ascontiguousarray(frames_of(frames[0].pixels.transpose(2, 0, 1), dataset)), None
+    crop = Crop(0, 0, size, "given")
+    if shape != (size, size):
+        crop = find_field_of_view(frame.pixels for frame in frames)
+    pixels = np.stack([crop.apply(frame.pixels, size) for frame in frames])
+    return pixels.transpose(0, 3, 1, 2), masks and np.stack(
+        [crop.apply(frame.labels, size, labels=True) for frame in frames])
+
+
+def read_start_masks(path: Path, dataset: dict[str, Any]) -> np.ndarray:
+    """Labels (T, S, S) uint8 of masks without frames, which must be square."""
+    try:
+        labels = [read() for read in _mask_files(path, dataset).read(path)]
+    except InputError as error:
+        raise InputError(f"--start-masks {error}") from None
+    if any(height != width for height, width in (own.shape for own in labels)):
+        raise InputError(f"--start-masks {path}: masks without frames must be square")
+    size = dataset["frame_size"]
+    return np.stack([Crop(0, 0, len(own), "given").apply(own, size, labels=True) for own in labels])
+
+
+def _mask_files(path: Path, dataset: dict[str, Any]) -> MaskFiles:
+    if (masks := Masks.of(dataset)) is None:
+        raise InputError(f"--start-masks {path}: the model was trained on clips without masks")
+    if not path.exists():
+        raise InputError(f"--start-masks {path}: no such file or folder")
+    return MaskFiles(path.parent, path.name, LabelRule(len(masks.colours)))
 
 
 @torch.no_grad()
-def given_tokens(frames_T3SS: np.ndarray, keep: int | None, tokenizer: VQModel, dataset: dict[str, Any]
-                 ) -> Tensor:
-    """(N,): the tokens of the first `keep` frames, or of the last -`keep` if it is negative; -1 elsewhere.
+def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQModel,
+                 dataset: dict[str, Any], labels_TSS: np.ndarray | None = None) -> Tensor:
+    """(N,): tokens of the first `keep` frames and masks, or of the last -`keep` if negative; else -1.
 
-    None keeps the first frames, one row of the grid.
+    Either may be None and is then sampled, if it comes after the other. A `keep` of None is a row of frames,
+    or all masks without frames. The tokenizer sees the last frame and mask in the places to be sampled, and
+    black where no frame or no mask is given.
 
-    Raises: `InputError` if there are fewer frames, or no frame is left to sample.
+    Raises: `InputError` if fewer are given, nothing is left to sample, or the others come first.
     """
-    rows, cols = dataset["rows"], dataset["cols"]
-    count = len(frames_T3SS)
-    keep = min(count, cols) if keep is None else keep
-    most = min(count, rows * cols - 1)
+    rows, cols, masks = dataset["rows"], dataset["cols"], Masks.of(dataset)
+    length = clip_length(dataset)
+    alone = masks is not None and (frames_T3SS is None or labels_TSS is None)
+    if alone and (labels_TSS is None) == (masks.place == "before"):
+        flags = ("--start-from", "--start-masks")[:: 1 if labels_TSS is None else -1]
+        raise InputError(f"{flags[0]}: needs {flags[1]}, as the model's masks come {masks.place} its frames")
+    count, usual = (len(labels_TSS), length) if frames_T3SS is None else (len(frames_T3SS), cols)
+    keep = min(count, usual) if keep is None else keep
+    most = min(count, length if alone else length - 1)
     if not 0 < abs(keep) <= most:
         raise InputError(f"--start-frames {keep}: must be 1 to {most}, or for the last frames -1 to -{most}")
-    given_T3SS = frames_T3SS[:keep] if keep > 0 else frames_T3SS[keep:]
-    filled = np.concatenate([given_T3SS, np.repeat(given_T3SS[-1:], rows * cols - len(given_T3SS), 0)])
-    picture_3HW = torch.from_numpy(frames_to_grid(filled, rows, cols))
+
+    def filled(given: np.ndarray | None, otherwise: np.ndarray) -> np.ndarray:
+        kept = otherwise if given is None else given[:keep] if keep > 0 else given[keep:]
+        return np.concatenate([kept, np.repeat(kept[-1:], length - len(kept), 0)])
+
+    size = dataset["frame_size"]
+    picture_3HW = torch.from_numpy(tile(
+        filled(frames_T3SS, np.zeros((1, 3, size, size), np.uint8)),
+        filled(labels_TSS, np.zeros((1, size, size), np.uint8)), rows, cols, masks))
     device = tokenizer.quantize.embedding.weight.device
     codes_hw = tokenizer.encode(to_pixels(picture_3HW)[None].to(device))[0]
-    cells_Thw = grid_to_frames(codes_hw[None], rows, cols)[:, 0].clone()
-    cells_Thw[len(given_T3SS):] = -1
-    return frames_to_grid(cells_Thw[:, None], rows, cols).flatten().cpu()
+    cells_Mhw = grid_to_frames(codes_hw[None], rows, cols)[:, 0]
+    places = masks.cells(rows, cols) if masks else (range(length), ())
+    known = [place for given, own in zip((frames_T3SS, labels_TSS), places, strict=True) if given is not None
+             for place in own[: abs(keep)]]
+    given_Mhw = torch.full_like(cells_Mhw, -1)
+    given_Mhw[known] = cells_Mhw[known]
+    return frames_to_grid(given_Mhw[:, None], rows, cols).flatten().cpu()
 
 
 def continued(tokens_BN: Tensor, rows: int) -> Tensor:
-    """(B, N): the last row of frames as the first row of the next clip, -1 elsewhere."""
+    """(B, N): the last of `rows` rows of frames, with its masks, as the first of the next clip; else -1."""
     row = tokens_BN.shape[1] // rows
     next_BN = torch.full_like(tokens_BN, -1)
     next_BN[:, :row] = tokens_BN[:, -row:]

@@ -8,8 +8,8 @@ import torch
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT
 from common.spread import evenly
-from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
+from dataset.masks import shown_frames
 from tokenizer.vq_model import VQModel
 
 MOST = 8  # clips
@@ -24,6 +24,5 @@ def sampled_clips(model: GPT, tokenizer: VQModel, dataset: dict[str, Any], at_on
         tokens_BN = generate(model, labels_B, [0] * len(labels_B), top_k=2000)
         for label, tokens_N in zip(labels_B, tokens_BN, strict=True):
             picture_3HW = to_uint8(tokenizer.decode(tokens_N.view(1, *model.config.grid))[0])
-            frames_TCHW = grid_to_frames(picture_3HW, dataset["rows"], dataset["cols"])
-            clips.append((names[label], frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()))
+            clips.append((names[label], shown_frames(picture_3HW.cpu(), dataset)))
     return clips
