@@ -85,9 +85,10 @@ def _by_name(folder: Path) -> dict[str, Path]:
 def _prepared(folder: Path) -> list[Picture]:
     """The frames of the training clips of a prepared data set."""
     manifest = Manifest.read(folder)
-    return [Picture(f"{clip.name}/{cell}", folder / clip.name, None, clip.recording,
-                    (manifest.rows, manifest.cols, cell))
-            for clip in manifest.select("train") for cell in range(manifest.rows * manifest.cols)]
+    rows, cols, masks = manifest.rows, manifest.cols, manifest.masks
+    cells = masks.cells(rows, cols)[0] if masks else range(rows * cols)
+    return [Picture(f"{clip.name}/{cell}", folder / clip.name, None, clip.recording, (rows, cols, cell))
+            for clip in manifest.select("train") for cell in cells]
 
 
 def group_rule(groups: str | None) -> Callable[[str], str]:

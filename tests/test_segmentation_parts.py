@@ -10,7 +10,7 @@ from eval_data import make_clips
 from PIL import Image
 
 from common.errors import InputError
-from common.files import write_json
+from common.files import read_json, write_json
 from common.networks import Lite0
 from evaluations import segmenter
 from evaluations.arms import Job, differing, kept, summarise, table
@@ -155,6 +155,11 @@ def test_frames_of_a_prepared_data_set_are_its_training_cells(tmp_path):
     assert len(pictures) == 2 * 16 and {own.group for own in pictures} == {"blue/rec0", "red/rec0"}
     with Image.open(folder / "blue" / "rec0_000000.png") as image:
         np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[16:32, 16:32])
+    facts = read_json(folder / "dataset.json")
+    masks = {"place": "after", "colours": [[0] * 3, [255] * 3]}
+    write_json(folder / "dataset.json", {**facts, "masks": masks})
+    frames = find_pictures(folder, "--x", False)
+    assert [own.cell for own in frames[:8]] == [(4, 4, cell) for cell in (0, 1, 2, 3, 8, 9, 10, 11)]
 
 
 def test_groups_by_expression_file_or_folder(tmp_path):
