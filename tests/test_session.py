@@ -16,7 +16,7 @@ from PIL import Image
 from autoregressive.sample import app
 from autoregressive.sample import session as session_module
 from autoregressive.sample.app import AppConfig, Stopped, load_sessions, make, streamed, take
-from autoregressive.sample.clip_files import ClipJob, frames_of
+from autoregressive.sample.clip_files import ClipJob
 from autoregressive.sample.gallery import RESEARCH
 from autoregressive.sample.sampler import Models
 from autoregressive.sample.session import Session, Wish
@@ -46,8 +46,8 @@ def test_links_are_those_of_a_chain_of_the_sampler(session, made):
     [pictures] = sampler([ClipJob("red wall", 1, 3)])
     later = []
     second = session.link(RED, first, None, lambda *done: later.append(done))
-    assert np.array_equal(first.frames_THWC, frames_of(pictures[0], session.dataset))
-    assert np.array_equal(second.frames_THWC, frames_of(pictures[1], session.dataset)[2:])
+    assert np.array_equal(first.frames_THWC, shown_frames(pictures[0], session.dataset))
+    assert np.array_equal(second.frames_THWC, shown_frames(pictures[1], session.dataset)[2:])
     assert (first.number, second.number) == (0, 1)
     assert later[-1][0] > 0.9 and all(frames is None for _, frames in later)
 
