@@ -21,6 +21,7 @@ from autoregressive.sample.gallery import RESEARCH
 from autoregressive.sample.sampler import Models
 from autoregressive.sample.session import Session, Wish
 from common.errors import InputError
+from dataset.masks import shown_frames
 
 RED, BLUE = Wish("red wall", seed=3), Wish("blue wall", seed=3)
 
