@@ -4,7 +4,7 @@ Utilisation is relative to the fastest matrix product seen in the same process.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -46,8 +46,8 @@ class TrainingBenchmark(BenchmarkConfig):
     """Of plain, ours, compiled, recomputed, compiled-recomputed."""
     steps: int = 5
     """Timed steps of a process, after two untimed ones (on a GPU five, of which the fourth is recorded)."""
-    mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
-    """bf16 autocast, or float32 throughout, of every variant (default: that of training here)."""
+    mixed_precision: Literal["auto", "bf16", "none"] = "auto"
+    """bf16 autocast, or float32 throughout, of every variant (auto: that of training here)."""
 
     def cases(self) -> list[Sequence[str]]:
         return [[f"{variant}:{tokens}" for variant in self.variants] for tokens in self.tokens]
@@ -55,19 +55,22 @@ class TrainingBenchmark(BenchmarkConfig):
     def measure(self, case: str) -> dict[str, float]:
         """Times and memory of a step, tokens per second and utilisation."""
         variant, _, tokens = case.partition(":")
-        device, half = Runtime().device(self.device), self.mixed_precision == "bf16"
+        device, precision = Runtime().device(self.device), self.mixed_precision
+        if precision == "auto":
+            precision = precision_that_suits(device.type, gpt=True)
         config = GPTConfig(**GPT_SIZES[self.gpt_model], vocab_size=self.vocab_size, block_size=int(tokens),
                            num_classes=8)
         flags = {"results_dir": Path("unused"), "global_batch_size": self.batch_size,
-                 "mixed_precision": self.mixed_precision, "device": self.device}
+                 "mixed_precision": precision, "device": self.device}
         if variant == "plain":
             steps = plain_steps(config, TrainingConfig(**flags), device)
         else:
             steps = our_steps(config, TrainingConfig(**flags, **VARIANTS[variant]))
         found = timed(lambda: next(steps), device, 2 if device.type == "cpu" else 5, self.steps)
         rate = step_flops(config, self.batch_size) / found["s"]
+        fastest = matmul_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
         return {**found, "tokens_per_s": self.batch_size * int(tokens) / found["s"],
-                "utilisation": rate / matmul_rate(device, torch.bfloat16 if half else torch.float32)}
+                "utilisation": rate / fastest}
 
 
 class RandomClips(Task):

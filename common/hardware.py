@@ -58,6 +58,13 @@ def trial_ends_well() -> bool:
         return False
 
 
+def cpu_has_bf16() -> bool:
+    """True if the processor multiplies bfloat16 itself (AMX, AVX-512)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
+    return bool({"amx_bf16", "avx512_bf16"} & set(words))
+
+
 def own_cores() -> int:
     """CPU cores per process that torchrun has started on this machine, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """What a comparison of classifiers trains on: its flags, arms, folds and runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from common.command import require_at_least
 from common.errors import InputError
 from common.files import file_hash
-from common.training.config import MAY_CHANGE, TrainingConfig, precision_that_suits
+from common.training.config import MAY_CHANGE, TrainingConfig
 from dataset.samples import FILE_NAME, read_samples
 from evaluations.clips import ClipSet
 from evaluations.comparison import clip_facts
@@ -68,8 +68,8 @@ class ClassificationConfig:
     """Steps of linear warm-up from 0."""
     weight_decay: float = 0.05
     """Decoupled weight decay of parameters with two or more dimensions."""
-    mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
-    """bf16: autocast (default on a GPU). none: float32."""
+    mixed_precision: Literal["auto", "bf16", "none"] = "auto"
+    """bf16: autocast. none: float32. auto: bf16 on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda, xpu or mps."""
 

@@ -15,7 +15,7 @@ from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
 from common.distributed import Runtime
 from common.hardware import avoid_broken_amx
-from common.training import loop
+from common.training import config, loop
 from common.training.curves import draw_curves
 from dataset.codes import Codes
 from tokenizer.extract_codes import ExtractCodesConfig
@@ -27,12 +27,13 @@ avoid_broken_amx()
 HAS_GPU = torch.cuda.is_available()
 for kind in (torch.cuda, torch.xpu, torch.backends.mps):
     kind.is_available = cache(lambda: False)  # the tests are of the CPU, but for those marked "gpu"
+config.cpu_has_bf16 = lambda: False  # the same numbers on any processor
 loop.draw_curves = lambda folder: None  # takes longer than a tiny run
 
 SLOWEST = ("test_scripts.py", "test_surroundings.py", "test_compile.py", "test_survival.py")
 
 
-def pytest_configure(config):
+def pytest_configure(config):  # pytest's
     config.option.loadscopereorder = False  # but the order below
 
 

@@ -1,5 +1,6 @@
 """Which device a command takes, and that nothing but the kernels is made for one kind of accelerator."""
 
+import dataclasses
 import subprocess
 import sys
 from functools import cache
@@ -19,7 +20,7 @@ from common import devices
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import read_jsonl
+from common.files import read_jsonl, write_json
 from common.training.config import TrainingConfig
 from common.training.optimizers import take_step
 
@@ -107,10 +108,23 @@ def test_process_group_has_the_backend_of_the_device(machine, monkeypatch, there
 
 @pytest.mark.parametrize(("there", "precision", "compiled"), [
     (("cuda",), "bf16", True), (("xpu",), "bf16", False), (("mps",), "none", False), ((), "none", False)])
-def test_defaults_of_training_are_those_of_the_device(machine, there, precision, compiled):
+def test_defaults_of_training_are_those_of_the_device(machine, there, precision, compiled, monkeypatch):
     machine(*there)
+    monkeypatch.setattr("common.training.config.cpu_has_bf16", lambda: False)
     config = TrainingConfig(results_dir=Path("run"))
-    assert (config.mixed_precision, config.compile) == (precision, compiled)
+    settled = config.settled(devices.best_kind(), gpt=True)
+    assert (settled.mixed_precision, settled.compile) == (precision, compiled)
+
+
+def test_gpt_trains_in_bf16_where_the_cpu_has_it_and_a_run_keeps_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.training.config.cpu_has_bf16", lambda: True)
+    config = TrainingConfig(results_dir=tmp_path)
+    assert config.settled("cpu", gpt=True).mixed_precision == "bf16"
+    assert config.settled("cpu", gpt=False).mixed_precision == "none"
+    write_json(tmp_path / "config.json", {"training": {"mixed_precision": "none"}})
+    assert config.settled("cpu", gpt=True).mixed_precision == "none"
+    given = dataclasses.replace(config, mixed_precision="bf16")
+    assert given.settled("cpu", gpt=True) is given
 
 
 @pytest.mark.parametrize(("kind", "finite", "stepped"), [

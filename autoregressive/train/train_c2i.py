@@ -81,6 +81,7 @@ class GPTTask(Task):
     """
 
     methods = ("summed_loss",)
+    is_gpt = True
     next_command = ("bash", "scripts/sample_c2i.sh", "--save-folder", "SAMPLES", "--gpt-ckpt")
 
     def __init__(self, codes: Codes, model: GPT, runtime: Runtime, device: torch.device,

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,8 @@ from typing import Any, Literal
 from common.command import require_at_least
 from common.devices import best_kind
 from common.errors import InputError
+from common.files import read_json
+from common.hardware import cpu_has_bf16
 from common.hub import readable
 from common.names import without_names
 
@@ -21,9 +23,13 @@ MAY_CHANGE = {"max_steps", "log_every", "eval_every", "sample_every", "ckpt_ever
 LOST = timedelta(minutes=30)  # timeout of training; longer than any work of one process between two steps
 
 
-def precision_that_suits() -> Literal["bf16", "none"]:
-    """Default of --mixed-precision."""
-    return "bf16" if best_kind() in ("cuda", "xpu") else "none"
+def precision_that_suits(kind: str, gpt: bool) -> Literal["bf16", "none"]:
+    """The faster precision of training on a kind of device.
+
+    On a CPU with bfloat16 instructions a step of a GPT takes 0.4 of the time of float32
+    (benchmarks/RESULTS.md); a tokenizer's was not measured.
+    """
+    return "bf16" if kind in ("cuda", "xpu") or (kind == "cpu" and gpt and cpu_has_bf16()) else "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +62,9 @@ class TrainingConfig:
     """Gradients are clipped to this norm; 0: no clipping."""
     max_skipped_steps: int = 25
     """A step whose loss or gradient is not finite is skipped. This many consecutive ones end the run."""
-    mixed_precision: Literal["bf16", "none"] = field(default_factory=precision_that_suits)
-    """bf16: autocast (default on cuda and xpu). none: float32, which is faster on many CPUs."""
+    mixed_precision: Literal["auto", "bf16", "none"] = "auto"
+    """bf16: autocast. none: float32. auto: what the run has; a new one has bf16 on CUDA and XPU, a GPT also
+    on a CPU with AMX or AVX-512 for bfloat16."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is used for evaluation; 0: no average."""
     global_seed: int = 0
@@ -96,6 +103,14 @@ class TrainingConfig:
             raise InputError("--optimizer muon: needs whole matrices, take --data-parallel ddp")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"--ema-decay {self.ema_decay}: must be in [0, 1)")
+
+    def settled(self, kind: str, gpt: bool) -> "TrainingConfig":
+        """With a precision instead of "auto", on a kind of device."""
+        if self.mixed_precision != "auto":
+            return self
+        file = self.results_dir / "config.json"
+        known = file.exists() and read_json(file)["training"]["mixed_precision"]
+        return replace(self, mixed_precision=known or precision_that_suits(kind, gpt))
 
     def samples_at_once(self, processes: int) -> int:
         """Samples that a process computes at once."""

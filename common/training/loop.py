@@ -56,6 +56,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
     Raises: `InputError` if the run folder holds another run or is in use by another job, or if too many
     consecutive steps were not finite.
     """
+    kind = runtime.device(config.device).type
+    config = runtime.agree(lambda: config.settled(kind, task.is_gpt))
     state = TrainingState(task, config, runtime)
     if config.dry_run:
         report = dry_run(state)

@@ -14,6 +14,7 @@ class Task:
     model: nn.Module
     blocks: Sequence[nn.Module]  # parts of the model that are compiled, checkpointed and sharded separately
     methods: Sequence[str] = ()  # methods of the model that are compiled too
+    is_gpt = False
     recordable = False  # True if `loss` neither waits for a GPU nor uses torch's generator
     train_set: Dataset
     facts: dict[str, Any]  # JSON values; saved in every checkpoint, and must be equal on resume
