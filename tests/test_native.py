@@ -11,11 +11,17 @@ from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.native import compiled, library, prepare
 from common.errors import InputError
 
-torch.set_num_threads(2)  # the work is shared out
 CONFIG = GPTConfig(
     dim=64, n_layer=2, n_head=4, vocab_size=50, block_size=36, num_classes=3, multiple_of=16)
 SHAPES = {"plain": {}, "shared keys": {"n_kv_head": 2}}
 COUNT = 21
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=SHAPES)
