@@ -98,5 +98,6 @@ def test_all_processes_take_the_checkpoint_that_the_main_one_finds(tmp_path, pyt
 def test_float32_on_a_gpu_is_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert Runtime().device("cuda").type == "cuda" and not torch.backends.cudnn.allow_tf32
