@@ -3,7 +3,7 @@
 import io
 import os
 import re
-import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from autoregressive.sample.sample_c2i import run as sample
 from autoregressive.train.export import ExportConfig
 from autoregressive.train.export import run as export
 from common.checkpoints import checkpoint_file
+from common.command import run_command
 from common.errors import InputError
 from common.files import read_json
 from common.hub import local_file
@@ -37,7 +38,7 @@ from tokenizer.vq_model import VQModel
 def hub(tmp_path, monkeypatch):
     """A server, to which the library talks in this process, with an empty cache.
 
-    The library is imported late, as it reads the environment then: commands of `python` have another one.
+    The library is imported late, as it reads the environment then.
     """
     import huggingface_hub.utils._cache_assets as assets
     from huggingface_hub import constants
@@ -153,19 +154,18 @@ def test_what_comes_from_there_runs_no_code_and_names_no_folder_outside(hub, gpt
     ("refuse", "me/vq", r"no access to it.*\(status 401\)"), ("good", "me/nothing", "no such repository"),
     ("good", "me/vq@v2", "no such revision"), ("good", "me/vq/other.pt", "holds no such file"),
 ])
-def test_what_cannot_be_had_is_one_line_and_leaves_nothing(hub, behaviour, name, reason, python, grids,
-                                                           tokenizer_run, tmp_path, command_env):
+def test_what_cannot_be_had_is_one_line_and_leaves_nothing(hub, behaviour, name, reason, grids, tokenizer_run,
+                                                           tmp_path, monkeypatch, capsys):
     load_tokenizer(tokenizer_run).save_pretrained(tmp_path / "vq")
     hub.put("models/me/vq", {"model.safetensors": (tmp_path / "vq/model.safetensors").read_bytes()})
     hub.behaviour = behaviour
-    env = {**command_env, "HF_ENDPOINT": hub.url, "HF_HOME": str(hub.cache),
-           "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run([python, "-m", "tokenizer.extract_codes", "--data-path", grids, "--code-path",
-                           tmp_path / "codes", "--vq-ckpt", f"hf://{name}"], env=env, text=True,
-                          capture_output=True, check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"error: hf://{name}: ")
-    assert re.search(reason, done.stderr), done.stderr
+    flags = ["--data-path", grids, "--code-path", tmp_path / "codes", "--vq-ckpt", f"hf://{name}"]
+    monkeypatch.setattr(sys, "argv", ["extract_codes", *map(str, flags)])
+    with pytest.raises(SystemExit) as ended:
+        run_command(ExtractCodesConfig, extract_codes)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ended.value.code == 2 and len(said) == 1 and said[0].startswith(f"error: hf://{name}: ")
+    assert re.search(reason, said[0])
     assert not (tmp_path / "codes").exists()
     assert not [path for path in hub.cache.rglob("*") if path.parent.name == "blobs" or path.is_symlink()]
 
