@@ -16,7 +16,7 @@ from autoregressive.train.train_c2i import run as train_c2i
 from common.checkpoints import checkpoint_file
 from common.errors import InputError
 from common.files import read_json
-from common.weights import load_checkpoint
+from common.weights import load_checkpoint, save_safetensors
 from tokenizer.loading import load_tokenizer
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -108,6 +108,20 @@ def test_half_precision_rounds_the_weights_and_keeps_the_facts(gpt_run, tmp_path
     assert dataset == own_dataset
     for key, value in whole.state_dict().items():
         assert torch.equal(half.state_dict()[key], value.half().float())
+
+
+def test_mean_of_two_checkpoints_lies_between_them(gpt_run, tokenizer_run, tmp_path, runtime):
+    export(ExportConfig(ckpt=gpt_run, output=tmp_path / "a.safetensors"), runtime)
+    once = load_checkpoint(tmp_path / "a.safetensors")
+    state = once.pop("model")
+    save_safetensors(tmp_path / "b.safetensors", {name: 3 * value for name, value in state.items()}, once)
+    export(ExportConfig(ckpt=gpt_run, output=tmp_path / "mean.safetensors", share=0.25,
+                        average_with=tmp_path / "b.safetensors"), runtime)
+    for name, value in load_checkpoint(tmp_path / "mean.safetensors")["model"].items():
+        assert torch.allclose(value, 2.5 * state[name], atol=1e-7)
+    with pytest.raises(InputError, match=r"--average-with .*: has other weights than --ckpt"):
+        export(ExportConfig(ckpt=gpt_run, output=tmp_path / "x.safetensors", average_with=tokenizer_run),
+               runtime)
 
 
 def test_weights_of_the_last_step_instead_of_the_averaged_ones(gpt_run, tmp_path, runtime):

@@ -56,6 +56,11 @@ class ExportConfig:
     with a GPT (default: its own)."""
     averaged: bool = True
     """Export averaged weights, if there are any."""
+    average_with: Path | None = None
+    """Export the mean with this checkpoint of the same shape, such as the one that training started from:
+    often better than both (Wortsman et al. 2022, arXiv 2109.01903)."""
+    share: float = 0.5
+    """Weight of --ckpt in that mean, 0 to 1."""
     precision: Literal["float", "half"] = "float"
     """half: float16, for safetensors files of half the size."""
 
@@ -66,6 +71,8 @@ class ExportConfig:
             raise InputError(f"--output {self.output}: must end in .safetensors or .pt")
         if self.output and self.output.suffix == ".pt" and self.precision == "half":
             raise InputError("--precision half: the released layout is in float32")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"--share {self.share}: must be 0 to 1")
         if self.push_to_hub:
             check_repository(self.push_to_hub, "--push-to-hub")
             if not self.licence:
@@ -78,6 +85,10 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
         return
     path = checkpoint_file(config.ckpt)
     state, facts = weights_and_facts(path, config.averaged, config.preset, config.vq_ckpt)
+    if config.average_with:
+        other = checkpoint_file(config.average_with)
+        state = mean(weights_and_facts(other, config.averaged, config.preset, config.vq_ckpt)[0], state,
+                     config.share, f"--average-with {other}")
     if config.precision == "half":
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     if config.output:
@@ -101,6 +112,13 @@ def write(file: Path, path: Path, state: dict[str, Tensor], facts: dict[str, Any
         raise OSError(f"{file}: reads back with other weights than were written")
     values = sum(value.numel() for value in state.values())
     print(f"{file}: {len(state)} tensors of {values:,} values, read back and found equal")
+
+
+def mean(a: dict[str, Tensor], b: dict[str, Tensor], share: float, origin: str) -> dict[str, Tensor]:
+    """(1 - share) a + share b of every tensor; `InputError` that begins with `origin` if they do not fit."""
+    if {name: value.shape for name, value in a.items()} != {name: value.shape for name, value in b.items()}:
+        raise InputError(f"{origin}: has other weights than --ckpt, or of other shapes")
+    return {name: torch.lerp(a[name].float(), b[name].float(), share) for name in a}
 
 
 def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: Path | None
