@@ -178,9 +178,9 @@ def decode_in_windows(passes: Passes, class_RD: Tensor, keys_BN2: Tensor, given_
     guesses of those before them. Samples up to the first wrong guess are final, the others are the next
     guesses (Santilli et al. 2023; Song et al. 2021). The first guess of a token is the token a frame's width
     before it: the same position in the previous frame. Each clip advances on its own. If the passes over
-    windows gain too little, many single-token passes follow before the next trial; if half a window would gain
-    too little, as in large batches on a CPU, there are no windows. With a window of one token nothing waits
-    for the device. `watch` is called as in `generate`.
+    windows gain too little, many single-token passes follow before the next trial; if half a window would
+    gain too little, as in large batches on a CPU, there are no windows. With a window of one token nothing
+    waits for the device. `watch` is called as in `generate`.
     """
     batch, count, window = passes.batch, passes.count, passes.window
     overhead = pass_overhead(passes.device.type, len(passes.class_RD))
