@@ -13,6 +13,9 @@
 #include <vector>
 
 #include <omp.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
@@ -37,16 +40,28 @@ static inline Vector load(const float *from) {
 static inline Vector load(const bfloat16 *from) {
   Halves halves;
   memcpy(&halves, from, sizeof halves);
+#if defined(__AVX512F__)
+  Words words = (Words)_mm512_cvtepu16_epi32((__m256i)halves) << 16;
+#elif defined(__AVX2__)
+  Words words = (Words)_mm256_cvtepu16_epi32((__m128i)halves) << 16;
+#else
   Words words = __builtin_convertvector(halves, Words) << 16;
+#endif
   Vector values;
   memcpy(&values, &words, sizeof values);
   return values;
 }
 
 static inline Vector load(const int8_t *from) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+#elif defined(__AVX2__)
+  return (Vector)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+#else
   Bytes bytes;
   memcpy(&bytes, from, sizeof bytes);
   return __builtin_convertvector(bytes, Vector);
+#endif
 }
 
 static inline float widen(float value) { return value; }
