@@ -1,6 +1,7 @@
 """Which device a command takes, and that nothing but the kernels is made for one kind of accelerator."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from functools import cache
@@ -145,8 +146,9 @@ def test_commands_run_on_any_device_and_make_what_a_cpu_makes(grids, tokenizer_r
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this PyTorch takes no device written in Python")
     program = Path(__file__).with_name("fake_device.py")
+    places = os.pathsep.join([str(program.parent), *filter(None, [command_env.get("PYTHONPATH")])])
     done = subprocess.run([sys.executable, "-W", "ignore", program, grids, tokenizer_run, gpt_file, tmp_path],
-                          env=command_env, capture_output=True, text=True)
+                          env={**command_env, "PYTHONPATH": places}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     cpu, fake = tmp_path / "cpu", tmp_path / "fake"
     for pattern in ("rebuilt/*/*.png", "samples/grids/*/*.png"):
