@@ -1,0 +1,175 @@
+"""Pictures, groups and splits of a segmentation comparison, and that nothing of the test is known before."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from ellipses import SIDE, ellipse, write_pair, write_pairs
+from eval_data import make_clips
+from PIL import Image
+
+from common.errors import InputError
+from common.files import read_json, write_json
+from evaluations.segmentation_data import (
+    check_masks,
+    digest,
+    draw,
+    find_pictures,
+    group_rule,
+    level_of,
+    load,
+    read_pixels,
+    with_masks_of,
+)
+from evaluations.segmentation_split import (
+    clusters,
+    directions,
+    is_seen,
+    near_test,
+    seen_recordings,
+    split_pictures,
+)
+
+TINY = {"encoder": "test_resnet", "encoder_weights": "none"}
+
+
+def test_stills_and_frames_are_found_with_their_masks(tmp_path):
+    write_pair(tmp_path, "b", 1)
+    write_pair(tmp_path, "clip/00000", 2)
+    (tmp_path / "images" / "b.png").rename(tmp_path / "images" / "b.PNG")
+    pictures = find_pictures(tmp_path, "--data-path", True)
+    assert [(own.name, own.group) for own in pictures] == [("b", "b"), ("clip/00000", "clip")]
+    pixels, labels = load(pictures, SIDE, 1)
+    for place, seed in enumerate((1, 2)):
+        picture, mask = ellipse(seed)
+        np.testing.assert_array_equal(pixels[place].permute(1, 2, 0), picture)
+        np.testing.assert_array_equal(labels[place], mask)
+    assert load(pictures, 20, 1)[0].shape == (2, 3, 20, 20) and check_masks(pictures, 1) == []
+    before = digest(pictures)
+    Image.new("L", (9, 9)).save(tmp_path / "masks" / "b.png")
+    assert digest(pictures) != before
+    with pytest.raises(InputError, match=r"masks/b.png: not of the size of .*b.PNG"):
+        load(pictures, 20, 1)
+    (tmp_path / "masks" / "b.png").unlink()
+    with pytest.raises(InputError, match=r"--data-path .*images/b.PNG: has no mask"):
+        find_pictures(tmp_path, "--data-path", True)
+    write_pair(tmp_path, "b", 1)
+    with pytest.raises(InputError, match=r"has the same name"):
+        find_pictures(tmp_path, "--data-path", True)
+
+
+def test_sampler_layout_and_plain_folders(tmp_path):
+    write_pair(tmp_path, "ulcer/000003/00000", 1, "frames")
+    assert find_pictures(tmp_path, "--x", False)[0].mask == tmp_path / "masks/ulcer/000003/00000.png"
+    plain = find_pictures(tmp_path / "frames", "--x", False)
+    assert (plain[0].name, plain[0].mask) == ("ulcer/000003/00000", None)
+    assert with_masks_of(plain, find_pictures(tmp_path, "--x", False))[0].mask
+    with pytest.raises(InputError, match="must hold images/"):
+        find_pictures(tmp_path / "frames", "--x", True)
+    with pytest.raises(InputError, match="no such folder"):
+        find_pictures(tmp_path / "none", "--x", False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"--x .*empty: holds no pictures"):
+        find_pictures(tmp_path / "empty", "--x", False)
+
+
+def test_frames_of_a_prepared_data_set_are_its_training_cells(tmp_path):
+    folder = make_clips(tmp_path / "grids", (2, 2), recordings=2)
+    pictures = find_pictures(folder, "--x", False)
+    assert len(pictures) == 2 * 16 and {own.group for own in pictures} == {"blue/rec0", "red/rec0"}
+    with Image.open(folder / "blue" / "rec0_000000.png") as image:
+        np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[16:32, 16:32])
+    facts = read_json(folder / "dataset.json")
+    masks = {"place": "after", "colours": [[0] * 3, [255] * 3]}
+    write_json(folder / "dataset.json", {**facts, "masks": masks})
+    frames = find_pictures(folder, "--x", False)
+    assert [own.cell for own in frames[:8]] == [(4, 4, cell) for cell in (0, 1, 2, 3, 8, 9, 10, 11)]
+
+
+def test_groups_by_expression_file_or_folder(tmp_path):
+    assert group_rule(None)("a/b/1") == "a/b" and group_rule(None)("a") == "a"
+    assert group_rule(r"^(p\d+)_")("p12_7") == "p12"
+    write_json(tmp_path / "groups.json", {"a": 7})
+    by_file = group_rule(str(tmp_path / "groups.json"))
+    assert by_file("a") == "7"
+    for wrong, name in ((by_file, "b"), (group_rule("^(x)"), "b")):
+        with pytest.raises(InputError, match=r"--groups .* b$"):
+            wrong(name)
+    for wrong in ("(", "x"):
+        with pytest.raises(InputError, match="--groups"):
+            group_rule(wrong)
+
+
+def test_what_the_split_goes_by_is_said(tmp_path):
+    stills = find_pictures(write_pairs(tmp_path / "a", 3), "--x", True)
+    frames = find_pictures(write_pairs(tmp_path / "b", 3, name="clip/{}"), "--x", True)
+    assert level_of(stills, None).startswith("not patient-level")
+    assert "1 folders" in level_of(frames, None) and "3 groups" in level_of(stills, "(.*)")
+
+
+def test_a_draw_covers_groups_before_it_repeats_one(tmp_path):
+    for clip in range(4):
+        write_pairs(tmp_path, 3, name=f"{clip}/{{}}")
+    pictures = find_pictures(tmp_path, "--x", True)
+    drawn = draw(pictures, 0)
+    assert sorted(own.name for own in drawn) == [own.name for own in pictures]
+    assert all(len({own.group for own in drawn[i : i + 4]}) == 4 for i in (0, 4, 8))
+    assert drawn == draw(pictures, 0) != draw(pictures, 1)
+
+
+def test_clusters_join_groups_and_near_duplicates():
+    points = np.array([[1, 0], [0, 1], [1, 0.1], [-1, 0], [0, -1]], float)
+    own = directions(points + 3, np.array([3.0, 3]))
+    np.testing.assert_allclose(np.linalg.norm(own, axis=1), 1)
+    numbers = clusters(["a", "b", "c", "b", "d"], own, 0.9)
+    assert numbers[0] == numbers[2] and numbers[1] == numbers[3] and len(set(numbers)) == 3
+
+
+def pool(tmp_path, count=20):
+    return find_pictures(write_pairs(tmp_path / "pool", count), "--x", True)
+
+
+def test_clusters_stay_on_one_side_and_seen_pictures_out_of_the_test(tmp_path):
+    pictures = pool(tmp_path)
+    numbers, seen = np.arange(20) // 2, {f"p{i:02}" for i in range(10)}
+    parts = split_pictures(pictures, [], numbers, seen, 0.2, 0.1)
+    places = {part: [int(name[1:]) for name in parts[part]] for part in ("train", "val", "test")}
+    assert sorted(chain(*places.values())) == list(range(20))
+    assert (len(places["test"]), len(places["val"])) == (4, 2)
+    assert len({(part, i // 2) for part, own in places.items() for i in own}) == 10
+    assert min(places["test"] + places["val"]) >= 10
+    assert parts["clusters"] == [str(i // 2) for i in places["test"]]
+    with pytest.raises(InputError, match=r"left for val: 20 pictures in 10 independent .*, 9 of 10 known"):
+        split_pictures(pictures, [], numbers, {f"p{i:02}" for i in range(18)}, 0.2, 0.1)
+    with pytest.raises(InputError, match="left for test: 20 pictures in 1 independent clusters"):
+        split_pictures(pictures, [], np.zeros(20, int), set(), 0.2, 0.1)
+
+
+def test_given_test_pictures_that_were_trained_on_are_named_and_their_twins_dropped(tmp_path):
+    pictures = pool(tmp_path)
+    test = find_pictures(write_pairs(tmp_path / "test", 2, name="t{}"), "--x", True)
+    numbers = np.array([*range(20), 3, 30])
+    parts = split_pictures(pictures, test, numbers, {"p05"}, 0.2, 0.1)
+    assert (parts["test"], parts["dropped"]) == (["t0", "t1"], ["p03"])
+    assert "p03" not in parts["train"] + parts["val"] and "p05" in parts["train"]
+    with pytest.raises(InputError, match="--test-path: the generator was trained on 1 of its pictures: t1"):
+        split_pictures(pictures, test, numbers, {"t1"}, 0.2, 0.1)
+
+
+def test_training_recordings_of_a_generator_are_read(tmp_path):
+    folder = make_clips(tmp_path / "grids", (2, 2), recordings=2)
+    assert seen_recordings(folder) == {"blue/rec0", "red/rec0", "rec0"}
+    assert seen_recordings(folder / "dataset.json") == seen_recordings(folder)
+    write_json(tmp_path / "codes.json", {"clips": [["a/r_1_7.png", 0, "train"], ["a/s_7.png", 0, "val"]]})
+    assert seen_recordings(tmp_path) == {"a/r_1", "r_1"}
+    with pytest.raises(InputError, match=r"--generator-data .*: names no training recordings"):
+        seen_recordings(tmp_path / "grids" / "red")
+    write_pair(tmp_path, "a/r_1/00000", 0)
+    assert is_seen(find_pictures(tmp_path, "--x", True)[0], {"r_1", "a/r_1"})
+
+
+def test_pictures_near_the_test_are_found():
+    random = np.random.RandomState(0)
+    train, test, others = (directions(random.randn(50, 8), 0) for _ in range(3))
+    assert near_test(np.concatenate([test[:3] + 1e-3, others]), train, test)[:3].all()
+    assert near_test(others, train, test).mean() < 0.2
