@@ -30,7 +30,7 @@ from autoregressive.sample.clip_files import ClipJob, write_clip
 from autoregressive.sample.pictures import pictures_of
 from autoregressive.sample.sample_c2i import SampleC2IConfig, run
 from benchmarks.harness import BenchmarkConfig, main, timed
-from benchmarks.plain import plain_caches, plain_decode, plain_generate
+from benchmarks.plain import FastStep, plain_caches, plain_decode, plain_generate
 from common.distributed import Runtime
 from common.presets import find_preset
 from dataset.grid_images import to_uint8
@@ -64,7 +64,8 @@ class SamplingBenchmark(BenchmarkConfig):
     """Precision of the GPT and of our pictures, but not of the pictures of --work clips. Plain follows, with
     bf16 for int8."""
     variants: tuple[str, ...] = ("plain", "steps")
-    """plain, steps, or a number: the decode window. Of --work pictures: plain, ours."""
+    """plain, compiled (gpt-fast's way), steps, or a number: the decode window. Of --work
+    pictures: plain, ours."""
 
     def cases(self) -> list[Sequence[str]]:
         return [self.variants]
@@ -88,8 +89,10 @@ class SamplingBenchmark(BenchmarkConfig):
             else:
                 work = clip_work(self.folder, case, self.batch_size, self.cfg_scale, self.mixed_precision,
                                  Path(clips), device)
-            compiling = 2 if device.type != "cpu" and self.work != "clips" else 0  # and recording
-            found = timed(lambda: counts.append(work()), device, compiling or min(self.steps, 1))
+            warm = bool(self.steps) or case == "compiled"
+            if device.type != "cpu" and self.work != "clips":
+                warm = 2  # compiling and recording
+            found = timed(lambda: counts.append(work()), device, int(warm))
         return {**found, "passes": counts[-1]}
 
     def make_gpt(self) -> GPT:
@@ -124,9 +127,13 @@ def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: in
     labels_B = torch.arange(batch, device=device) % config.num_classes
     first = (config.block_size - steps) // 2
     places = range(first, first + steps) if steps else range(config.block_size)
-    if variant == "plain":
+    if variant in ("plain", "compiled"):
         model = model.to(device, torch.bfloat16 if dtype == torch.int8 else dtype)
-        caches = plain_caches(model, 2 * batch) if steps else None
+        caches = plain_caches(model, 2 * batch) if steps or variant == "compiled" else None
+        if variant == "compiled":
+            step = FastStep(model, caches, cfg_scale, min(TOP_K, config.vocab_size))
+            step.compile(fullgraph=True, mode=None if device.type == "cpu" else "reduce-overhead")
+            return lambda: some_fast_steps(step, labels_B, places)
         return lambda: len(plain_generate(model, caches or plain_caches(model, 2 * batch), labels_B,
                                           cfg_scale, 1.0, TOP_K, places)[0])
     model = prepare(model.to(device), dtype)
@@ -147,6 +154,16 @@ def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: in
     if steps:
         return cast(lambda: some_passes(passes, places))
     return cast(lambda: decode_in_windows(passes, *clips)[1])
+
+
+@torch.no_grad()
+def some_fast_steps(step: FastStep, tokens_B: Tensor, places: range) -> int:
+    """The tokens at these places, one after the other."""
+    token_B1 = tokens_B[:, None]
+    for i in places:
+        next_B1 = step(token_B1, torch.tensor([i], device=tokens_B.device))
+        token_B1 = next_B1.clone()  # the next step reuses its memory
+    return len(places)
 
 
 @torch.no_grad()

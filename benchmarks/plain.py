@@ -92,23 +92,53 @@ def plain_generate(model: GPT, caches: Cache, labels_B: Tensor, cfg_scale: float
                    top_k: int, places: range) -> Tensor:
     """Sample the tokens at these places of one clip per label -> tokens_BN."""
     config, device = model.config, model.output.weight.device
-    count, batch, rows = config.block_size, len(labels_B), 2 * len(labels_B)
+    count, rows = config.block_size, 2 * len(labels_B)
     labels_R = torch.cat([labels_B, torch.full_like(labels_B, config.num_classes)])
     mask_RNN = torch.ones(count, count, dtype=torch.bool, device=device).tril().repeat(rows, 1, 1)
     x_R1D, tokens, probabilities = model.cls_embedding.embedding_table(labels_R)[:, None], [], []
     for i in places:
         position_1 = torch.tensor([i], device=device)
-        turn = model.cos_LC[position_1, None], model.sin_LC[position_1, None]
-        for layer, cache in zip(model.layers, caches, strict=True):
-            x_R1D = plain_layer(layer, x_R1D, turn, cache, position_1, mask_RNN[:, None, position_1])
-        logits_RV = model.output(plain_norm(model.norm, x_R1D))[:, -1].float()
-        conditional_BV, unconditional_BV = logits_RV.split(batch)
-        guided_BV = unconditional_BV + cfg_scale * (conditional_BV - unconditional_BV)
+        guided_BV = plain_step(model, caches, x_R1D, position_1, mask_RNN[:, None, position_1], cfg_scale)
         token_B1, probability_BV = plain_choose(guided_BV, temperature, top_k)
         tokens.append(token_B1)
         probabilities.append(probability_BV)
         x_R1D = model.tok_embeddings(token_B1.repeat(2, 1))
     return torch.cat(tokens, dim=1)
+
+
+def plain_step(model: GPT, caches: Cache, x_R1D: Tensor, position_1: Tensor, mask_R11N: Tensor,
+               cfg_scale: float) -> Tensor:
+    """Guided logits of one position -> (B, V) float32."""
+    turn = model.cos_LC[position_1, None], model.sin_LC[position_1, None]
+    for layer, cache in zip(model.layers, caches, strict=True):
+        x_R1D = plain_layer(layer, x_R1D, turn, cache, position_1, mask_R11N)
+    conditional_BV, unconditional_BV = model.output(plain_norm(model.norm, x_R1D))[:, -1].float().chunk(2)
+    return unconditional_BV + cfg_scale * (conditional_BV - unconditional_BV)
+
+
+class FastStep(nn.Module):
+    """What gpt-fast compiles: from a token of each clip (B, 1) and its position (1,) to the next (B, 1).
+
+    The cache has its full length, and the draw is the largest ratio of a probability to exponential noise.
+    """
+
+    def __init__(self, model: GPT, caches: Cache, cfg_scale: float, top_k: int):
+        super().__init__()
+        self.model, self.cfg_scale, self.top_k = model, cfg_scale, top_k
+        for i, (keys, values) in enumerate(caches):  # as buffers their addresses are known to stay
+            self.register_buffer(f"keys{i}", keys)
+            self.register_buffer(f"values{i}", values)
+        self.register_buffer("slots_N", torch.arange(model.config.block_size, device=keys.device))
+
+    def forward(self, token_B1: Tensor, position_1: Tensor) -> Tensor:
+        caches = [[getattr(self, f"keys{i}"), getattr(self, f"values{i}")]
+                  for i in range(len(self.model.layers))]
+        x_R1D = self.model.tok_embeddings(token_B1.repeat(2, 1))
+        seen_11N = (self.slots_N <= position_1)[None, None]
+        logits_BV = plain_step(self.model, caches, x_R1D, position_1, seen_11N, self.cfg_scale)
+        least_B1 = logits_BV.topk(self.top_k)[0][:, -1:]
+        probability_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf).softmax(-1)
+        return (probability_BV / torch.empty_like(probability_BV).exponential_()).argmax(-1, keepdim=True)
 
 
 def plain_choose(logits_BV: Tensor, temperature: float, top_k: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import benchmarks.bench_training as training
 import benchmarks.harness as harness
 from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
-from benchmarks.plain import plain_caches, plain_decode, plain_generate, plain_loss, plain_masking
+from benchmarks.plain import FastStep, plain_caches, plain_decode, plain_generate, plain_loss, plain_masking
 from tokenizer.vq_model import VQConfig, VQModel
 
 CONFIG = GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=64, num_classes=2)
@@ -66,6 +66,15 @@ def test_plain_sampling_makes_the_same_tokens(model):
     assert drawn.shape == expected.shape and not torch.equal(drawn, expected)
 
 
+def test_the_step_to_compile_makes_the_same_token(model):
+    labels_B, caches = torch.tensor([0, 1]), plain_caches(model, 4)
+    tokens_BN = plain_generate(model, plain_caches(model, 4), labels_B, 1.5, 0, 0, range(64))
+    plain_generate(model, caches, labels_B, 1.5, 0, 0, range(8))
+    step = FastStep(model, caches, 1.5, top_k=1)
+    for i in range(8, 16):
+        assert torch.equal(step(tokens_BN[:, i - 1 : i], torch.tensor([i])), tokens_BN[:, i : i + 1])
+
+
 def test_plain_decoder_makes_the_same_pictures():
     torch.manual_seed(0)
     model = VQModel(VQConfig(32, (1, 2), 32, 64, num_res_blocks=1)).eval().double()
@@ -93,12 +102,14 @@ def tiny_sampling(measured, monkeypatch):
     monkeypatch.setitem(sampling.GPT_SIZES, "tiny", {"n_layer": 1, "n_head": 2, "dim": 32})
     small = VQConfig(32, (1, 1, 1, 1, 1), 32, 64, num_res_blocks=1)
     monkeypatch.setattr(sampling, "VQConfig", lambda: small)
+    monkeypatch.setattr(sampling.FastStep, "compile", lambda self, **options: None)
     return sampling.SamplingBenchmark(gpt_model="tiny", tokens=64, vocab_size=64, batch_size=2, rounds=2,
                                       threads=1, device="cpu")
 
 
 @pytest.mark.parametrize(("changes", "passes"), [
-    ({"variants": ("plain", "steps", "4")}, None), ({"steps": 8}, [8, 8]),
+    ({"variants": ("plain", "steps", "4")}, None),
+    ({"steps": 8, "variants": ("plain", "compiled", "steps")}, [8, 8, 8]),
     ({"work": "pictures", "variants": ("plain", "ours")}, [2, 2]), ({"work": "clips"}, [8, 8])], ids=str)
 def test_sampling_benchmark_compares_with_its_first_variant(tiny_sampling, changes, passes, capsys):
     config = dataclasses.replace(tiny_sampling, **changes)
