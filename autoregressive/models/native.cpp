@@ -110,7 +110,10 @@ static inline void products(const float *x, const T *weight, int64_t width, floa
   Vector sums[MB][NB] = {};
   for (int64_t i = 0; i < width; i += LANES) {
     Vector w[NB];
-    for (int n = 0; n < NB; n++) w[n] = load(weight + n * width + i);
+    for (int n = 0; n < NB; n++) {
+      w[n] = load(weight + n * width + i);
+      if (MB > 1 || sizeof(T) < 4) __builtin_prefetch(weight + (n + NB) * width + i);  // for the next outputs
+    }
     for (int m = 0; m < MB; m++) {
       Vector values = load(x + m * width + i);
       for (int n = 0; n < NB; n++) sums[m][n] += values * w[n];
