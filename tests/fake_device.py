@@ -19,6 +19,7 @@ from autoregressive.sample import sample_c2i
 from autoregressive.train import train_c2i
 from common import devices
 from common.distributed import Runtime
+from common.training import loop
 from tokenizer import extract_codes, reconstruct, train_vq
 
 COPY = torch.ops.aten.copy_.default
@@ -112,11 +113,12 @@ def run_commands(grids: Path, tokenizer: Path, gpt: Path, folder: Path, device: 
         vq_ckpt=tokenizer, ema_decay=0.9, **training), Runtime())
     sample_c2i.run(sample_c2i.SampleC2IConfig(
         gpt_ckpt=gpt, vq_ckpt=tokenizer, save_folder=folder / "samples", classes=("red wall",), cfg_scale=2,
-        decode_window=32, device=device), Runtime())
+        temperature=0, decode_window=32, device=device), Runtime())
 
 
 if __name__ == "__main__":
     GPT_SIZES["tiny"] = TINY_GPT
+    loop.draw_curves = lambda folder: None
     torch.set_num_threads(1)
     *inputs, folder = map(Path, sys.argv[1:])
     install()  # before the first backward pass, which starts a thread for each device

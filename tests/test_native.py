@@ -17,7 +17,7 @@ SHAPES = {"plain": {}, "shared keys": {"n_kv_head": 2}}
 COUNT = 21
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def two_threads():
     torch.set_num_threads(2)
     yield
@@ -55,7 +55,7 @@ def test_logits_are_those_of_the_model(model, clips):
     assert model.native
 
 
-def test_logits_depend_neither_on_the_batch_nor_on_the_window(model, clips):
+def test_logits_depend_neither_on_the_batch_nor_on_the_window(model, clips, two_threads):
     tokens, labels = clips
     together = decoded(prepare(model, torch.float32), tokens, labels, [20])
     for rows in (slice(0, 1), slice(2, 4), slice(3, 8)):

@@ -19,7 +19,8 @@ def draw_curves(folder: Path) -> None:
     from matplotlib.figure import Figure  # takes a second to import
 
     rows = -(-len(panels) // WIDE)
-    figure = Figure(figsize=(4.5 * WIDE, 3 * rows), layout="constrained")
+    figure = Figure(figsize=(4.5 * WIDE, 3 * rows))
+    figure.subplots_adjust(0.07, 0.5 / (3 * rows), 0.99, 1 - 0.3 / (3 * rows), 0.28, 0.45)
     for place, group in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, WIDE, place, title=group[0], xlabel="step")
         for name in group:
