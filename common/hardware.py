@@ -30,6 +30,13 @@ ABSENT_WORDS = ("compiler|active drivers|is not active|Cannot find|libcuda|kerne
                 "not supported|only support")
 
 
+def cpu_features() -> list[str]:
+    """What the processor can do, by Linux's names; empty where the system does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+
+
 @cache
 def avoid_broken_amx() -> None:
     """Disable AMX in oneDNN where it kills the process; call before the first matrix product.
@@ -38,10 +45,7 @@ def avoid_broken_amx() -> None:
     oneDNN then generates ends in SIGILL. Where AMX is announced, a subprocess tries one product, which takes
     2 s; environment variables pass the result on to child processes. ONEDNN_MAX_CPU_ISA is kept if set.
     """
-    cpuinfo = Path("/proc/cpuinfo")
-    if {"ONEDNN_MAX_CPU_ISA", SOUND_AMX} & os.environ.keys() or not cpuinfo.exists():
-        return
-    if "amx_tile" not in cpuinfo.read_text(encoding="ascii"):
+    if {"ONEDNN_MAX_CPU_ISA", SOUND_AMX} & os.environ.keys() or "amx_tile" not in cpu_features():
         return
     if trial_ends_well():
         os.environ[SOUND_AMX] = "1"
@@ -60,9 +64,7 @@ def trial_ends_well() -> bool:
 
 def cpu_has_bf16() -> bool:
     """True if the processor multiplies bfloat16 itself (AMX, AVX-512)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    words = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
-    return bool({"amx_bf16", "avx512_bf16"} & set(words))
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpu_features())
 
 
 def own_cores() -> int:
@@ -121,8 +123,14 @@ def say_absent(what: str, error: Exception) -> None:
         cause = getattr(cause, "inner_exception", None) or cause.__cause__
     if cause is None:
         raise error
-    reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
-    warn_once(f"{what} cannot work on this machine, going on without ({reason})")
+    warn_absent(what, cause)
+
+
+def warn_absent(what: str, cause: BaseException) -> None:
+    """Warn that `what` does not work here, with the first error of a command that failed, else the cause."""
+    printed = (getattr(cause, "stderr", None) or b"").decode(errors="replace").splitlines()
+    reason = next((line for line in printed if "error" in line), f"{type(cause).__name__}: {cause}")
+    warn_once(f"{what} cannot work on this machine, going on without ({reason.splitlines()[0][:200]})")
 
 
 @cache
