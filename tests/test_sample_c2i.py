@@ -178,6 +178,22 @@ def test_folder_with_clips_of_other_settings_is_refused(done, runtime):
         run(dataclasses.replace(done, temperature=0.5), runtime)
 
 
+def test_failed_command_does_not_reserve_the_folder(config, runtime, monkeypatch):
+    with pytest.raises(ValueError, match=r"--top-p 1\.5"):
+        run(dataclasses.replace(config, top_p=1.5), runtime)
+    assert not config.save_folder.exists()
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoregressive.sample.sample_c2i.write_clips", fail)
+        with pytest.raises(MemoryError):
+            run(config, runtime)
+    run(dataclasses.replace(config, temperature=0.5), runtime)
+    assert read_json(config.save_folder / "samples.json")["sampling"]["temperature"] == 0.5
+
+
 def test_grids_of_unknown_origin_are_refused(done, runtime):
     (done.save_folder / "samples.json").unlink()
     with pytest.raises(ValueError, match=r"holds grids but no samples\.json"):
