@@ -249,6 +249,7 @@ def test_wrong_value_is_named(config, runtime, wrong, message, tmp_path):
 def test_queue_holds_every_class_for_every_seed():
     jobs = make_jobs(CLASSES, CLASSES, range(3, 5))
     assert [(job.label, job.seed) for job in jobs] == [(0, 3), (1, 3), (0, 4), (1, 4)]
+    assert make_jobs(CLASSES[:1] * 2, CLASSES, range(1)) == make_jobs(CLASSES[:1], CLASSES, range(1))
 
 
 def test_model_is_the_named_one_or_the_first_there_is(monkeypatch, tmp_path):

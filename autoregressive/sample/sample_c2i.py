@@ -129,9 +129,9 @@ def label_of(name: str, class_names: Sequence[str], flag: str) -> int:
 
 
 def make_jobs(classes: Sequence[str], class_names: Sequence[str], seeds: range) -> list[ClipJob]:
-    """For every seed a clip of each of `classes`."""
-    labels = [label_of(name, class_names, "--classes") for name in classes]
-    return [ClipJob(name, label, seed) for seed in seeds for name, label in zip(classes, labels, strict=True)]
+    """For every seed a clip of each of `classes`, one of those named twice."""
+    labels = {name: label_of(name, class_names, "--classes") for name in classes}
+    return [ClipJob(name, label, seed) for seed in seeds for name, label in labels.items()]
 
 
 def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
