@@ -17,7 +17,7 @@ from autoregressive.sample import app
 from autoregressive.sample import session as session_module
 from autoregressive.sample.app import AppConfig, Stopped, load_sessions, make, streamed, take
 from autoregressive.sample.clip_files import ClipJob
-from autoregressive.sample.gallery import RESEARCH
+from autoregressive.sample.gallery import RESEARCH, STARTED
 from autoregressive.sample.sampler import Models
 from autoregressive.sample.session import Session, Wish
 from common.errors import InputError
@@ -95,9 +95,12 @@ def test_wrong_wishes_are_named(session):
 
 def test_clip_goes_on_from_the_end_of_an_upload(session, grids, tmp_path, monkeypatch):
     start_N = session.start(next(grids.glob("*/*.png")))
-    tokens_N = session.link(RED, None, start_N, silent).tokens_1N[0]
-    given = start_N >= 0
-    assert given.sum() == 128 and torch.equal(tokens_N[given], start_N[given])  # a row of frames
+    link = session.link(RED, None, start_N, silent)
+    given, following = start_N >= 0, session.link(RED, link, None, silent)
+    assert given.sum() == 128 and torch.equal(link.tokens_1N[0, given], start_N[given])  # a row of frames
+    records = [session.record(RED, link), session.record(RED, following)]
+    for record in records:
+        assert record["start"] == records[0]["start"] and record["notice"] == STARTED
     Image.new("RGB", (120, 90), (90, 60, 60)).save(tmp_path / "photo.jpg")
     assert (session.start(tmp_path / "photo.jpg") >= 0).sum() == 64  # one frame
     for name, content in (("secret.png", b"nothing"), ("secret.mp4", b"nothing"), ("secret", b"")):

@@ -141,7 +141,7 @@ def clip_message(session: Session, model: str, wish: Wish, link: Link) -> dict[s
         files = {"video": data_address("video/mp4", (folder / "clip.mp4").read_bytes()),
                  "frames": data_address("application/zip", Path(archive).read_bytes())}
     return {"state": "clip", **files, "name": as_name(f"{model}_{wish.class_name}_{wish.seed}_{link.number}"),
-            "caption": caption, "notice": session.notice, "link": link.number, "fps": fps,
+            "caption": caption, "notice": session.notice(link), "link": link.number, "fps": fps,
             "count": len(link.frames_THWC)}
 
 
@@ -253,7 +253,7 @@ def run(config: AppConfig, runtime: Runtime) -> None:
         raise InputError("Gradio is not installed: start the page with bash scripts/app.sh") from None
     sessions = load_sessions(config, runtime)
     for title, session in sessions.items():
-        print(f"model {title}: {session.notice}", flush=True)
+        print(f"model {title}: {session.notice()}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder is removed then too
     with tempfile.TemporaryDirectory(prefix="endogen-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
