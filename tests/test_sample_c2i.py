@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import shutil
 from functools import partial
+from pathlib import Path
 
 import av
 import numpy as np
@@ -86,7 +87,8 @@ def test_notice_and_settings_of_a_registered_model(config, runtime, gpt_file, mo
     monkeypatch.setattr("autoregressive.sample.sampler.MODELS_FOLDER", gpt_file.parent)
     entry = {"notice": "PHANTOM <b>", "sampling": {"cfg_scale": 2.0, "temperature": 0.5}}
     monkeypatch.setattr("autoregressive.sample.sampler.registry", lambda: {"gpt.pt": entry})
-    run(dataclasses.replace(config, temperature=0.9), runtime)
+    monkeypatch.chdir(gpt_file.parent)
+    run(dataclasses.replace(config, gpt_ckpt=Path("gpt.pt"), temperature=0.9), runtime)
     samples = read_json(config.save_folder / "samples.json")
     assert samples["sampling"]["cfg_scale"] == 2.0 and samples["sampling"]["temperature"] == 0.9
     assert samples["notice"] == "PHANTOM <b>" and "PHANTOM <b>" in capsys.readouterr().out
