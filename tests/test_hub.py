@@ -20,7 +20,7 @@ from autoregressive.train.export import run as export
 from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, write_json
 from common.hub import local_file
 from common.pretrained import without_path
 from dataset.codes import Codes
@@ -106,6 +106,19 @@ def test_export_takes_preview_and_settings_from_samples_of_the_same_weights(
     GPT.from_pretrained(gpt_file).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"--sample-path .*was not sampled from"):
         export(replace(config, ckpt=tmp_path / "model.safetensors", vq_ckpt=tokenizer_run), runtime)
+    record = read_json(sample_config.save_folder / "samples.json")
+    for part, change, reason in (("sampling", {"start": {"name": "patient.mp4"}}, "begins with given frames"),
+                                 ("tokenizer", {"hash": "another"}, "another tokenizer")):
+        changed = {**record, part: {**record[part], **change}}
+        write_json(sample_config.save_folder / "samples.json", changed)
+        with pytest.raises(InputError, match=f"--sample-path .*{reason}"):
+            export(config, runtime)
+    for other in ({"average_with": gpt_file}, {"averaged": False}):
+        with pytest.raises(InputError, match="--sample-path: is for"):
+            replace(config, **other)
+    with pytest.raises(InputError, match="is no GPT"):
+        export(replace(config, ckpt=tokenizer_run), runtime)
+    assert len(hub.commits["models/me/polyps"]) == 2
     with pytest.raises(InputError, match="needs --licence"):
         ExportConfig(ckpt=gpt_file, push_to_hub="me/polyps")
     with pytest.raises(InputError, match="--push-to-hub"):

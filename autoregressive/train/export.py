@@ -73,6 +73,9 @@ class ExportConfig:
             raise InputError("--precision half: the released layout is in float32")
         if not 0 <= self.share <= 1:
             raise InputError(f"--share {self.share}: must be 0 to 1")
+        if self.sample_path and (self.average_with or not self.averaged or not self.push_to_hub):
+            raise InputError("--sample-path: is for --push-to-hub of the weights that were sampled from, "
+                             "without --average-with and --no-averaged")
         if self.push_to_hub:
             check_repository(self.push_to_hub, "--push-to-hub")
             if not self.licence:
