@@ -35,14 +35,19 @@ def load_tokenizer(path: Path) -> VQModel:
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # faster on CPU and GPU
 
 
-def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
-    """What later stages carry along to find the same tokenizer again, JSON-able."""
-    path = checkpoint_file(path)
+def weights_hash(model: VQModel) -> str:
+    """A hash that tells tokenizers apart."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         if key != USAGE_BUFFER:
             digest.update(value.to("cpu", torch.float32).numpy().tobytes())
-    return {"name": path.name, "path": pinned(path) or str(path.resolve()), "hash": digest.hexdigest()[:16],
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
+    """What later stages carry along to find the same tokenizer again, JSON-able."""
+    path = checkpoint_file(path)
+    return {"name": path.name, "path": pinned(path) or str(path.resolve()), "hash": weights_hash(model),
             "downsample": model.config.downsample, "codebook_size": model.config.codebook_size}
 
 

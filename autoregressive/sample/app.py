@@ -30,7 +30,7 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import write_json
-from common.names import as_name
+from common.names import as_name, told_apart
 from dataset.video import write_frames, write_mp4
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class AppConfig:
     upload_mb: int = 50
     """Largest upload in MB."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, upload_mb=1)
@@ -76,13 +76,13 @@ class AppConfig:
 def load_sessions(config: AppConfig, runtime: Runtime) -> dict[str, Session]:
     """The models to choose from, under names that show no folder; equal names are numbered."""
     asked = [(path, None) for path in config.gpt_ckpt] + [(None, name) for name in config.model]
-    sessions: dict[str, Session] = {}
+    found: list[tuple[str, Models]] = []
     for path, name in asked or [(None, None)]:
         models = Models.load(path, name, config.preset, config.vq_ckpt, runtime)
-        title = name or models.entry.get("name") or Path(path).resolve().name
-        same = sum(other.partition(" (")[0] == title for other in sessions)
-        sessions[f"{title} ({same + 1})" if same else title] = Session(models, runtime.device(config.device))
-    return sessions
+        found.append((name or models.entry.get("name") or Path(path).resolve().name, models))
+    titles = told_apart(title for title, _ in found)
+    return {title: Session(models, runtime.device(config.device))
+            for title, (_, models) in zip(titles, found, strict=True)}
 
 
 class Stopped(Exception):

@@ -20,7 +20,7 @@ from dataset.hub_data import data_folder
 from dataset.manifest import RESULTS_FOLDER, Manifest
 from dataset.samples import read_samples
 from dataset.sheet import save_film
-from tokenizer.loading import find_tokenizer, tokenizer_facts
+from tokenizer.loading import find_tokenizer, weights_hash
 
 CARD = Path(__file__).with_name("card.md")
 PREVIEW = "preview.webp"
@@ -45,12 +45,12 @@ def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repositor
         folder = Path(name)
         if "tokenizer" in facts:  # the checkpoint also says where it is
             wanted = checkpoint.get("tokenizer", facts["tokenizer"])
-            tokenizer, vq_path = find_tokenizer(wanted, vq_ckpt, path)
+            tokenizer, _ = find_tokenizer(wanted, vq_ckpt, path)
             facts["tokenizer"] = {**facts["tokenizer"], "name": TOKENIZER}
             save_safetensors(folder / TOKENIZER, tokenizer.state_dict(),
                              {"config": asdict(tokenizer.config), **tokenizer.facts})
             if sample_path:
-                values |= of_samples(sample_path, path, tokenizer_facts(tokenizer, vq_path)["hash"], folder)
+                values |= of_samples(sample_path, path, weights_hash(tokenizer), folder)
             else:
                 model = GPT(GPTConfig(**facts["config"])).eval()
                 model.load_state_dict({key: value.float() for key, value in state.items()})
