@@ -3,9 +3,11 @@
 import base64
 import dataclasses
 import json
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from threading import Event
 
 import av
 import numpy as np
@@ -76,7 +78,8 @@ def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session
     [part, _] = next(reports)
     assert part < 0.1
     reports.close()
-    assert not session.lock.locked()
+    assert session.lock.acquire(timeout=10)
+    session.lock.release()
     *_, again = streamed(work)
     assert torch.equal(again.tokens_1N, made[0].tokens_1N)
 
@@ -85,6 +88,22 @@ def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session
 
     with pytest.raises(Stopped):
         session.link(RED, None, None, stop)
+
+
+def test_whoever_stops_does_not_wait_for_the_pass():
+    passed = Event()
+
+    def work(report):
+        report("begun")
+        passed.wait(10)
+        report("a pass")
+
+    reports = streamed(work)
+    assert next(reports) == "begun"
+    started = time.monotonic()
+    reports.close()
+    assert time.monotonic() < started + 5
+    passed.set()
 
 
 def test_wrong_wishes_are_named(session):

@@ -92,7 +92,7 @@ class Stopped(Exception):
 def streamed(work: Callable[[Callable[[Item], None]], Item]) -> Iterator[Item]:
     """What `work(report)` reports from its own thread, and its result.
 
-    Once this is closed, the next report ends `work`.
+    Once this is closed, the next report ends `work`; nobody waits for that.
     """
     reports: SimpleQueue[Item | None] = SimpleQueue()
     stopped = Event()
@@ -102,15 +102,16 @@ def streamed(work: Callable[[Callable[[Item], None]], Item]) -> Iterator[Item]:
             raise Stopped
         reports.put(item)
 
-    with ThreadPoolExecutor(1) as thread:
-        result = thread.submit(work, report)
-        result.add_done_callback(lambda _: reports.put(None))
-        try:
-            while (item := reports.get()) is not None:
-                yield item
-            yield result.result()
-        finally:
-            stopped.set()
+    thread = ThreadPoolExecutor(1)
+    result = thread.submit(work, report)
+    result.add_done_callback(lambda _: reports.put(None))
+    try:
+        while (item := reports.get()) is not None:
+            yield item
+        yield result.result()
+    finally:
+        stopped.set()
+        thread.shutdown(wait=False)
 
 
 def data_address(kind: str, content: bytes) -> str:
