@@ -136,14 +136,19 @@ def write_sheet(clips: list[Clip], manifest: Manifest, data_path: Path, save_pat
         contact_sheet(rows).save(temporary)
 
 
-def claim(save_path: Path, facts: dict[str, Any]) -> None:
-    """Refuse a folder that holds the pictures of another tokenizer or data set."""
+def claim(save_path: Path, facts: dict[str, Any], manifest: Manifest, pictures: str) -> None:
+    """Refuse a folder that holds the pictures of another tokenizer or data set.
+
+    What is there of other `pictures`, as those of another crop, is deleted.
+    """
     path = save_path / "reconstruction.json"
-    there = read_json(path)["inputs"] if path.exists() else facts
-    if {**there, "tokenizer": ""} != {**facts, "tokenizer": ""}:  # its file may have been renamed
+    there = read_json(path) if path.exists() else {"inputs": facts}
+    if {**there["inputs"], "tokenizer": ""} != {**facts, "tokenizer": ""}:  # its file may have been renamed
         raise InputError(f"--save-path {save_path}: holds reconstructions of other inputs")
-    if not path.exists():
-        write_json(path, {"inputs": facts})
+    if there.get("pictures") != pictures:
+        for clip in manifest.clips:
+            inside(save_path, clip.name).unlink(missing_ok=True)
+        write_json(path, {"inputs": facts, "pictures": pictures})
 
 
 def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
@@ -162,8 +167,8 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     model, clips = load_tokenizer(file).to(device), choose(manifest, config.split, config.clips_per_class)
     tokenizer = tokenizer_facts(model, file)
     if runtime.is_main:
-        claim(config.save_path, {"data": manifest.facts(), "tokenizer": tokenizer["name"],
-                                 "hash": tokenizer["hash"]})
+        facts = {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]}
+        claim(config.save_path, facts, manifest, manifest.pictures_hash(config.data_path))
     runtime.gather(None)
     mine = runtime.share(clips)
     perceptual = (LPIPSDistance("vgg", config.vgg_weights, "--vgg-weights").to(device)
