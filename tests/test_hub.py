@@ -143,6 +143,9 @@ def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, toke
         assert all(map(torch.equal, again.state_dict().values(), tokenizer.state_dict().values()))
     with pytest.raises(InputError, match="not a readable checkpoint"):
         VQModel.from_pretrained("me/vq")
+    for nowhere in (tmp_path / "nowhere", "./nowhere", "~/nowhere"):
+        with pytest.raises(InputError, match="nowhere: no such file"):
+            VQModel.from_pretrained(nowhere)
     with pytest.raises(InputError, match="needs dataset and tokenizer"):
         GPT(GPTConfig(32, 1, 2, 64, 16, 2)).save_pretrained(tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()
@@ -260,6 +263,15 @@ def test_hostile_or_damaged_shards_are_refused_and_leave_nothing(grids, tmp_path
     with pytest.raises(InputError, match=reason):
         unpack(sorted(folder.glob("*.tar")), Manifest.read(folder), tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"shards"}
+
+
+def test_pictures_with_holes_are_refused(grids, tmp_path):
+    manifest = Manifest.read(grids)
+    picture = entry(manifest.clips[0].name)
+    picture.pax_headers = {"GNU.sparse.map": "0,4", "GNU.sparse.size": str(1 << 20)}
+    folder = hostile([picture], grids, tmp_path / "shards")
+    with pytest.raises(InputError, match="is no picture"):
+        unpack([folder / "a.tar"], replace(manifest, clips=manifest.clips[:1]), tmp_path / "out")
 
 
 def test_processes_take_the_same_commit(hub):
