@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 TRIAL = "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); x @ x"
 TRIAL_SECONDS = 60.0  # far more than it takes, also from a slow disk
 SOUND_AMX = "ENDOGEN_SOUND_AMX"  # tells child processes that the trial went well
@@ -67,9 +68,20 @@ def cpu_has_bf16() -> bool:
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpu_features())
 
 
+def control_groups(name: str) -> list[list[str]]:
+    """The words of the file `name` of this process's control group (Linux, v2), and of those around it."""
+    own = Path("/proc/self/cgroup")
+    found = re.search(r"^0::/(.*)", own.read_text(encoding="utf-8"), re.MULTILINE) if own.exists() else None
+    folder = CONTROL_GROUPS / (found[1] if found else "")
+    files = [place / name for place in (folder, *folder.parents) if place.is_relative_to(CONTROL_GROUPS)]
+    return [file.read_text(encoding="utf-8").split() for file in files if file.exists()]
+
+
 def own_cores() -> int:
     """CPU cores per process that torchrun has started on this machine, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min([cores, *(int(quota) // int(period) for quota, period in control_groups("cpu.max")
+                          if quota != "max")])
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -77,7 +89,10 @@ def free_memory() -> int:
     """Bytes of available memory; half of all memory where the system does not say."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        return 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
+        free = 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
+        groups = zip(control_groups("memory.max"), control_groups("memory.stat"), strict=False)
+        return min([free, *(max(0, int(limit) - int(state[state.index("anon") + 1]))  # caches make room
+                            for [limit], state in groups if limit != "max")])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
