@@ -30,7 +30,7 @@ from dataset.push import PushConfig
 from dataset.push import run as push_data
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes
-from tokenizer.loading import load_tokenizer
+from tokenizer.loading import find_tokenizer, load_tokenizer
 from tokenizer.vq_model import VQModel
 
 
@@ -149,6 +149,19 @@ def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, toke
     with pytest.raises(InputError, match="needs dataset and tokenizer"):
         GPT(GPTConfig(32, 1, 2, 64, 16, 2)).save_pretrained(tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()
+
+
+def test_tokenizer_is_found_in_the_next_place_if_the_first_is_gone(hub, tokenizer_run, tmp_path):
+    load_tokenizer(tokenizer_run).save_pretrained(tmp_path / "vq")
+    content = (tmp_path / "vq" / "model.safetensors").read_bytes()
+    commit = hub.put("models/me/gpt", {"model.safetensors": b"a GPT", "tokenizer.safetensors": content})
+    facts = {"name": "tokenizer.safetensors", "path": f"hf://me/gone@{commit}/tokenizer.safetensors"}
+    near = local_file(Path("hf://me/gpt"))
+    _, path = find_tokenizer(facts, None, near)
+    assert path.parent == near.parent
+    hub.put("models/me/bare", {"model.safetensors": b"a GPT"})
+    with pytest.raises(InputError, match=r"--vq-ckpt: not given, .*hf://me/gone.*no such repository"):
+        find_tokenizer(facts, None, local_file(Path("hf://me/bare")))
 
 
 def test_what_comes_from_there_runs_no_code_and_names_no_folder_outside(hub, gpt_file, tmp_path):

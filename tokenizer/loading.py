@@ -68,17 +68,16 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
     around = [place / name for base in (folder, folder.parent.parent)
               for place in (base, *base.glob("*"), *base.glob("*/checkpoints"))]
     places = [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *around, *beside(near, name)]
+    reasons = []
     for path in sorted(places, key=is_hub):
-        if is_hub(path):
-            path = checkpoint_file(path)
-            return check_tokenizer(path, facts), path
-        if os.path.isfile(path):  # also false where one may not look
+        if is_hub(path) or os.path.isfile(path):  # also false where one may not look
             try:
-                return check_tokenizer(path, facts), path
-            except (InputError, OSError):
-                continue  # another file of that name
+                file = checkpoint_file(path)
+                return check_tokenizer(file, facts), file
+            except (InputError, OSError) as error:  # another file of that name, or the Hub does not give it
+                reasons += [f" ({error})"] if is_hub(path) else []
     raise InputError(f"--vq-ckpt: not given, and {name} is neither {facts.get('path', 'where it was')}, nor "
-                     "beside the model or in a folder near it, nor in pretrained_models")
+                     f"beside the model or in a folder near it, nor in pretrained_models{''.join(reasons)}")
 
 
 def check_tokenizer(path: Path, facts: dict[str, Any]) -> VQModel:
