@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
@@ -24,7 +23,7 @@ from common.names import inside
 from common.perceptual import LPIPSDistance
 from common.progress import progress
 from common.spread import evenly, evenly_by_class
-from dataset.grid_images import load_grid, to_pixels
+from dataset.grid_images import load_grid, save_picture, to_pixels
 from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest
 from dataset.masks import frames_of, mask_iou, shown_frames
@@ -107,8 +106,7 @@ def reconstruct_clip(model: VQModel, perceptual: LPIPSDistance | None, clip: Cli
     original_3HW, path = load_grid(data_path, clip, manifest), inside(save_path, clip.name)
     if not path.exists():
         output_3HW, _ = reconstruct(model, original_3HW, device)
-        with atomic_path(path) as temporary:
-            Image.fromarray(output_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
+        save_picture(path, output_3HW, compress_level=3)
     output_3HW, facts = load_grid(save_path, clip, manifest), manifest.facts()
     grids = original_3HW.numpy(), output_3HW.numpy()
     pair = [frames_of(grid, facts) for grid in grids]

@@ -13,14 +13,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 
 from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path
 from common.names import told_apart
 from common.perceptual import perceptual_loss
 from common.training.config import LOST, TrainingConfig
@@ -28,7 +26,7 @@ from common.training.data_order import balanced, in_order, mix, mixture
 from common.training.loop import train
 from common.training.task import Task
 from common.training.whole_batch import WholeBatch
-from dataset.grid_images import to_pixels
+from dataset.grid_images import save_picture, to_pixels
 from dataset.hub_data import data_folder
 from tokenizer.adversary import Adversary
 from tokenizer.loading import load_tokenizer, weights_hash
@@ -245,8 +243,7 @@ class TokenizerTask(Task):
         strips = [strip_3HW for part in self.sets for strip_3HW in part.strips(model, self.device)]
         width = max(strip_3HW.shape[-1] for strip_3HW in strips)
         sheet_3HW = torch.cat([F.pad(strip_3HW, (0, width - strip_3HW.shape[-1])) for strip_3HW in strips], 1)
-        with atomic_path(path) as temporary:
-            Image.fromarray(sheet_3HW.permute(1, 2, 0).numpy()).save(temporary)
+        save_picture(path, sheet_3HW)
 
 
 def start_model(config: TrainVQConfig, runtime: Runtime = Runtime()) -> VQModel:
