@@ -152,6 +152,17 @@ def test_messages_of_a_clip_carry_files_and_notice(session, monkeypatch):
     assert other["state"] == "making" and other["link"] == 0  # a chain does not go on with another model
 
 
+def test_page_is_told_that_no_clip_comes(session, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(session, "link", fail)
+    messages = make({"m": session}, None, None, "m", "red wall", 3)
+    assert next(messages) == ({"state": "failed"}, None)
+    with pytest.raises(MemoryError):
+        next(messages)
+
+
 def test_models_have_names_without_folders(gpt_file, runtime):
     sessions = load_sessions(AppConfig(gpt_ckpt=(gpt_file, gpt_file), device="cpu"), runtime)
     assert list(sessions) == ["gpt.pt", "gpt.pt (2)"]

@@ -169,7 +169,10 @@ def make(sessions: dict[str, Session], chain: tuple[str, Link] | None, start: tu
                     message["preview"] = moving_picture(frames_THWC, session.dataset["fps"])
                 yield dict(message), chain  # Gradio sends what differs from the last one
                 sent = time.monotonic()
-    except InputError as error:
+    except Exception as error:
+        yield {"state": "failed"}, chain
+        if not isinstance(error, InputError):
+            raise
         import gradio as gr
 
         raise gr.Error(str(error), print_exception=False) from None
