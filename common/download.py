@@ -73,7 +73,7 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
                     shutil.copyfile(place, part)
                 facts = check(part, known.get(file))
                 part.replace(target)
-                for other in config.folder.glob(f".partial-*-{file}"):
+                for other in config.folder.glob(f".partial-{'?' * 8}-{file}"):  # from other places
                     other.unlink()
                 write_json(config.folder / RECORD, {**known, file: facts})
                 return

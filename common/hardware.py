@@ -143,8 +143,9 @@ def say_absent(what: str, error: Exception) -> None:
 
 def warn_absent(what: str, cause: BaseException) -> None:
     """Warn that `what` does not work here, with the first error of a command that failed, else the cause."""
-    printed = (getattr(cause, "stderr", None) or b"").decode(errors="replace").splitlines()
-    reason = next((line for line in printed if "error" in line), f"{type(cause).__name__}: {cause}")
+    printed = getattr(cause, "stderr", None) or ""
+    lines = (printed.decode(errors="replace") if isinstance(printed, bytes) else printed).splitlines()
+    reason = next((line for line in lines if "error" in line), f"{type(cause).__name__}: {cause}")
     warn_once(f"{what} cannot work on this machine, going on without ({reason.splitlines()[0][:200]})")
 
 

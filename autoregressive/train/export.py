@@ -49,7 +49,7 @@ class ExportConfig:
     """Whether a new repository is private; one that exists stays as it is."""
     sample_path: Path | None = None
     """Sampler's folder of this checkpoint for --push-to-hub: preview, sampling settings and scores of the
-    card (default: a preview without guidance)."""
+    card (default: a preview without guidance). Its clips must not begin with given frames."""
     preset: str | None = None
     """Data set of a GPT checkpoint that holds weights only: the name of an experiment, or a dataset.json."""
     vq_ckpt: Path | None = None
