@@ -4,6 +4,7 @@ A file gets its name only when its size is the announced one and it can be read 
 downloads continue. `downloaded.json` keeps size and SHA-256 of the first download; later ones must be equal.
 """
 
+import hashlib
 import shutil
 import time
 import urllib.error
@@ -59,10 +60,11 @@ def files_of(name: str) -> list[str]:
 
 def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
     """Download one file from the first source that has it; `InputError` with the reasons if none has."""
-    target, part = config.folder / file, config.folder / f".partial-{file}"
+    target = config.folder / file
     config.folder.mkdir(parents=True, exist_ok=True)
     known, reasons = recorded(config.folder), []
     for place in [*(f"{source.rstrip('/')}/{file}" for source in config.source), entry["url"]]:
+        part = part_of(target, place)
         for attempt in range(config.tries):
             try:
                 if "://" in place:
@@ -71,6 +73,8 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
                     shutil.copyfile(place, part)
                 facts = check(part, known.get(file))
                 part.replace(target)
+                for other in config.folder.glob(f".partial-{'?' * 8}-{file}"):  # from other places
+                    other.unlink()
                 write_json(config.folder / RECORD, {**known, file: facts})
                 return
             except (OSError, HTTPException, ValueError) as error:
@@ -80,6 +84,11 @@ def fetch(file: str, entry: dict[str, Any], config: DownloadConfig) -> None:
                     break
                 time.sleep(min(attempt, 3))
     raise InputError(f"{file}: download failed ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def part_of(target: Path, place: str) -> Path:
+    """The beginning of `target` that came from `place`; another place may have another file of that name."""
+    return target.with_name(f".partial-{hashlib.sha256(place.encode()).hexdigest()[:8]}-{target.name}")
 
 
 def download(url: str, part: Path, timeout: float) -> None:
@@ -134,10 +143,10 @@ def check(part: Path, known: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def run(config: DownloadConfig, runtime: Runtime) -> None:
-    """Fetch what is missing."""
+    """Fetch what is missing, on the main process."""
     files = files_of(config.model)
-    with locked(config.folder, runtime, wait=True):
-        for file in files:
+    with locked(config.folder, runtime, wait=True), runtime.together():
+        for file in files if runtime.is_main else []:
             path, known = config.folder / file, recorded(config.folder).get(file)
             if path.exists():
                 if known and file_facts(path) != known:
@@ -146,7 +155,8 @@ def run(config: DownloadConfig, runtime: Runtime) -> None:
                 continue
             fetch(file, registry()[file], config)
             print(path)
-    say_next("bash", "sample_c2i_512_demo.sh")
+    if runtime.is_main:
+        say_next("bash", "sample_c2i_512_demo.sh")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_native_id
 from typing import Any
 
 from common.errors import InputError
@@ -32,7 +33,8 @@ def atomic_path(path: Path, folder: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    thread = get_native_id()  # no other on this machine has its number, also of another process
+    temporary = path.with_name(f".{path.stem}.{thread}.tmp{path.suffix}")
     try:
         if folder:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 TRIAL = "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); x @ x"
 TRIAL_SECONDS = 60.0  # far more than it takes, also from a slow disk
 SOUND_AMX = "ENDOGEN_SOUND_AMX"  # tells child processes that the trial went well
@@ -30,6 +31,13 @@ ABSENT_WORDS = ("compiler|active drivers|is not active|Cannot find|libcuda|kerne
                 "not supported|only support")
 
 
+def cpu_features() -> list[str]:
+    """What the processor can do, by Linux's names; empty where the system does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+
+
 @cache
 def avoid_broken_amx() -> None:
     """Disable AMX in oneDNN where it kills the process; call before the first matrix product.
@@ -38,10 +46,7 @@ def avoid_broken_amx() -> None:
     oneDNN then generates ends in SIGILL. Where AMX is announced, a subprocess tries one product, which takes
     2 s; environment variables pass the result on to child processes. ONEDNN_MAX_CPU_ISA is kept if set.
     """
-    cpuinfo = Path("/proc/cpuinfo")
-    if {"ONEDNN_MAX_CPU_ISA", SOUND_AMX} & os.environ.keys() or not cpuinfo.exists():
-        return
-    if "amx_tile" not in cpuinfo.read_text(encoding="ascii"):
+    if {"ONEDNN_MAX_CPU_ISA", SOUND_AMX} & os.environ.keys() or "amx_tile" not in cpu_features():
         return
     if trial_ends_well():
         os.environ[SOUND_AMX] = "1"
@@ -60,14 +65,23 @@ def trial_ends_well() -> bool:
 
 def cpu_has_bf16() -> bool:
     """True if the processor multiplies bfloat16 itself (AMX, AVX-512)."""
-    cpuinfo = Path("/proc/cpuinfo")
-    words = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
-    return bool({"amx_bf16", "avx512_bf16"} & set(words))
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpu_features())
+
+
+def control_groups(name: str) -> list[list[str]]:
+    """The words of the file `name` of this process's control group (Linux, v2), and of those around it."""
+    own = Path("/proc/self/cgroup")
+    found = re.search(r"^0::/(.*)", own.read_text(encoding="utf-8"), re.MULTILINE) if own.exists() else None
+    folder = CONTROL_GROUPS / (found[1] if found else "")
+    files = [place / name for place in (folder, *folder.parents) if place.is_relative_to(CONTROL_GROUPS)]
+    return [file.read_text(encoding="utf-8").split() for file in files if file.exists()]
 
 
 def own_cores() -> int:
     """CPU cores per process that torchrun has started on this machine, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min([cores, *(int(quota) // int(period) for quota, period in control_groups("cpu.max")
+                          if quota != "max")])
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
@@ -75,7 +89,10 @@ def free_memory() -> int:
     """Bytes of available memory; half of all memory where the system does not say."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        return 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
+        free = 1024 * int(meminfo.read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0])
+        groups = zip(control_groups("memory.max"), control_groups("memory.stat"), strict=False)
+        return min([free, *(max(0, int(limit) - int(state[state.index("anon") + 1]))  # caches make room
+                            for [limit], state in groups if limit != "max")])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
@@ -121,8 +138,15 @@ def say_absent(what: str, error: Exception) -> None:
         cause = getattr(cause, "inner_exception", None) or cause.__cause__
     if cause is None:
         raise error
-    reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
-    warn_once(f"{what} cannot work on this machine, going on without ({reason})")
+    warn_absent(what, cause)
+
+
+def warn_absent(what: str, cause: BaseException) -> None:
+    """Warn that `what` does not work here, with the first error of a command that failed, else the cause."""
+    printed = getattr(cause, "stderr", None) or ""
+    lines = (printed.decode(errors="replace") if isinstance(printed, bytes) else printed).splitlines()
+    reason = next((line for line in lines if "error" in line), f"{type(cause).__name__}: {cause}")
+    warn_once(f"{what} cannot work on this machine, going on without ({reason.splitlines()[0][:200]})")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import chain, count
 from pathlib import Path
 
 from common.errors import InputError
@@ -50,6 +51,15 @@ def check_classes(names: object, origin: object) -> None:
     check_names(names, origin)
     if len(set(names)) != len(names):
         raise InputError(f"{origin}: a class name occurs twice")
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """The names, those that have come before with a number: a, a (2), a (3)."""
+    unique: list[str] = []
+    for name in names:
+        numbered = (f"{name} ({number})" for number in count(2))
+        unique.append(next(new for new in chain([name], numbered) if new not in unique))
+    return unique
 
 
 def without_names(fact: object) -> object:

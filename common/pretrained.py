@@ -36,6 +36,8 @@ class Pretrained:
         if (path / WEIGHTS).is_file():
             path = path / WEIGHTS
         elif not path.exists() and not is_hub(path):
+            if str(name).startswith(("/", ".", "~")):  # no name of a repository
+                raise InputError(f"{name}: no such file or folder")
             path = Path(f"hf://{name}")
         return resolve_name(cls.loader)(path)
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
+from common.files import atomic_path
 from dataset.manifest import Clip, Manifest
 from dataset.pictures import read_picture
 
@@ -24,6 +26,12 @@ def load_grid(folder: Path, clip: Clip, manifest: Manifest) -> Tensor:
         raise InputError(f"{path}: {found} pixels, but the manifest says {manifest.rows} x {manifest.cols} "
                          f"frames of {manifest.frame_size} px, which is {wanted}")
     return torch.from_numpy(picture_HWC).permute(2, 0, 1)
+
+
+def save_picture(path: Path, picture_3HW: Tensor, **options: int) -> None:
+    """Write a picture, atomically; `options` are those of its format."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture_3HW.permute(1, 2, 0).numpy()).save(temporary, **options)
 
 
 class GridImages(Dataset):

@@ -65,7 +65,8 @@ def pack(data: Path, manifest: Manifest, folder: Path, shard_bytes: int) -> None
 def unpack(shards: Iterable[Path], manifest: Manifest, folder: Path) -> None:
     """Write `folder` whole or not at all: the pictures that `manifest` names, and dataset.json.
 
-    Raises: `InputError` if a shard is damaged, holds anything else (a link, another name), or one is missing.
+    Raises: `InputError` if a shard is damaged, holds anything else (a link, holes, another name), or
+    one is missing.
     """
     wanted = {clip.name for clip in manifest.clips}  # names that Manifest.read has checked
     with atomic_path(folder, folder=True) as temporary:
@@ -73,7 +74,7 @@ def unpack(shards: Iterable[Path], manifest: Manifest, folder: Path) -> None:
             try:
                 with tarfile.open(shard, "r:") as archive:
                     for entry in archive:
-                        if not entry.isreg() or entry.name not in wanted:
+                        if not entry.isreg() or entry.issparse() or entry.name not in wanted:
                             raise InputError(f"{shard}: {entry.name!r:.80} is no picture of {FILE_NAME}")
                         wanted.remove(entry.name)
                         path = temporary / entry.name

@@ -3,6 +3,8 @@
 Class folders of grid PNGs without dataset.json, the released layout, are read too.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -65,6 +67,13 @@ class Manifest:
         return {"class_names": list(self.class_names), "rows": self.rows, "cols": self.cols,
                 "frame_size": self.frame_size, "fps": self.fps, "frame_stride": self.frame_stride,
                 "split_by": dict(self.split_by), **({"masks": self.masks.facts()} if self.masks else {})}
+
+    def pictures_hash(self, folder: Path) -> str:
+        """A hash of names, sizes and times of the pictures in `folder`, which changes when one does."""
+        states = [(folder / clip.name).stat() for clip in self.clips]
+        facts = [(clip.name, state.st_size, state.st_mtime_ns)
+                 for clip, state in zip(self.clips, states, strict=True)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def write(self, folder: Path) -> None:
         """Write dataset.json into `folder`, atomically."""

@@ -5,13 +5,18 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 app=$(realpath -m -- "${ENDOGEN_APP_VENV:-$root/.venv-app}")
 wanted=$(cat "$root/scripts/requirements-app.txt" && echo "$python")
-if [ "$(cat "$app/endogen-app.txt" 2>/dev/null)" != "$wanted" ]; then
+stamp=$app/endogen-app.txt  # in every folder made here, with what was wanted once it is complete
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  mkdir -p "$app"
+  [ -e "$stamp" ] || [ -z "$(ls -A "$app")" ] ||
+    { echo "error: ENDOGEN_APP_VENV $app: holds something else, and would be emptied" >&2; exit 2; }
   echo "setting up Gradio in $app (once, a minute)" >&2
-  "$python" -m venv --clear "$app" && site=$("$app/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
+  find "$app" -mindepth 1 -delete && : >"$stamp" && "$python" -m venv "$app" &&
+    site=$("$app/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
     "$python" -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$site/project.pth" &&
     "$app/bin/python" -m pip install --quiet --disable-pip-version-check \
       --requirement "$root/scripts/requirements-app.txt" >&2 || { echo "error: could not set up $app" >&2; exit 2; }
-  echo "$wanted" >"$app/endogen-app.txt"
+  echo "$wanted" >"$stamp"
 fi
 python=$app/bin/python
 launch autoregressive.sample.app "$@"

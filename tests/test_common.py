@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -81,6 +83,19 @@ def test_readable_records_of_a_damaged_log_survive_and_it_is_said_once(tmp_path,
 def test_whole_log_is_not_called_damaged(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1, "of": {"a": [1]}}\r\n\n{"step": 2}')
     assert len(read_jsonl(tmp_path / "log.jsonl")) == 2 and capsys.readouterr().err == ""
+
+
+def test_threads_that_write_one_file_at_once_leave_one_of_theirs(tmp_path):
+    both = Barrier(2)
+
+    def write(text):
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.write_text(text)
+            both.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, "xy"))
+    assert (tmp_path / "a").read_text() in "xy" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_files_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):

@@ -126,6 +126,9 @@ def test_gpt_trains_in_bf16_where_the_cpu_has_it_and_a_run_keeps_what_it_has(tmp
     assert config.settled("cpu", gpt=True).mixed_precision == "none"
     given = dataclasses.replace(config, mixed_precision="bf16")
     assert given.settled("cpu", gpt=True) is given
+    write_json(tmp_path / "config.json", {"model_type": "another program's"})
+    with pytest.raises(InputError, match=r"--results-dir .*not of a run"):
+        config.settled("cpu", gpt=True)
 
 
 @pytest.mark.parametrize(("kind", "finite", "stepped"), [

@@ -8,8 +8,16 @@ from threading import Thread
 import pytest
 import torch
 
-from common.download import RECORD, DownloadConfig, check, fetch, file_facts, files_of, run
+from common.distributed import Runtime
+from common.download import RECORD, DownloadConfig, check, fetch, file_facts, files_of, part_of, run
 from common.files import read_json
+
+
+class Alone(Runtime):
+    """A process of several that waits for no other one."""
+
+    def gather(self, value):
+        return [value]
 
 
 class Server(ThreadingHTTPServer):
@@ -130,9 +138,24 @@ def test_file_must_be_readable(tmp_path):
 
 def test_stale_beginning_of_another_file_is_thrown_away(server, entry, tmp_path):
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / ".partial-weights.pt").write_bytes(bytes(2 * len(server.content)))
+    part_of(tmp_path / "models" / "weights.pt", server.url).write_bytes(bytes(2 * len(server.content)))
     fetch("weights.pt", entry, settings(tmp_path))
     assert got(tmp_path) == server.content
+
+
+def test_download_from_elsewhere_begins_anew_and_leaves_no_parts(server, entry, tmp_path):
+    server.behaviour = "truncate"
+    with pytest.raises(ValueError, match="download failed"):
+        fetch("weights.pt", entry, settings(tmp_path))
+    server.behaviour, server.ranges = "good", []
+    fetch("weights.pt", {"url": f"{server.url}?mirror"}, settings(tmp_path))
+    assert server.ranges == [None] and got(tmp_path) == server.content
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"weights.pt", RECORD}
+
+
+def test_other_processes_download_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.download.fetch", lambda *_: pytest.fail("the main process does"))
+    run(DownloadConfig("vq_ds16_c2i.pt", folder=tmp_path), Alone(rank=1, world_size=2))
 
 
 def test_mirror_and_local_folder_go_first(server, entry, tmp_path):

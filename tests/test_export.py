@@ -1,6 +1,7 @@
 """Exported weights are the checkpoint's, in both layouts, for the GPT and for the tokenizer."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,21 @@ def test_mean_of_two_checkpoints_lies_between_them(gpt_run, tokenizer_run, tmp_p
     with pytest.raises(InputError, match=r"--average-with .*: has other weights than --ckpt"):
         export(ExportConfig(ckpt=gpt_run, output=tmp_path / "x.safetensors", average_with=tokenizer_run),
                runtime)
+
+
+@pytest.mark.parametrize(("part", "flags", "kept"), [
+    ("decoder.", {"share": 0.7}, True), ("quantize.embedding", {"share": 0.7}, False),
+    ("decoder.", {"precision": "half"}, False)])
+def test_tokenizer_whose_codes_change_does_not_claim_to_keep_them(tokenizer_run, tmp_path, runtime, capsys,
+                                                                  part, flags, kept):
+    state, base = load_tokenizer(tokenizer_run).state_dict(), checkpoint_file(tokenizer_run)
+    changed = {name: value + 0.1 if name.startswith(part) else value for name, value in state.items()}
+    facts = {"config": asdict(load_tokenizer(tokenizer_run).config), "same_codes": ["abc"]}
+    save_safetensors(tmp_path / "changed.safetensors", changed, facts)
+    export(ExportConfig(ckpt=tmp_path / "changed.safetensors", output=tmp_path / "x.safetensors", **flags,
+                        average_with=base if "share" in flags else None), runtime)
+    assert ("same_codes" in load_checkpoint(tmp_path / "x.safetensors")) == kept
+    assert ("extract codes with it" in capsys.readouterr().err) == (not kept)
 
 
 def test_weights_of_the_last_step_instead_of_the_averaged_ones(gpt_run, tmp_path, runtime):

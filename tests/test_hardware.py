@@ -65,6 +65,18 @@ def test_free_memory_is_that_of_this_machine():
     assert 1 << 20 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_limits_of_a_container_count(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "CONTROL_GROUPS", tmp_path)
+    cores, free = own_cores(), free_memory()
+    (tmp_path / "memory.stat").write_text("anon 3000\nfile 500\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert own_cores() == cores and free_memory() > free // 2
+    (tmp_path / "memory.max").write_text("10000\n")
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert own_cores() == 1 and free_memory() == 7000
+
+
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
     alone = own_cores()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(2 * alone))

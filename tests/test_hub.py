@@ -20,7 +20,7 @@ from autoregressive.train.export import run as export
 from common.checkpoints import checkpoint_file
 from common.command import run_command
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, write_json
 from common.hub import local_file
 from common.pretrained import without_path
 from dataset.codes import Codes
@@ -30,7 +30,7 @@ from dataset.push import PushConfig
 from dataset.push import run as push_data
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes
-from tokenizer.loading import load_tokenizer
+from tokenizer.loading import find_tokenizer, load_tokenizer
 from tokenizer.vq_model import VQModel
 
 
@@ -106,6 +106,19 @@ def test_export_takes_preview_and_settings_from_samples_of_the_same_weights(
     GPT.from_pretrained(gpt_file).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"--sample-path .*was not sampled from"):
         export(replace(config, ckpt=tmp_path / "model.safetensors", vq_ckpt=tokenizer_run), runtime)
+    record = read_json(sample_config.save_folder / "samples.json")
+    for part, change, reason in (("sampling", {"start": {"name": "patient.mp4"}}, "begins with given frames"),
+                                 ("tokenizer", {"hash": "another"}, "another tokenizer")):
+        changed = {**record, part: {**record[part], **change}}
+        write_json(sample_config.save_folder / "samples.json", changed)
+        with pytest.raises(InputError, match=f"--sample-path .*{reason}"):
+            export(config, runtime)
+    for other in ({"average_with": gpt_file}, {"averaged": False}):
+        with pytest.raises(InputError, match="--sample-path: is for"):
+            replace(config, **other)
+    with pytest.raises(InputError, match="is no GPT"):
+        export(replace(config, ckpt=tokenizer_run), runtime)
+    assert len(hub.commits["models/me/polyps"]) == 2
     with pytest.raises(InputError, match="needs --licence"):
         ExportConfig(ckpt=gpt_file, push_to_hub="me/polyps")
     with pytest.raises(InputError, match="--push-to-hub"):
@@ -130,9 +143,25 @@ def test_programs_save_and_load_models_by_folder_and_by_name(hub, gpt_file, toke
         assert all(map(torch.equal, again.state_dict().values(), tokenizer.state_dict().values()))
     with pytest.raises(InputError, match="not a readable checkpoint"):
         VQModel.from_pretrained("me/vq")
+    for nowhere in (tmp_path / "nowhere", "./nowhere", "~/nowhere"):
+        with pytest.raises(InputError, match="nowhere: no such file"):
+            VQModel.from_pretrained(nowhere)
     with pytest.raises(InputError, match="needs dataset and tokenizer"):
         GPT(GPTConfig(32, 1, 2, 64, 16, 2)).save_pretrained(tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()
+
+
+def test_tokenizer_is_found_in_the_next_place_if_the_first_is_gone(hub, tokenizer_run, tmp_path):
+    load_tokenizer(tokenizer_run).save_pretrained(tmp_path / "vq")
+    content = (tmp_path / "vq" / "model.safetensors").read_bytes()
+    commit = hub.put("models/me/gpt", {"model.safetensors": b"a GPT", "tokenizer.safetensors": content})
+    facts = {"name": "tokenizer.safetensors", "path": f"hf://me/gone@{commit}/tokenizer.safetensors"}
+    near = local_file(Path("hf://me/gpt"))
+    _, path = find_tokenizer(facts, None, near)
+    assert path.parent == near.parent
+    hub.put("models/me/bare", {"model.safetensors": b"a GPT"})
+    with pytest.raises(InputError, match=r"--vq-ckpt: not given, .*hf://me/gone.*no such repository"):
+        find_tokenizer(facts, None, local_file(Path("hf://me/bare")))
 
 
 def test_what_comes_from_there_runs_no_code_and_names_no_folder_outside(hub, gpt_file, tmp_path):
@@ -247,6 +276,15 @@ def test_hostile_or_damaged_shards_are_refused_and_leave_nothing(grids, tmp_path
     with pytest.raises(InputError, match=reason):
         unpack(sorted(folder.glob("*.tar")), Manifest.read(folder), tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"shards"}
+
+
+def test_pictures_with_holes_are_refused(grids, tmp_path):
+    manifest = Manifest.read(grids)
+    picture = entry(manifest.clips[0].name)
+    picture.pax_headers = {"GNU.sparse.map": "0,4", "GNU.sparse.size": str(1 << 20)}
+    folder = hostile([picture], grids, tmp_path / "shards")
+    with pytest.raises(InputError, match="is no picture"):
+        unpack([folder / "a.tar"], replace(manifest, clips=manifest.clips[:1]), tmp_path / "out")
 
 
 def test_processes_take_the_same_commit(hub):

@@ -21,7 +21,7 @@ from autoregressive.train.export import ExportConfig
 from autoregressive.train.export import run as export
 from common.errors import InputError
 from common.files import read_json, write_json
-from common.names import as_name, inside, is_name, is_path
+from common.names import as_name, inside, is_name, is_path, told_apart
 from common.weights import save_safetensors
 from dataset.codes import Codes
 from dataset.manifest import Manifest, read_released
@@ -289,3 +289,8 @@ def test_pages_show_any_class_name_as_it_is_and_link_to_nothing(tmp_path):
     section["sheet"] = "../../secret.png"
     with pytest.raises(InputError, match="cannot name"):
         write_page(tmp_path, {"comparison": {}, "warnings": [], "sections": {name: section}})
+
+
+def test_equal_names_are_told_apart():
+    assert told_apart(["run (1)", "run (1)", "a", "a", "a (2)"]) == [
+        "run (1)", "run (1) (2)", "a", "a (2)", "a (2) (2)"]

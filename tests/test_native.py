@@ -1,6 +1,7 @@
 """Decode steps in C++ are those of the model, in any batch and window."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from autoregressive.models.generate import generate
 from autoregressive.models.gpt import GPT, GPTConfig
 from autoregressive.models.native import compiled, library, prepare
 from common.errors import InputError
+from common.hardware import warn_once
 
 CONFIG = GPTConfig(
     dim=64, n_layer=2, n_head=4, vocab_size=50, block_size=36, num_classes=3, multiple_of=16)
@@ -110,6 +112,39 @@ def test_without_a_compiler_it_is_said_and_steps_go_on(monkeypatch, capfd):
     library.cache_clear()
     assert model.native is None and capfd.readouterr().err.count("the decoder in C++ cannot work") == 1
     assert torch.equal(generate(model, torch.tensor([1]), [2]), wanted)
+
+
+@pytest.fixture
+def library_of(tmp_path, monkeypatch):
+    """A function: a small program as native.cpp, in a cache of its own -> what `library` makes of it."""
+    def load(program):
+        source.write_text(program)
+        library.cache_clear()
+        return library()
+
+    source = tmp_path / "x.cpp"
+    monkeypatch.setattr(native, "SOURCE", source)
+    monkeypatch.setattr(native, "FLAGS", ["-shared", "-fPIC"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    warn_once.cache_clear()
+    yield load
+    library.cache_clear()
+
+
+def test_damaged_library_in_the_cache_is_compiled_again(library_of, tmp_path):
+    (tmp_path / "x.cpp").write_text("int x;")
+    file = compiled(tmp_path / "x.cpp")
+    file.write_bytes(b"")
+    assert library_of("int x;") and file.stat().st_size
+
+
+def test_without_a_cache_it_is_said_and_steps_go_on(library_of, monkeypatch, capfd):
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    assert library_of("int x;") is None and "NotADirectoryError" in capfd.readouterr().err
+
+
+def test_warning_holds_the_reason_of_the_compiler(library_of, capfd):
+    assert library_of("#error no OpenMP here") is None and "error no OpenMP here" in capfd.readouterr().err
 
 
 def test_library_is_compiled_once_and_anew_for_other_code(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Reconstruction: what is measured, that it resumes, and that its pictures are a data set again."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_rerun_keeps_pictures_and_another_tokenizer_is_refused(config, runtime, 
         run(dataclasses.replace(config, data_path=other), runtime)
     stills = dataclasses.replace(config, data_path=other, save_path=tmp_path / "stills", clips_per_class=1)
     assert "flicker" not in run(stills, runtime)["all"]  # one frame does not move
+
+
+def test_pictures_that_have_changed_are_reconstructed_anew(config, grids, runtime, tmp_path):
+    config = dataclasses.replace(config, data_path=shutil.copytree(grids, tmp_path / "grids"))
+    run(config, runtime)
+    clip = Manifest.read(config.save_path).clips[0].name
+    before = (config.save_path / clip).read_bytes()
+    Image.new("RGB", (64, 64), (90, 60, 60)).save(config.data_path / clip)
+    run(config, runtime)
+    assert (config.save_path / clip).read_bytes() != before
 
 
 def test_wrong_folders_are_named(config, runtime, grids):

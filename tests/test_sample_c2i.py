@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import shutil
 from functools import partial
+from pathlib import Path
 
 import av
 import numpy as np
@@ -86,7 +87,8 @@ def test_notice_and_settings_of_a_registered_model(config, runtime, gpt_file, mo
     monkeypatch.setattr("autoregressive.sample.sampler.MODELS_FOLDER", gpt_file.parent)
     entry = {"notice": "PHANTOM <b>", "sampling": {"cfg_scale": 2.0, "temperature": 0.5}}
     monkeypatch.setattr("autoregressive.sample.sampler.registry", lambda: {"gpt.pt": entry})
-    run(dataclasses.replace(config, temperature=0.9), runtime)
+    monkeypatch.chdir(gpt_file.parent)
+    run(dataclasses.replace(config, gpt_ckpt=Path("gpt.pt"), temperature=0.9), runtime)
     samples = read_json(config.save_folder / "samples.json")
     assert samples["sampling"]["cfg_scale"] == 2.0 and samples["sampling"]["temperature"] == 0.9
     assert samples["notice"] == "PHANTOM <b>" and "PHANTOM <b>" in capsys.readouterr().out
@@ -178,6 +180,22 @@ def test_folder_with_clips_of_other_settings_is_refused(done, runtime):
         run(dataclasses.replace(done, temperature=0.5), runtime)
 
 
+def test_failed_command_does_not_reserve_the_folder(config, runtime, monkeypatch):
+    with pytest.raises(ValueError, match=r"--top-p 1\.5"):
+        run(dataclasses.replace(config, top_p=1.5), runtime)
+    assert not config.save_folder.exists()
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoregressive.sample.sample_c2i.write_clips", fail)
+        with pytest.raises(MemoryError):
+            run(config, runtime)
+    run(dataclasses.replace(config, temperature=0.5), runtime)
+    assert read_json(config.save_folder / "samples.json")["sampling"]["temperature"] == 0.5
+
+
 def test_grids_of_unknown_origin_are_refused(done, runtime):
     (done.save_folder / "samples.json").unlink()
     with pytest.raises(ValueError, match=r"holds grids but no samples\.json"):
@@ -233,6 +251,7 @@ def test_wrong_value_is_named(config, runtime, wrong, message, tmp_path):
 def test_queue_holds_every_class_for_every_seed():
     jobs = make_jobs(CLASSES, CLASSES, range(3, 5))
     assert [(job.label, job.seed) for job in jobs] == [(0, 3), (1, 3), (0, 4), (1, 4)]
+    assert make_jobs(CLASSES[:1] * 2, CLASSES, range(1)) == make_jobs(CLASSES[:1], CLASSES, range(1))
 
 
 def test_model_is_the_named_one_or_the_first_there_is(monkeypatch, tmp_path):

@@ -58,6 +58,14 @@ def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_page_empties_no_folder_that_it_did_not_make(script_env, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    env = {**script_env, "ENDOGEN_APP_VENV": str(tmp_path)}
+    done = bash("scripts/app.sh", env=env, cwd=ROOT, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
 def test_requirements_are_pinned():
     lines = [
         line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")

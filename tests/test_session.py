@@ -3,9 +3,11 @@
 import base64
 import dataclasses
 import json
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from threading import Event
 
 import av
 import numpy as np
@@ -17,7 +19,7 @@ from autoregressive.sample import app
 from autoregressive.sample import session as session_module
 from autoregressive.sample.app import AppConfig, Stopped, load_sessions, make, streamed, take
 from autoregressive.sample.clip_files import ClipJob
-from autoregressive.sample.gallery import RESEARCH
+from autoregressive.sample.gallery import RESEARCH, STARTED
 from autoregressive.sample.sampler import Models
 from autoregressive.sample.session import Session, Wish
 from common.errors import InputError
@@ -76,7 +78,8 @@ def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session
     [part, _] = next(reports)
     assert part < 0.1
     reports.close()
-    assert not session.lock.locked()
+    assert session.lock.acquire(timeout=10)
+    session.lock.release()
     *_, again = streamed(work)
     assert torch.equal(again.tokens_1N, made[0].tokens_1N)
 
@@ -87,6 +90,22 @@ def test_sampling_ends_soon_after_nobody_waits_and_leaves_nothing_behind(session
         session.link(RED, None, None, stop)
 
 
+def test_whoever_stops_does_not_wait_for_the_pass():
+    passed = Event()
+
+    def work(report):
+        report("begun")
+        passed.wait(10)
+        report("a pass")
+
+    reports = streamed(work)
+    assert next(reports) == "begun"
+    started = time.monotonic()
+    reports.close()
+    assert time.monotonic() < started + 5
+    passed.set()
+
+
 def test_wrong_wishes_are_named(session):
     for wrong in (Wish("green"), Wish("red wall", blend_with="green"), Wish("red wall", temperature=-1)):
         with pytest.raises(InputError):
@@ -95,9 +114,12 @@ def test_wrong_wishes_are_named(session):
 
 def test_clip_goes_on_from_the_end_of_an_upload(session, grids, tmp_path, monkeypatch):
     start_N = session.start(next(grids.glob("*/*.png")))
-    tokens_N = session.link(RED, None, start_N, silent).tokens_1N[0]
-    given = start_N >= 0
-    assert given.sum() == 128 and torch.equal(tokens_N[given], start_N[given])  # a row of frames
+    link = session.link(RED, None, start_N, silent)
+    given, following = start_N >= 0, session.link(RED, link, None, silent)
+    assert given.sum() == 128 and torch.equal(link.tokens_1N[0, given], start_N[given])  # a row of frames
+    records = [session.record(RED, link), session.record(RED, following)]
+    for record in records:
+        assert record["start"] == records[0]["start"] and record["notice"] == STARTED
     Image.new("RGB", (120, 90), (90, 60, 60)).save(tmp_path / "photo.jpg")
     assert (session.start(tmp_path / "photo.jpg") >= 0).sum() == 64  # one frame
     for name, content in (("secret.png", b"nothing"), ("secret.mp4", b"nothing"), ("secret", b"")):
@@ -128,6 +150,17 @@ def test_messages_of_a_clip_carry_files_and_notice(session, monkeypatch):
     monkeypatch.setattr(app, "PAUSE", 0)
     other = next(make({"n": phantom}, (model, link), None, "n", *wish))[0]
     assert other["state"] == "making" and other["link"] == 0  # a chain does not go on with another model
+
+
+def test_page_is_told_that_no_clip_comes(session, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(session, "link", fail)
+    messages = make({"m": session}, None, None, "m", "red wall", 3)
+    assert next(messages) == ({"state": "failed"}, None)
+    with pytest.raises(MemoryError):
+        next(messages)
 
 
 def test_models_have_names_without_folders(gpt_file, runtime):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from autoregressive.models.generate import generate
+from autoregressive.sample.gallery import RESEARCH
 from autoregressive.sample.sample_c2i import run
 from autoregressive.sample.starts import continued, given_tokens, read_start
 from common.files import read_json
@@ -110,6 +111,8 @@ def test_variations_share_their_first_frames(config, runtime, tmp_path):
     more = dataclasses.replace(config, save_folder=tmp_path / "more", start_from=start, clips_per_class=2)
     run(more, runtime)
     assert read_json(tmp_path / "more" / "samples.json")["sampling"]["start"]["tokens"] == 128
+    assert RESEARCH in (config.save_folder / "index.html").read_text()
+    assert "Not a patient" not in (tmp_path / "more" / "index.html").read_text()
     one, two = (np.array(Image.open(tmp_path / "more" / "grids" / "red wall" / f"00000{seed}.png"))
                 for seed in (0, 1))
     top, bottom = (np.abs(one[rows].astype(int) - two[rows]).mean() for rows in (slice(32), slice(32, 64)))

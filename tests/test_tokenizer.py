@@ -170,12 +170,12 @@ def test_collapsed_codebook_is_said(grids, tmp_path, runtime, capsys):
 
 
 def test_two_data_folders_are_measured_apart(grids, tmp_path, runtime):
-    stills = make_grids(tmp_path / "stills", rows=1, cols=1)
+    stills = make_grids(tmp_path / "more" / "grids", rows=1, cols=1)
     config = TrainVQConfig(data_path=(grids, stills), data_share=(0.75, 0.25), results_dir=tmp_path / "run",
                            class_balance=True, max_steps=2, **{**TINY, "window": 1})
     train_vq(config, runtime)
     scores = {name for record in read_jsonl(tmp_path / "run" / "log.jsonl") for name in record}
-    assert {"val_psnr_grids", "val_psnr_stills", "val_usage_stills"} <= scores
+    assert {"val_psnr_grids", "val_psnr_grids (2)", "val_usage_grids (2)"} <= scores
     other = make_grids(tmp_path / "other", size=16)
     with pytest.raises(ValueError, match="frames of different sizes"):
         train_vq(dataclasses.replace(config, data_path=(grids, other)), runtime)

@@ -87,10 +87,8 @@ def encode_block(
 
 def work_folder(config: ExtractCodesConfig, manifest: Manifest, tokenizer: dict) -> Path:
     """Where finished blocks wait; its name stands for everything that the codes depend on."""
-    states = ((config.data_path / clip.name).stat() for clip in manifest.clips)
-    clips = [(clip.name, state.st_size, state.st_mtime_ns)
-             for clip, state in zip(manifest.clips, states, strict=True)]
-    key = json.dumps([manifest.facts(), clips, tokenizer["hash"], config.flip, config.mixed_precision])
+    key = json.dumps([manifest.facts(), manifest.pictures_hash(config.data_path), tokenizer["hash"],
+                      config.flip, config.mixed_precision])
     return config.code_path / f".blocks-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 

@@ -35,14 +35,19 @@ def load_tokenizer(path: Path) -> VQModel:
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # faster on CPU and GPU
 
 
-def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
-    """What later stages carry along to find the same tokenizer again, JSON-able."""
-    path = checkpoint_file(path)
+def weights_hash(model: VQModel) -> str:
+    """A hash that tells tokenizers apart."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         if key != USAGE_BUFFER:
             digest.update(value.to("cpu", torch.float32).numpy().tobytes())
-    return {"name": path.name, "path": pinned(path) or str(path.resolve()), "hash": digest.hexdigest()[:16],
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_facts(model: VQModel, path: Path) -> dict[str, Any]:
+    """What later stages carry along to find the same tokenizer again, JSON-able."""
+    path = checkpoint_file(path)
+    return {"name": path.name, "path": pinned(path) or str(path.resolve()), "hash": weights_hash(model),
             "downsample": model.config.downsample, "codebook_size": model.config.codebook_size}
 
 
@@ -63,17 +68,16 @@ def find_tokenizer(facts: dict[str, Any], given: Path | None, near: Path) -> tup
     around = [place / name for base in (folder, folder.parent.parent)
               for place in (base, *base.glob("*"), *base.glob("*/checkpoints"))]
     places = [Path(facts.get("path", "")), folder / name, MODELS_FOLDER / name, *around, *beside(near, name)]
+    reasons = []
     for path in sorted(places, key=is_hub):
-        if is_hub(path):
-            path = checkpoint_file(path)
-            return check_tokenizer(path, facts), path
-        if os.path.isfile(path):  # also false where one may not look
+        if is_hub(path) or os.path.isfile(path):  # also false where one may not look
             try:
-                return check_tokenizer(path, facts), path
-            except (InputError, OSError):
-                continue  # another file of that name
+                file = checkpoint_file(path)
+                return check_tokenizer(file, facts), file
+            except (InputError, OSError) as error:  # another file of that name, or the Hub does not give it
+                reasons += [f" ({error})"] if is_hub(path) else []
     raise InputError(f"--vq-ckpt: not given, and {name} is neither {facts.get('path', 'where it was')}, nor "
-                     "beside the model or in a folder near it, nor in pretrained_models")
+                     f"beside the model or in a folder near it, nor in pretrained_models{''.join(reasons)}")
 
 
 def check_tokenizer(path: Path, facts: dict[str, Any]) -> VQModel:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
@@ -24,7 +23,7 @@ from common.names import inside
 from common.perceptual import LPIPSDistance
 from common.progress import progress
 from common.spread import evenly, evenly_by_class
-from dataset.grid_images import load_grid, to_pixels
+from dataset.grid_images import load_grid, save_picture, to_pixels
 from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest
 from dataset.masks import frames_of, mask_iou, shown_frames
@@ -107,8 +106,7 @@ def reconstruct_clip(model: VQModel, perceptual: LPIPSDistance | None, clip: Cli
     original_3HW, path = load_grid(data_path, clip, manifest), inside(save_path, clip.name)
     if not path.exists():
         output_3HW, _ = reconstruct(model, original_3HW, device)
-        with atomic_path(path) as temporary:
-            Image.fromarray(output_3HW.permute(1, 2, 0).numpy()).save(temporary, compress_level=3)
+        save_picture(path, output_3HW, compress_level=3)
     output_3HW, facts = load_grid(save_path, clip, manifest), manifest.facts()
     grids = original_3HW.numpy(), output_3HW.numpy()
     pair = [frames_of(grid, facts) for grid in grids]
@@ -136,14 +134,19 @@ def write_sheet(clips: list[Clip], manifest: Manifest, data_path: Path, save_pat
         contact_sheet(rows).save(temporary)
 
 
-def claim(save_path: Path, facts: dict[str, Any]) -> None:
-    """Refuse a folder that holds the pictures of another tokenizer or data set."""
+def claim(save_path: Path, facts: dict[str, Any], manifest: Manifest, pictures: str) -> None:
+    """Refuse a folder that holds the pictures of another tokenizer or data set.
+
+    What is there of other `pictures`, as those of another crop, is deleted.
+    """
     path = save_path / "reconstruction.json"
-    there = read_json(path)["inputs"] if path.exists() else facts
-    if {**there, "tokenizer": ""} != {**facts, "tokenizer": ""}:  # its file may have been renamed
+    there = read_json(path) if path.exists() else {"inputs": facts}
+    if {**there["inputs"], "tokenizer": ""} != {**facts, "tokenizer": ""}:  # its file may have been renamed
         raise InputError(f"--save-path {save_path}: holds reconstructions of other inputs")
-    if not path.exists():
-        write_json(path, {"inputs": facts})
+    if there.get("pictures") != pictures:
+        for clip in manifest.clips:
+            inside(save_path, clip.name).unlink(missing_ok=True)
+        write_json(path, {"inputs": facts, "pictures": pictures})
 
 
 def run(config: ReconstructConfig, runtime: Runtime) -> dict[str, Any]:
@@ -162,8 +165,8 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     model, clips = load_tokenizer(file).to(device), choose(manifest, config.split, config.clips_per_class)
     tokenizer = tokenizer_facts(model, file)
     if runtime.is_main:
-        claim(config.save_path, {"data": manifest.facts(), "tokenizer": tokenizer["name"],
-                                 "hash": tokenizer["hash"]})
+        facts = {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]}
+        claim(config.save_path, facts, manifest, manifest.pictures_hash(config.data_path))
     runtime.gather(None)
     mine = runtime.share(clips)
     perceptual = (LPIPSDistance("vgg", config.vgg_weights, "--vgg-weights").to(device)

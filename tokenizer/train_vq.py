@@ -13,24 +13,23 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 
 from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path
+from common.names import told_apart
 from common.perceptual import perceptual_loss
 from common.training.config import LOST, TrainingConfig
 from common.training.data_order import balanced, in_order, mix, mixture
 from common.training.loop import train
 from common.training.task import Task
 from common.training.whole_batch import WholeBatch
-from dataset.grid_images import to_pixels
+from dataset.grid_images import save_picture, to_pixels
 from dataset.hub_data import data_folder
 from tokenizer.adversary import Adversary
-from tokenizer.loading import load_tokenizer, tokenizer_facts
+from tokenizer.loading import load_tokenizer, weights_hash
 from tokenizer.losses import codebook_losses, colour_loss, entropy_loss, reconstruction_loss
 from tokenizer.quality import measure_quality
 from tokenizer.training_data import GridSet, flip_frames, perturb_codes
@@ -140,8 +139,7 @@ class TokenizerTask(Task):
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
             "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
         if config.trained_part == "decoder":
-            base = tokenizer_facts(model, config.vq_ckpt)["hash"]
-            self.facts["same_codes"] = [*model.same_codes, base]
+            self.facts["same_codes"] = [*model.same_codes, weights_hash(model)]
         self.device = runtime.device(config.device)
         perceptual = perceptual_loss(config.perceptual, config.vgg_weights, "--vgg-weights")
         self.perceptual = perceptual and perceptual.to(self.device, memory_format=torch.channels_last)
@@ -227,8 +225,8 @@ class TokenizerTask(Task):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR, SSIM and codebook use on held-out pictures of each data folder that holds some out."""
         scalars = {}
-        for part in self.sets:
-            name = f"_{part.folder.name}" if len(self.sets) > 1 else ""
+        names = told_apart(f"_{part.folder.name}" for part in self.sets) if len(self.sets) > 1 else [""]
+        for part, name in zip(self.sets, names, strict=True):
             pictures = [part.held_out[i] for i in range(len(part.held_out))]
             if pictures:
                 quality = measure_quality(model, pictures, part.manifest.facts(), self.device)
@@ -245,8 +243,7 @@ class TokenizerTask(Task):
         strips = [strip_3HW for part in self.sets for strip_3HW in part.strips(model, self.device)]
         width = max(strip_3HW.shape[-1] for strip_3HW in strips)
         sheet_3HW = torch.cat([F.pad(strip_3HW, (0, width - strip_3HW.shape[-1])) for strip_3HW in strips], 1)
-        with atomic_path(path) as temporary:
-            Image.fromarray(sheet_3HW.permute(1, 2, 0).numpy()).save(temporary)
+        save_picture(path, sheet_3HW)
 
 
 def start_model(config: TrainVQConfig, runtime: Runtime = Runtime()) -> VQModel:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from autoregressive.models.gpt import GPT, KVCache
 from common.errors import InputError
-from common.hardware import say_absent
+from common.files import settle
+from common.hardware import cpu_features, warn_absent
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared",
@@ -126,11 +127,16 @@ def prepare(model: GPT, dtype: torch.dtype) -> GPT:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled native.cpp; None, and a warning, where there is no C++ compiler with OpenMP."""
+    """The compiled native.cpp; None, and a warning with the reason, where it cannot be compiled or loaded."""
     try:
-        return ctypes.CDLL(str(compiled(SOURCE)))
-    except (OSError, subprocess.SubprocessError) as error:
-        say_absent("the decoder in C++", error)
+        path = compiled(SOURCE)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # damaged in the cache
+            path.unlink(missing_ok=True)
+            return ctypes.CDLL(str(compiled(SOURCE)))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # also without a home folder
+        warn_absent("the decoder in C++", error)
         return None
 
 
@@ -138,10 +144,8 @@ def compiled(source: Path) -> Path:
     """The shared library of a C++ file, compiled for this processor unless the cache has it."""
     command = [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS]
     version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), repr([command, features]).encode(), version]))
+    processor = cpu_features() or platform.node()  # unknown: the library is for this machine alone
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), repr([command, processor]).encode(), version]))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "endogen"
     path = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not path.exists():
@@ -149,5 +153,6 @@ def compiled(source: Path) -> Path:
         with TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary) / path.name
             subprocess.run([*command, str(source), "-o", str(made)], capture_output=True, check=True)
+            settle(made)  # a process that loads half a library ends with a bus error
             made.replace(path)
     return path

@@ -30,7 +30,7 @@ from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
 from common.files import write_json
-from common.names import as_name
+from common.names import as_name, told_apart
 from dataset.video import write_frames, write_mp4
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class AppConfig:
     upload_mb: int = 50
     """Largest upload in MB."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cuda, xpu, mps or cpu."""
 
     def __post_init__(self) -> None:
         require_at_least(self, upload_mb=1)
@@ -76,13 +76,13 @@ class AppConfig:
 def load_sessions(config: AppConfig, runtime: Runtime) -> dict[str, Session]:
     """The models to choose from, under names that show no folder; equal names are numbered."""
     asked = [(path, None) for path in config.gpt_ckpt] + [(None, name) for name in config.model]
-    sessions: dict[str, Session] = {}
+    found: list[tuple[str, Models]] = []
     for path, name in asked or [(None, None)]:
         models = Models.load(path, name, config.preset, config.vq_ckpt, runtime)
-        title = name or models.entry.get("name") or Path(path).resolve().name
-        same = sum(other.partition(" (")[0] == title for other in sessions)
-        sessions[f"{title} ({same + 1})" if same else title] = Session(models, runtime.device(config.device))
-    return sessions
+        found.append((name or models.entry.get("name") or Path(path).resolve().name, models))
+    titles = told_apart(title for title, _ in found)
+    return {title: Session(models, runtime.device(config.device))
+            for title, (_, models) in zip(titles, found, strict=True)}
 
 
 class Stopped(Exception):
@@ -92,7 +92,7 @@ class Stopped(Exception):
 def streamed(work: Callable[[Callable[[Item], None]], Item]) -> Iterator[Item]:
     """What `work(report)` reports from its own thread, and its result.
 
-    Once this is closed, the next report ends `work`.
+    Once this is closed, the next report ends `work`; nobody waits for that.
     """
     reports: SimpleQueue[Item | None] = SimpleQueue()
     stopped = Event()
@@ -102,15 +102,16 @@ def streamed(work: Callable[[Callable[[Item], None]], Item]) -> Iterator[Item]:
             raise Stopped
         reports.put(item)
 
-    with ThreadPoolExecutor(1) as thread:
-        result = thread.submit(work, report)
-        result.add_done_callback(lambda _: reports.put(None))
-        try:
-            while (item := reports.get()) is not None:
-                yield item
-            yield result.result()
-        finally:
-            stopped.set()
+    thread = ThreadPoolExecutor(1)
+    result = thread.submit(work, report)
+    result.add_done_callback(lambda _: reports.put(None))
+    try:
+        while (item := reports.get()) is not None:
+            yield item
+        yield result.result()
+    finally:
+        stopped.set()
+        thread.shutdown(wait=False)
 
 
 def data_address(kind: str, content: bytes) -> str:
@@ -141,7 +142,7 @@ def clip_message(session: Session, model: str, wish: Wish, link: Link) -> dict[s
         files = {"video": data_address("video/mp4", (folder / "clip.mp4").read_bytes()),
                  "frames": data_address("application/zip", Path(archive).read_bytes())}
     return {"state": "clip", **files, "name": as_name(f"{model}_{wish.class_name}_{wish.seed}_{link.number}"),
-            "caption": caption, "notice": session.notice, "link": link.number, "fps": fps,
+            "caption": caption, "notice": session.notice(link), "link": link.number, "fps": fps,
             "count": len(link.frames_THWC)}
 
 
@@ -168,7 +169,10 @@ def make(sessions: dict[str, Session], chain: tuple[str, Link] | None, start: tu
                     message["preview"] = moving_picture(frames_THWC, session.dataset["fps"])
                 yield dict(message), chain  # Gradio sends what differs from the last one
                 sent = time.monotonic()
-    except InputError as error:
+    except Exception as error:
+        yield {"state": "failed"}, chain
+        if not isinstance(error, InputError):
+            raise
         import gradio as gr
 
         raise gr.Error(str(error), print_exception=False) from None
@@ -253,7 +257,7 @@ def run(config: AppConfig, runtime: Runtime) -> None:
         raise InputError("Gradio is not installed: start the page with bash scripts/app.sh") from None
     sessions = load_sessions(config, runtime)
     for title, session in sessions.items():
-        print(f"model {title}: {session.notice}", flush=True)
+        print(f"model {title}: {session.notice()}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the folder is removed then too
     with tempfile.TemporaryDirectory(prefix="endogen-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads

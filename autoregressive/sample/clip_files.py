@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.files import atomic_path
 from common.names import inside
+from dataset.grid_images import save_picture
 from dataset.manifest import Clip, Manifest
 from dataset.masks import Masks, frames_of, labels_of, shown_frames, write_masks
 from dataset.sheet import contact_sheet, save_film
@@ -59,8 +60,7 @@ def write_clip(folder: Path, job: ClipJob, pictures: Sequence[Tensor], dataset: 
     write_gif(inside(folder, record["gif"]), frames_THWC, dataset["fps"])
     names = job.grids(len(pictures))
     for name, picture_3HW in reversed(list(zip(names, pictures, strict=True))):
-        with atomic_path(inside(folder, name)) as temporary:
-            Image.fromarray(picture_3HW.permute(1, 2, 0).numpy()).save(temporary)
+        save_picture(inside(folder, name), picture_3HW)
 
 
 def write_manifest(folder: Path, clips: Sequence[dict[str, Any]], dataset: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from common.names import inside
 from dataset.masks import clip_length
 
 RESEARCH = "Generated for research. Not a patient, and no basis for diagnosis or treatment."
+STARTED = ("Generated for research from given frames or masks, which may be a patient's. No basis for "
+           "diagnosis or treatment.")
 GALLERY_CLIPS = 64  # clips shown at most, to keep the page small
 
 PAGE = """<!doctype html>
@@ -58,6 +60,7 @@ def write_gallery(folder: Path, facts: dict[str, Any], clips: Sequence[dict[str,
     settings, dataset = {**weights, **facts["sampling"]}, facts["dataset"]
     page = Environment(autoescape=True).from_string(PAGE).render(
         clips=shown, hidden=len(clips) - len(shown), frames=clip_length(dataset),
-        fps=dataset["fps"], notice=facts.get("notice"), settings=settings, research=RESEARCH)
+        fps=dataset["fps"], notice=facts.get("notice"), settings=settings,
+        research=STARTED if "start" in facts["sampling"] else RESEARCH)
     with atomic_path(folder / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -60,12 +60,12 @@ function receive(clip) {
 watch("value", () => {
   const now = props.value;
   if (now.state === "clip") return receive(now);
-  if (now.state === "stopped") {
+  if (now.state === "stopped" || now.state === "failed") {
     ordered = null;
     endless = false;
     waiting.length = 0;
     bar.style.visibility = "hidden";
-    return say(".status", "Stopped.");
+    return say(".status", now.state === "stopped" ? "Stopped." : "No clip was made.");
   }
   if (now.state === "begin") {
     endless = now.endless;

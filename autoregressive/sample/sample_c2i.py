@@ -4,7 +4,6 @@ A clip is a function of (weights, class, seed, settings). Its grid picture is wr
 complete clip; a rerun makes the missing clips.
 """
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,12 +12,13 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from autoregressive.models.decoding import Rule
 from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
 from autoregressive.sample.pictures import check_bfloat16
 from autoregressive.sample.sampler import ClipSampler, Models, fitting_batch, usual_window
-from autoregressive.sample.starts import given_tokens, read_start, read_start_masks
+from autoregressive.sample.starts import given_tokens, read_start, read_start_masks, start_facts
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
@@ -129,23 +129,26 @@ def label_of(name: str, class_names: Sequence[str], flag: str) -> int:
 
 
 def make_jobs(classes: Sequence[str], class_names: Sequence[str], seeds: range) -> list[ClipJob]:
-    """For every seed a clip of each of `classes`."""
-    labels = [label_of(name, class_names, "--classes") for name in classes]
-    return [ClipJob(name, label, seed) for seed in seeds for name, label in zip(classes, labels, strict=True)]
+    """For every seed a clip of each of `classes`, one of those named twice."""
+    labels = {name: label_of(name, class_names, "--classes") for name in classes}
+    return [ClipJob(name, label, seed) for seed in seeds for name, label in labels.items()]
 
 
 def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The clips that samples.json lists, if it exists; deletes temporary files of a killed run.
 
-    Raises: `InputError` if the folder holds clips without a record, or of other weights or settings.
+    A record of a run that ended before it wrote anything does not count. Raises: `InputError` if the folder
+    holds clips without a record, or of other weights or settings.
     """
+    outputs = [kind for kind in ("grids", "frames", "masks", "videos", "gifs") if (folder / kind).exists()]
     if not (folder / FILE_NAME).exists():
-        for kind in ("grids", "frames", "masks", "videos", "gifs"):
-            if (folder / kind).exists():
-                raise InputError(f"--save-folder {folder}: holds {kind} but no {FILE_NAME}: "
-                                 "use another folder")
+        if outputs:
+            raise InputError(f"--save-folder {folder}: holds {outputs[0]} but no {FILE_NAME}: "
+                             "use another folder")
         return []
     record = read_samples(folder)
+    if not (outputs or record["clips"]):
+        return []
     recorded = {name: record.get(name) for name in facts}
     if without_names(recorded) != without_names(facts):
         changes = ", ".join(differences(recorded, facts))
@@ -181,6 +184,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     config, entry = config.settled(models.best_settings), models.entry
     names = dataset["class_names"]
     jobs = make_jobs(config.classes or names, names, range(config.seed, config.seed + config.clips_per_class))
+    Rule(config.cfg_scale, config.temperature, config.top_k, config.top_p)  # refuses wrong values
     towards = config.blend_with and (label_of(config.blend_with, names, "--blend-with"), config.blend)
     settings, start_N = config.settings(), None
     if config.chain > 1 and clip_length(dataset) < 2 * dataset["cols"]:
@@ -189,8 +193,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         frames_T3SS, labels_TSS = (read_start(start, dataset, config.start_masks) if config.start_from
                                    else (None, read_start_masks(start, dataset)))
         start_N = given_tokens(frames_T3SS, config.start_frames, tokenizer, dataset, labels_TSS)
-        settings["start"] = {"name": start.name, "tokens": int((start_N >= 0).sum()),
-                             "hash": hashlib.sha256(start_N.numpy().tobytes()).hexdigest()[:16]}
+        settings["start"] = {"name": start.name, **start_facts(start_N)}
     digest = runtime.agree(lambda: file_hash(path))[:16]
     vq_facts = {k: v for k, v in tokenizer_facts(tokenizer, models.vq_path).items() if k != "path"}
     facts = {"version": 1,
@@ -201,6 +204,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     tokenizer = tokenizer.to(device)
     if config.decode_precision == "bf16":
         check_bfloat16(tokenizer, dataset)
+    gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
     clips = []
     if runtime.is_main:
         print(f"model {path.name}, tokenizer {models.vq_path.name}")
@@ -210,7 +214,6 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         if not clips:
             write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
     runtime.gather(None)  # no process writes clips before
-    gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
     window = config.decode_window or usual_window(gpt, device)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},

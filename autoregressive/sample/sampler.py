@@ -47,7 +47,8 @@ class Models:
              runtime: Runtime) -> "Models":
         """The models that the sampler's flags of these names ask for."""
         path = find_gpt(gpt_ckpt, name, runtime)
-        entry = registry().get(path.name, {}) if path.parent == MODELS_FOLDER else {}
+        known = path.parent.resolve() == MODELS_FOLDER.resolve()
+        entry = registry().get(path.name, {}) if known else {}
         given = vq_ckpt and checkpoint_file(vq_ckpt, runtime)
         gpt, dataset, wanted = load_gpt(path, preset, given)
         tokenizer, vq_path = find_tokenizer(wanted, given, path)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from autoregressive.models.native import PRECISIONS, prepare
-from autoregressive.sample.gallery import RESEARCH
+from autoregressive.sample.gallery import RESEARCH, STARTED
 from autoregressive.sample.sample_c2i import SampleC2IConfig, label_of
 from autoregressive.sample.sampler import LINK_SEED, ClipSampler, Models, usual_window
-from autoregressive.sample.starts import continued, given_tokens, read_start
+from autoregressive.sample.starts import continued, given_tokens, read_start, start_facts
 from common.errors import InputError
 from common.files import file_hash
 from dataset.masks import clip_length, shown_frames
@@ -47,6 +47,8 @@ class Link:
     """Links before it."""
     frames_THWC: np.ndarray
     """Without the row of frames that it shares with the link before."""
+    start: dict[str, Any] | None
+    """`start_facts` of what the chain begins with, if that was given."""
 
 
 @dataclass
@@ -86,8 +88,9 @@ class Session:
         Raises: `InputError` for a wrong wish.
         """
         number = before.number + 1 if before else 0
-        given_BN = start_N if start_N is None else start_N[None]
+        given_BN, start = (None, None) if start_N is None else (start_N[None], start_facts(start_N))
         if before:
+            start = before.start
             given_BN = continued(before.tokens_1N, clip_length(self.dataset) // self.dataset["cols"])
         names = self.dataset["class_names"]
         labels_B = torch.tensor([label_of(wish.class_name, names, "--classes")])
@@ -100,7 +103,7 @@ class Session:
             tokens_1N = sampler.tokens(labels_B, [wish.seed + number * LINK_SEED], given_BN, watch)
             [picture_3HW] = sampler.pictures(tokens_1N)
         frames_THWC = shown_frames(picture_3HW, self.dataset)
-        return Link(tokens_1N, number, frames_THWC[self.dataset["cols"] if before else 0 :])
+        return Link(tokens_1N, number, frames_THWC[self.dataset["cols"] if before else 0 :], start)
 
     def watcher(self, report: Report, preview: bool) -> Callable[[Tensor], None]:
         """The argument `watch` of `generate` that calls `report`."""
@@ -121,10 +124,11 @@ class Session:
         """What makes the clip again, and what it is, as JSON values."""
         return {"checkpoint": {"name": self.models.path.name, "hash": self.hash},
                 "tokenizer": self.models.vq_path.name, **asdict(wish), "link": link.number,
-                "fps": self.dataset["fps"], "notice": self.notice}
+                **({"start": link.start} if link.start else {}),
+                "fps": self.dataset["fps"], "notice": self.notice(link)}
 
-    @property
-    def notice(self) -> str:
-        """What everybody who sees a clip must know."""
-        return " ".join(filter(None, [self.models.entry.get("notice"), RESEARCH]))
+    def notice(self, link: Link | None = None) -> str:
+        """What everybody who sees a clip, or any clip of the model, must know."""
+        research = STARTED if link and link.start else RESEARCH
+        return " ".join(filter(None, [self.models.entry.get("notice"), research]))
 

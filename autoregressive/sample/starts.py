@@ -4,6 +4,7 @@ Given cells of the grid are encoded as tokens; the GPT samples the others. Shape
 of its grid, S pixels of a frame's side, N = h*w tokens; -1 marks a token to be sampled.
 """
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQ
     given_Mhw = torch.full_like(cells_Mhw, -1)
     given_Mhw[known] = cells_Mhw[known]
     return frames_to_grid(given_Mhw[:, None], rows, cols).flatten().cpu()
+
+
+def start_facts(start_N: Tensor) -> dict[str, Any]:
+    """How many tokens are given, and a hash that tells them from others."""
+    digest = hashlib.sha256(start_N.numpy().tobytes()).hexdigest()
+    return {"tokens": int((start_N >= 0).sum()), "hash": digest[:16]}
 
 
 def continued(tokens_BN: Tensor, rows: int) -> Tensor:

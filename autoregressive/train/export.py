@@ -4,6 +4,7 @@ Both hold the weights that sampling uses (averaged ones if there are any), and n
 first also goes to the Hugging Face Hub, with a model card (`share`).
 """
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from common.layouts import STATE_KEYS, model_state
 from common.names import check_classes
 from common.pretrained import without_path
 from common.weights import load_checkpoint, save_safetensors
-from tokenizer.loading import load_tokenizer
+from tokenizer.loading import USAGE_BUFFER, load_tokenizer
 
 OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash"}
 
@@ -48,7 +49,7 @@ class ExportConfig:
     """Whether a new repository is private; one that exists stays as it is."""
     sample_path: Path | None = None
     """Sampler's folder of this checkpoint for --push-to-hub: preview, sampling settings and scores of the
-    card (default: a preview without guidance)."""
+    card (default: a preview without guidance). Its clips must not begin with given frames."""
     preset: str | None = None
     """Data set of a GPT checkpoint that holds weights only: the name of an experiment, or a dataset.json."""
     vq_ckpt: Path | None = None
@@ -73,6 +74,9 @@ class ExportConfig:
             raise InputError("--precision half: the released layout is in float32")
         if not 0 <= self.share <= 1:
             raise InputError(f"--share {self.share}: must be 0 to 1")
+        if self.sample_path and (self.average_with or not self.averaged or not self.push_to_hub):
+            raise InputError("--sample-path: is for --push-to-hub of the weights that were sampled from, "
+                             "without --average-with and --no-averaged")
         if self.push_to_hub:
             check_repository(self.push_to_hub, "--push-to-hub")
             if not self.licence:
@@ -84,13 +88,18 @@ def run(config: ExportConfig, runtime: Runtime) -> None:
     if not runtime.is_main:
         return
     path = checkpoint_file(config.ckpt)
-    state, facts = weights_and_facts(path, config.averaged, config.preset, config.vq_ckpt)
+    own, facts = weights_and_facts(path, config.averaged, config.preset, config.vq_ckpt)
+    state = own
     if config.average_with:
         other = checkpoint_file(config.average_with)
         state = mean(weights_and_facts(other, config.averaged, config.preset, config.vq_ckpt)[0], state,
                      config.share, f"--average-with {other}")
     if config.precision == "half":
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    if "ch_mult" in facts["config"] and not same_codes(own, state):
+        facts.pop("same_codes", None)
+        print(f"warning: makes other codes than {path}, whose GPTs refuse it: extract codes with it, or "
+              "export without --precision half and --average-with", file=sys.stderr, flush=True)
     if config.output:
         write(config.output, path, state, facts)
     if config.push_to_hub:
@@ -119,6 +128,12 @@ def mean(a: dict[str, Tensor], b: dict[str, Tensor], share: float, origin: str) 
     if {name: value.shape for name, value in a.items()} != {name: value.shape for name, value in b.items()}:
         raise InputError(f"{origin}: has other weights than --ckpt, or of other shapes")
     return {name: torch.lerp(a[name].float(), b[name].float(), share) for name in a}
+
+
+def same_codes(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """True if two tokenizers differ at most in what comes after the codes."""
+    after = ("decoder.", "post_quant_conv.", USAGE_BUFFER)
+    return all(torch.equal(a[name].float(), b[name].float()) for name in a if not name.startswith(after))
 
 
 def weights_and_facts(path: Path, averaged: bool, preset: str | None, vq_ckpt: Path | None

@@ -20,7 +20,7 @@ from dataset.hub_data import data_folder
 from dataset.manifest import RESULTS_FOLDER, Manifest
 from dataset.samples import read_samples
 from dataset.sheet import save_film
-from tokenizer.loading import find_tokenizer
+from tokenizer.loading import find_tokenizer, weights_hash
 
 CARD = Path(__file__).with_name("card.md")
 PREVIEW = "preview.webp"
@@ -36,25 +36,29 @@ def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repositor
     `path` is the checkpoint's file. Of `sample_path`, the sampler's folder, come preview, sampling settings
     and the table of an evaluation; without it one clip of each class is sampled, without guidance.
 
-    Raises: `InputError` if the samples are of another model.
+    Raises: `InputError` if the samples are of other weights, or begin with given frames, which may be a
+    patient's.
     """
     checkpoint, facts = load_checkpoint(path), dict(facts)
     values: dict[str, Any] = {"sampling": {}, "scores": "", "preview": False}
     with TemporaryDirectory() as name:
         folder = Path(name)
         if "tokenizer" in facts:  # the checkpoint also says where it is
-            tokenizer, _ = find_tokenizer(checkpoint.get("tokenizer", facts["tokenizer"]), vq_ckpt, path)
+            wanted = checkpoint.get("tokenizer", facts["tokenizer"])
+            tokenizer, _ = find_tokenizer(wanted, vq_ckpt, path)
             facts["tokenizer"] = {**facts["tokenizer"], "name": TOKENIZER}
             save_safetensors(folder / TOKENIZER, tokenizer.state_dict(),
                              {"config": asdict(tokenizer.config), **tokenizer.facts})
             if sample_path:
-                values |= of_samples(sample_path, path, folder)
+                values |= of_samples(sample_path, path, weights_hash(tokenizer), folder)
             else:
                 model = GPT(GPTConfig(**facts["config"])).eval()
                 model.load_state_dict({key: value.float() for key, value in state.items()})
                 clips = sampled_clips(model, tokenizer, facts["dataset"], MOST)
                 save_film(folder / PREVIEW, clips, facts["dataset"]["fps"])
             values["preview"] = True
+        elif sample_path:
+            raise InputError(f"--sample-path {sample_path}: {path} is no GPT")
         save_model(folder, state, facts)
         training, steps = checkpoint.get("training", {}), checkpoint.get("step", 0)
         values |= {"counts": clip_counts(training), "steps": steps,
@@ -66,11 +70,18 @@ def share(path: Path, state: dict[str, Tensor], facts: dict[str, Any], repositor
         return push(folder, repository, "model", private)
 
 
-def of_samples(samples: Path, path: Path, folder: Path) -> dict[str, Any]:
-    """Copy the sampler's film of this checkpoint -> its sampling settings, and scores if there are."""
+def of_samples(samples: Path, path: Path, tokenizer: str, folder: Path) -> dict[str, Any]:
+    """Copy the sampler's film of this checkpoint -> its sampling settings, and scores if there are.
+
+    `tokenizer` is the hash of the tokenizer that goes up.
+    """
     record = read_samples(samples)
     if record["checkpoint"]["hash"] != file_hash(path)[:16]:
         raise InputError(f"--sample-path {samples}: was not sampled from {path}")
+    if record["tokenizer"]["hash"] != tokenizer:
+        raise InputError(f"--sample-path {samples}: was sampled with another tokenizer than goes up")
+    if "start" in record["sampling"]:
+        raise InputError(f"--sample-path {samples}: begins with given frames, which are not to be published")
     (folder / PREVIEW).write_bytes((samples / "contact_sheet.webp").read_bytes())
     table = samples / RESULTS_FOLDER / "metrics.txt"
     return {"sampling": record["sampling"],

@@ -109,7 +109,10 @@ class TrainingConfig:
         if self.mixed_precision != "auto":
             return self
         file = self.results_dir / "config.json"
-        known = file.exists() and read_json(file)["training"]["mixed_precision"]
+        try:
+            known = file.exists() and read_json(file)["training"]["mixed_precision"]
+        except (KeyError, TypeError):
+            raise InputError(f"--results-dir {self.results_dir}: its config.json is not of a run") from None
         return replace(self, mixed_precision=known or precision_that_suits(kind, gpt))
 
     def samples_at_once(self, processes: int) -> int:

@@ -1,6 +1,7 @@
 """What a run would take: sizes, memory and time, from a few of its steps."""
 
 import resource
+import sys
 from datetime import timedelta
 from statistics import median
 from time import perf_counter
@@ -35,7 +36,8 @@ def dry_run(state: "TrainingState") -> list[str]:
     if device.type != "cpu":
         peak, kind = peak_memory(device), "allocated on the GPU"
     else:
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         kind = "resident, with Python and torch"
     parameters, samples = list(task.model.parameters()), len(task.train_set)
     held = sum(own_part(p).numel() for p in parameters)
