@@ -73,7 +73,7 @@ def check_ties(device):
 def check_generation(device):
     """Whole clips, in windows and, where graphs are recorded, in steps; the second batch is replayed.
 
-    Triton's interpreter takes long for a pass, so on a CPU the clips are few and short, and sampled in one way.
+    Triton's interpreter takes long for a pass, so on a CPU there are few clips, all short and of one rule.
     """
     few = device == "cpu"
     model = GPT(GPTConfig(dim=64, n_layer=1 if few else 2, n_head=4, n_kv_head=2, vocab_size=50,
