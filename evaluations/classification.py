@@ -69,8 +69,10 @@ def read_run(experiment: Experiment, run: Run) -> dict[str, Any] | None:
     result = read_json(path)
     for name, value in experiment.settings(run).items():
         if (known := result["settings"].get(name)) != value:
-            words = "other clips" if isinstance(value, dict) else known
-            raise InputError(f"--{name.replace('_', '-')}: {path} was made with {words}; choose another "
+            flag = "data-path" if name == "split" else name.replace("_", "-")
+            words = ("another split of the clips" if name == "split" else
+                     "other clips" if isinstance(value, dict) else known)
+            raise InputError(f"--{flag}: {path} was made with {words}; choose another "
                              "--results-dir, or delete its runs")
     return result
 

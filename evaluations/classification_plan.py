@@ -1,5 +1,7 @@
 """What a comparison of classifiers trains on: its flags, arms, folds and runs."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
@@ -166,7 +168,10 @@ class Experiment:
         of_training = config.training(config.results_dir, run.seed).settings()
         facts = {name: value for name, value in of_training.items() if name not in free}
         facts |= {name: getattr(config, name) for name in OWN}
-        facts |= {"weights": self.weights, "data_path": self.real_facts}
+        fold = self.folds[run.fold]
+        split = [[self.real.entries[place].name for place in part] for part in (fold.train, fold.test)]
+        facts |= {"weights": self.weights, "data_path": self.real_facts,
+                  "split": hashlib.sha256(json.dumps(split).encode()).hexdigest()[:16]}
         if run.arm != REAL:
             facts |= {"synthetic_per_class": config.synthetic_per_class,
                       "sample_path": of_fold(self.synthetic_facts, run.fold)}

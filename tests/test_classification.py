@@ -144,6 +144,16 @@ def test_arms_train_on_their_clips_and_a_rerun_makes_what_is_missing(config, run
         classification.run(dataclasses.replace(config, lr=1e-3), runtime)
 
 
+def test_runs_of_another_split_are_refused(config, grids, tmp_path, runtime):
+    shutil.copytree(grids, tmp_path / "grids")
+    config = dataclasses.replace(config, data_path=tmp_path / "grids", sample_path=(), seeds=1, max_steps=1)
+    classification.run(config, runtime)
+    change_clips(config.data_path, lambda i, clip: dataclasses.replace(
+        clip, split="val" if i % 2 else "train"))  # the same files
+    with pytest.raises(InputError, match=r"--data-path: .* was made with another split of the clips; choose"):
+        classification.run(config, runtime)
+
+
 def test_few_recordings_give_a_point_of_the_curve_each_and_a_warning(config, runtime):
     config = dataclasses.replace(config, recordings_per_class=(9, 1, 9), seeds=1, max_steps=1)
     report = classification.run(config, runtime)
