@@ -183,8 +183,12 @@ class Experiment:
         lines = [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
         if config.seeds == 1:
             lines.append("one seed: the intervals lack the spread between seeds")
+        tested = {recording for fold in self.folds for recording in recordings_of(self.real, fold.test)}
         of_classes = [{entry.recording for entry in self.real.select([name]).entries}
                       for name in self.class_names]
+        if single := [name for name, own in zip(self.class_names, of_classes, strict=True)
+                      if len(own & tested) < 2]:
+            lines.append(f"only one recording of {', '.join(single)} is tested: there are no intervals")
         to_train = [recordings_of(self.real, fold.train) for fold in self.folds]
         fewest = min(len(own & parts) for own in of_classes for parts in to_train)
         lines += [f"{count} recordings per class: of some class there are {fewest}"

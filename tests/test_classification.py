@@ -17,11 +17,12 @@ from dataset.manifest import Manifest
 from evaluations import classification
 from evaluations.class_scores import class_scores, class_summary, confusion_matrix
 from evaluations.classification_plan import ClassificationConfig, Experiment
-from evaluations.classification_report import half_widths
+from evaluations.classification_report import deal_by_class, make_rows, table
 from evaluations.clips import ClipSet
 from evaluations.folds import draw, left_out, make_folds, recordings_of
 from evaluations.frame_classifier import FrameClassifier
 from evaluations.probe import ClassifierTask
+from evaluations.uncertainty import half_widths
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,28 @@ def test_interval_of_a_mean_is_that_of_student():
     expected = student.ppf(0.975, 2) * 1 / np.sqrt(3)
     assert half_widths(mean, [np.arange(12)], seeds)[0] == pytest.approx(expected)
     assert half_widths(mean, clips, seeds)[0] > np.hypot(1 / np.sqrt(3), values.std() / np.sqrt(12)) * 1.96
+
+
+def test_no_group_of_recordings_holds_a_whole_class():
+    labels = np.repeat([0, 1, 2], [60, 3, 2])
+    recordings = [f"{label}/{i}" for i, label in enumerate(labels)]
+    groups = deal_by_class(labels, recordings)
+    assert len(groups) == 20 and sorted(np.concatenate(groups)) == list(range(65))
+    assert all(set(np.delete(labels, group)) == {0, 1, 2} for group in groups)
+    assert max(map(len, groups)) <= 4
+
+
+def test_class_of_one_recording_leaves_no_interval_and_scores_stay_within_their_range():
+    labels = np.repeat([0, 1], [6, 2])
+    predicted = {("real", None): np.array([[0] * 6 + [1, 0]]), ("synthetic", None): labels[None]}
+    parts = [*"abcdef", "g", "h"]
+    rows = make_rows(labels, parts, predicted, ("x", "y"))
+    value, low, high = rows[0]["scores"]["balanced_accuracy"]
+    assert value == 0.75 and 0 <= low < value < high <= 1
+    assert rows[1]["difference"]["balanced_accuracy"][2] > 0.5
+    rows = make_rows(labels, [*"abcdef", "g", "g"], predicted, ("x", "y"))
+    assert rows[0]["scores"]["balanced_accuracy"] == [0.75, None, None]
+    assert table(rows)[1][2] == "87.5 [-, -]"
 
 
 def test_folds_share_no_recording_and_test_every_clip_once(tmp_path):
@@ -223,6 +246,13 @@ def test_class_with_too_few_recordings_is_left_out_and_said(config, grids, tmp_p
 def test_wrong_flags_are_named(config, runtime, flags, words):
     with pytest.raises(InputError, match=words):
         classification.run(dataclasses.replace(config, **flags), runtime)
+
+
+def test_class_of_one_tested_recording_is_named(config, tmp_path):
+    folder = change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
+        clip, split="val" if clip.recording.endswith("5") or i == 4 else "train"))
+    warnings = Experiment(dataclasses.replace(config, data_path=folder)).warnings()
+    assert "only one recording of red wall is tested: there are no intervals" in warnings
 
 
 def test_samples_that_do_not_fit_are_refused(config, samples, tmp_path):
