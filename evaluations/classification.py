@@ -79,6 +79,7 @@ def read_run(experiment: Experiment, run: Run) -> dict[str, Any] | None:
 
 def run(config: ClassificationConfig, runtime: Runtime) -> dict[str, Any]:
     """Make the runs that are missing, share them out to the processes, write the report."""
+    config = config.settled(runtime.device(config.device).type)
     with locked(config.results_dir, runtime):
         experiment = Experiment(config)
         todo = [run for run in experiment.runs() if not read_run(experiment, run)]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from common.command import require_at_least
 from common.errors import InputError
 from common.files import file_hash
-from common.training.config import MAY_CHANGE, TrainingConfig
+from common.training.config import MAY_CHANGE, TrainingConfig, precision_that_suits
 from dataset.samples import FILE_NAME, read_samples
 from evaluations.clips import ClipSet
 from evaluations.comparison import clip_facts
@@ -45,7 +45,7 @@ class ClassificationConfig:
     recordings_per_class: tuple[int, ...] = ()
     """Real recordings of each class to train on, a point of the curve each (default all)."""
     synthetic_per_class: int | None = None
-    """Synthetic clips of each class to train on (default all)."""
+    """Seeds of each class whose synthetic clips to train on, those of a chain together (default all)."""
     network: str = "tf_efficientnet_lite0"
     """Network of the package timm, which sees single frames, or "probe", which sees motion too."""
     weights: str = "package"
@@ -89,6 +89,11 @@ class ClassificationConfig:
         if self.network == "probe" and (self.weights != "none" or self.unit == "frames" or self.frames < 2):
             raise InputError("--network probe: needs --weights none, --unit clips and two --frames or more")
         self.training(self.results_dir, 0)
+
+    def settled(self, kind: str) -> "ClassificationConfig":
+        """With a precision instead of "auto", on a kind of device, so that results are of one precision."""
+        auto = self.mixed_precision == "auto"
+        return replace(self, mixed_precision=precision_that_suits(kind, gpt=False)) if auto else self
 
     def training(self, folder: Path, seed: int) -> TrainingConfig:
         """The settings of one run."""
@@ -141,7 +146,9 @@ class Experiment:
         if self.synthetic:
             data = config.generator_data or (config.data_path,)
             self.seen = [seen_recordings(of_fold(data, i)) for i in range(config.folds)]
-            refuse_leaks(self.real, self.folds, self.seen)
+            shown = [set() if (path / FILE_NAME).exists() else {entry.recording for entry in clips.entries}
+                     for path, clips in zip(config.sample_path, self.synthetic, strict=True)]
+            refuse_leaks(self.real, self.folds, [own | of_fold(shown, i) for i, own in enumerate(self.seen)])
 
     def runs(self) -> list[Run]:
         """All runs, fold by fold."""
@@ -199,7 +206,7 @@ class Experiment:
         lines += [f"the generator has learnt from {most} recordings, the real arm from {count * classes}: "
                   "a gain is in part that of more labels" for count in counts if count * classes < most]
         records = [read_samples(path) for path in config.sample_path if (path / FILE_NAME).exists()]
-        if not all("filtered" in record for record in records):
+        if len(records) < len(config.sample_path) or not all("filtered" in record for record in records):
             lines.append("near-copies of training clips were not taken out (scripts/filter_copies.sh)")
         return lines
 

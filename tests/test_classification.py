@@ -124,6 +124,18 @@ def test_folds_share_no_recording_and_test_every_clip_once(tmp_path):
     assert left_out(clips, 4)["red wall"] == "3 recordings, at least 4 are needed"
 
 
+def test_recordings_that_two_classes_have_are_never_tested(tmp_path):
+    make_grids(tmp_path)
+    shutil.copyfile(tmp_path / CLASSES[0] / "rec2_000000.png", tmp_path / CLASSES[1] / "rec4_000000.png")
+    clips = ClipSet.read(tmp_path, "--data-path")
+    folds = make_folds(clips, 5)
+    tested = [recording for fold in folds for recording in recordings_of(clips, fold.test)]
+    shared = {f"{CLASSES[0]}/rec2", f"{CLASSES[1]}/rec4"}
+    assert len(tested) == 10 and not shared & set(tested)
+    assert all(shared <= recordings_of(clips, fold.train) for fold in folds)
+    assert left_out(clips, 6)[CLASSES[0]] == "5 recordings, at least 6 are needed"
+
+
 def test_one_fold_is_the_split_of_the_data_set(clips):
     (fold,) = make_folds(clips, 1)
     assert [clips.entries[place].split for place in fold.test] == ["val"] * 4
@@ -200,6 +212,25 @@ def test_generator_must_not_have_seen_a_test_recording(config, tmp_path):
     other = change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
         clip, recording=f"other {clip.recording}"))
     Experiment(dataclasses.replace(config, folds=2, generator_data=(other,)))
+
+
+def test_samples_must_not_show_a_test_recording(config, grids, tmp_path):
+    experiment = Experiment(config)
+    assert "near-copies" in experiment.warnings()[-1]
+    shutil.copytree(grids, tmp_path / "rebuilt")  # as tokenizer.reconstruct writes them
+    rebuilt = dataclasses.replace(config, sample_path=(tmp_path / "rebuilt",))
+    with pytest.raises(InputError, match=r"fold 0 tests on 4 recordings .* its samples show, such as blue"):
+        Experiment(rebuilt)
+    manifest = Manifest.read(grids)
+    dataclasses.replace(manifest, clips=tuple(manifest.select("train"))).write(tmp_path / "rebuilt")
+    assert "near-copies" in Experiment(rebuilt).warnings()[-1]
+
+
+def test_precision_of_the_device_is_a_setting_of_the_runs(config):
+    assert config.settled("cpu").mixed_precision == "none"
+    assert config.settled("cuda").mixed_precision == "bf16"
+    bf16 = dataclasses.replace(config, mixed_precision="bf16")
+    assert bf16.settled("cpu") is bf16
 
 
 def test_folds_are_data_sets_for_generators_of_their_own(config, grids, runtime):
