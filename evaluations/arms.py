@@ -45,7 +45,8 @@ def kept(path: Path, settings: Mapping[str, Any], make: Callable[[], Any]) -> An
     record = read_json(path)
     if different := differing(record.get("settings", {}), settings):
         name, old, new = different
-        raise InputError(f"{path}: was made with {name} {old}, now it is {new}; take another --output")
+        raise InputError(f"{path}: was made with {name} {old!s:.60}, now it is {new!s:.60}; take another "
+                         "--output")
     return record["result"]
 
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 from ellipses import ellipse
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.stats import t as student
 
 from common.errors import InputError
 from common.networks import Lite0
+from dataset.pictures import read_picture
 from evaluations import segmenter
 from evaluations.arms import Job, differing, kept, summarise, table, with_interval
 from evaluations.segmentation_data import read_labels
@@ -76,15 +77,25 @@ def test_masks_of_any_kind_become_labels(tmp_path, values, classes, wanted, grey
 
 
 @pytest.mark.parametrize(("values", "classes", "words"), [
-    ([0, 2], 1, "label 2, but --classes 1"), ([0, 255], 2, "label 255, but --classes 2"),
-    ([[0, 0, 0], [9, 0, 0]], 1, "in colour")])
+    ([0, 2], 1, r"from 0 to 2, but .*0 and 255 \(--classes 1"), ([0, 255], 2, r"0 to 2 \(--classes 2"),
+    ([[0, 0, 0], [9, 0, 0]], 1, "has colours")])
 def test_masks_of_other_values_are_refused(tmp_path, values, classes, words):
     Image.fromarray(np.array([values], np.uint8)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=rf"mask.png.*{words}"):
         read_labels(tmp_path / "mask.png", classes)
     (tmp_path / "mask.png").write_bytes(b"none")
-    with pytest.raises(InputError, match="not a readable mask"):
+    with pytest.raises(InputError, match="not a readable picture"):
         read_labels(tmp_path / "mask.png", classes)
+
+
+def test_mask_is_turned_as_its_picture_is(tmp_path):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for name in ("picture.png", "mask.png"):
+        Image.fromarray(np.array([[0, 255], [0, 0], [0, 0]], np.uint8)).save(tmp_path / name, exif=turned)
+    labels, _ = read_labels(tmp_path / "mask.png", 1)
+    np.testing.assert_array_equal(labels * 255, read_picture(tmp_path / "picture.png")[..., 0])
+    assert labels.shape == (2, 3)
 
 
 def test_teacher_labels_only_what_it_is_sure_of():
@@ -232,4 +243,7 @@ def test_kept_results_are_of_the_same_settings(tmp_path):
     assert made == [1]
     with pytest.raises(InputError, match=r"job.json: was made with steps 3, now it is 4"):
         kept(path, {"steps": 4, "labels": (1, 2)}, dict)
+    with pytest.raises(InputError) as raised:
+        kept(path, {"steps": 3, "labels": list(range(9999))}, dict)
+    assert len(str(raised.value)) < 500
     assert differing({"a": 1}, {"a": 1, "b": 2}) == ("b", None, 2) and differing({"a": 1}, {"a": 1}) is None
