@@ -140,7 +140,7 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
         added["unlabelled_path"] = left
         notes.append(f"{len(pictures) - len(left)} of {len(pictures)} pictures of --unlabelled-path are left "
                      "out: of a recording of the test or the validation")
-    for name, pictures in added.items():
+    for name, pictures in [(name, pictures) for name, pictures in added.items() if pictures]:
         facts = {**settings, f"files of {flag(name)}": digest(pictures)}
         removed = kept(config.output / f"near_{name}.json", facts,
                        partial(measured.near_test, pictures, train, test, flag(name)))

@@ -62,6 +62,7 @@ def test_every_arm_has_a_row_and_the_report_its_files(first):
                   "real_unlabelled with 4 labels: 13 pictures added, not 16", "lack the spread between gen",
                   "17 pictures to train on, 2 for validation, 5 for the test"):
         assert words in page and words in text
+    assert "<title>Synthetic pictures for seg" in page and "tr.sum td" in page  # the style of page.html
     assert page.count("data:image/png") == 2 and text.count("synthetic_unlabelled ") == 4
     for name in ("overlays", "curve"):
         with Image.open(config.output / f"{name}.png") as picture:
@@ -143,6 +144,13 @@ def test_unlabelled_pictures_of_held_out_recordings_are_left_out(tmp_path):
     assert held_out and left and not left & {f"polyp/{group}" for group in held_out}
     words = f"{2 * len(held_out)} of 16 pictures of --unlabelled-path are left out: of a recording of"
     assert any(note.startswith(words) for note in found.notes)
+    shutil.rmtree(tmp_path / "more")
+    for group in held_out:
+        write_pair(tmp_path / "more", f"{group}/0", 900)
+    found = plan(config, output=tmp_path / "none")
+    assert ("left out: real_unlabelled, none of the pictures of --unlabelled-path is left"
+            in segmentation.plan_jobs(config, found)[1])
+    write_pair(tmp_path / "more", "r0/0", 900)
     found = plan(config, output=tmp_path / "other", groups=r"r(\d)/")
     assert not ({own.group for own in (*found.test, *found.val)}
                 & {own.group for own in found.added["unlabelled_path"]})
