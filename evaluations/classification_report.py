@@ -114,7 +114,7 @@ def write_report(experiment: Experiment, results: list[dict[str, Any]]) -> dict[
     write_json(folder / "classification.json", report)
     head, *cells = table(rows)
     lines = [f"{len(test)} real test clips, folds {config.folds}, seeds {config.seeds}, {config.network}; "
-             "in brackets 95 % intervals",
+             "in brackets 95 % intervals, without the spread between generators",
              *(f"warning: {line}" for line in report["warnings"]), *aligned([head, *cells])]
     with atomic_path(folder / "classification.txt") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
