@@ -22,6 +22,7 @@ from common.errors import InputError
 from common.files import atomic_path, write_json
 from common.progress import progress
 from common.registry import MODELS_FOLDER
+from common.spread import evenly
 from dataset.samples import read_samples
 from evaluations import probe as probes
 from evaluations.clips import ClipSet
@@ -75,11 +76,16 @@ def measured(clips: ClipSet, names: list[str], probe: probes.VideoProbe, lite0: 
     return {kind: part.double().numpy() for kind, part in zip(kinds, joined, strict=True)}
 
 
-def line(title: str, found: dict[str, np.ndarray], labels: list[int], real: dict[str, np.ndarray]
+def line(title: str, found: dict[str, np.ndarray], labels: list[int], real: dict[str, np.ndarray], clips: int
          ) -> dict[str, Any]:
-    """One line of the table. Motion and energies are divided by those of the real clips."""
+    """One line of the table. Motion and energies are divided by those of the real clips.
+
+    The Fréchet distance, which depends on their number, is that of so many `clips`.
+    """
     ratio_K = found["energy"].mean(0) / real["energy"].mean(0)
-    gaussians = [gaussian_of_few(side["lite0"], 1) for side in (found, real)]
+    features_nFD = found["lite0"].reshape(len(labels), -1, found["lite0"].shape[-1])
+    some = features_nFD[evenly(len(labels), clips)].reshape(-1, features_nFD.shape[-1])
+    gaussians = [gaussian_of_few(features, 1) for features in (some, real["lite0"])]
     return {"link": title, "in class": float((found["label"] == labels).mean()),
             "motion": float(found["motion"].mean() / real["motion"].mean()),
             **{f"{FINEST << k}-{FINEST << (k + 1)} px": float(ratio) for k, ratio in enumerate(ratio_K)},
@@ -111,27 +117,30 @@ def run(config: ChainDriftConfig, runtime: Runtime) -> list[dict[str, Any]]:
     folder, device = config.results_dir / "samples", runtime.device(config.device)
     probe, dataset = probes.load_probe(config.probe)
     real = ClipSet.read_grids(config.data_path, "--data-path")
+    names = list(real.class_names)
+    if dataset["class_names"] != names:
+        raise InputError(f"--probe {config.probe}: probe and --data-path differ in their classes")
+    train, val = (real.select(config.classes or names, split).entries for split in ("train", "val"))
+    if min(len(train), len(val)) < 2:
+        raise InputError(f"--data-path {config.data_path}: needs two clips of train and two of val")
     sample(SampleC2IConfig(gpt_ckpt=config.gpt_ckpt, save_folder=folder, chain=config.links,
                            classes=config.classes, clips_per_class=config.clips_per_class,
                            device=config.device), runtime)
     if not runtime.is_main:
         return []
     record, generated = read_samples(folder), ClipSet.read_grids(folder / "grids", "--results-dir")
-    if not record["dataset"]["class_names"] == dataset["class_names"] == list(real.class_names):
-        raise InputError(f"--probe {config.probe}: model, probe and --data-path differ in their classes")
+    if record["dataset"]["class_names"] != names:
+        raise InputError(f"--gpt-ckpt {config.gpt_ckpt}: model and --data-path differ in their classes")
     tools, chains = (probe.to(device), Lite0Frames(device), device), record["clips"]
-    train, val = ([entry for entry in real.select({chain["class"] for chain in chains}, split).entries]
-                  for split in ("train", "val"))
-    if min(len(train), len(val)) < 2:
-        raise InputError(f"--data-path {config.data_path}: needs two clips of train and two of val")
+    count = min(len(chains), len(val))
     reference = measured(real, [entry.name for entry in train], *tools)
     lines = [line("real", measured(real, [entry.name for entry in val], *tools),
-                  [dataset["class_names"].index(entry.class_name) for entry in val], reference)]
+                  [names.index(entry.class_name) for entry in val], reference, count)]
     for k in progress(range(config.links), config.links, "measure", "link", True):
         found = measured(generated, [chain["grids"][k].removeprefix("grids/") for chain in chains], *tools)
-        lines.append(line(str(k + 1), found, [chain["label"] for chain in chains], reference))
-    write_json(config.results_dir / "drift.json", {"chains": len(chains), "train": len(train),
-                                                   "val": len(val), "lines": lines})
+        lines.append(line(str(k + 1), found, [chain["label"] for chain in chains], reference, count))
+    write_json(config.results_dir / "drift.json", {
+        "chains": len(chains), "train": len(train), "val": len(val), "clips of Lite0": count, "lines": lines})
     draw(config.results_dir / "drift.png", lines)
     print("\n".join(aligned([list(lines[0]), *([f"{value:.3g}" if isinstance(value, float) else value
                                                 for value in own.values()] for own in lines)])))

@@ -73,6 +73,11 @@ class Codes:
         return self.codes_CAhw.shape[-2], self.codes_CAhw.shape[-1]
 
 
+def recording_of(name: str) -> str:
+    """<class>/<recording> of the clip <class>/<recording>_<start frame>.png."""
+    return re.sub(r"_\d+$", "", name.rpartition(".")[0])
+
+
 class CodesDataset(Dataset):
     """(tokens (N,) int64, label) of the first `variants` of every clip of one split, in memory.
 

@@ -16,10 +16,10 @@ from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from evaluations.page import data_url, render
 from evaluations.results import aligned
-from evaluations.uncertainty import resampled_interval
+from evaluations.uncertainty import GROUPS, deal_groups, half_widths
 
 BASELINE = "real"  # the arm that differences are to
-FEW_SEEDS = 5  # below it a warning
+FEW_SEEDS, FEW_GROUPS = 5, 10  # below them a warning
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def kept(path: Path, settings: Mapping[str, Any], make: Callable[[], Any]) -> An
     record = read_json(path)
     if different := differing(record.get("settings", {}), settings):
         name, old, new = different
-        raise InputError(f"{path}: was made with {name} {old}, now it is {new}; take another --output")
+        raise InputError(f"{path}: was made with {name} {old!s:.60}, now it is {new!s:.60}; take another "
+                         "--output")
     return record["result"]
 
 
@@ -61,7 +62,7 @@ def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], s
     """A row for every arm and number of labels: mean, interval and paired difference to `BASELINE` by score.
 
     A result holds "added", the number of added samples, and a list of P values under every name of `scores`.
-    `groups` of the test samples are resampled together with the seeds.
+    Intervals go by the `groups` of the test samples and by the seeds.
     """
     rows = []
     for labels in sorted({job.labels for job in results}):
@@ -80,15 +81,23 @@ def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], s
 
 
 def with_interval(values_SP: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """The mean and its 95 % interval."""
-    low, high = resampled_interval(values_SP, groups)
-    return {"mean": float(values_SP.mean()), "low": low, "high": high}
+    """The mean and the ends of its 95 % interval, None where all test samples are of one group."""
+    mean, dealt = float(values_SP.mean()), deal_groups(groups, GROUPS)
+    if len(dealt) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(half_widths(lambda samples, seeds: values_SP[np.ix_(seeds, samples)].mean(), dealt,
+                             list(np.arange(len(values_SP))[:, None])))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def table(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> list[list[str]]:
     """The rows as cells, below a line of titles."""
-    def cell(value: Mapping[str, float] | None, sign: str) -> str:
-        return "-" if value is None else "{mean:{s}} [{low:{s}}, {high:{s}}]".format(**value, s=sign)
+    def cell(value: Mapping[str, float | None] | None, sign: str) -> str:
+        if value is None:
+            return "-"
+        mean, low, high = ("-" if value[end] is None else f"{value[end]:{sign}}"
+                           for end in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
 
     titles = ["arm", "labels", "added", "seeds"]
     titles += [title for score in scores for title in (score, f"{score} - {BASELINE}")]
@@ -111,7 +120,7 @@ def draw_curve(rows: Sequence[dict[str, Any]], scores: Mapping[str, str], path: 
         for place, arm in enumerate(arms):
             own = [row for row in rows if row["arm"] == arm]
             means = np.array([row[score]["mean"] for row in own])
-            ends = np.array([[row[score]["low"], row[score]["high"]] for row in own])
+            ends = np.array([[row[score]["low"], row[score]["high"]] for row in own], float)
             shift = 1 + 0.02 * (place - len(arms) / 2)  # so that intervals do not cover each other
             axis.errorbar([row["labels"] * shift for row in own], means, np.abs(ends - means[:, None]).T,
                           marker="o", markersize=4, capsize=2, linewidth=1.2, label=arm)
@@ -139,6 +148,9 @@ def write_report(
     rows = summarise(results, groups, list(scores))
     if (seeds := min(row["seeds"] for row in rows)) < FEW_SEEDS:
         notes = [*notes, f"seeds: {seeds}; intervals are too narrow, take {FEW_SEEDS}"]
+    if (count := len(set(groups))) < FEW_GROUPS:
+        notes = [*notes, "the test is one independent group: there are no intervals" if count == 1 else
+                 f"the test has {count} independent groups; intervals are rough, take {FEW_GROUPS}"]
     cells = table(rows, list(scores))
     draw_curve(rows, scores, folder / "curve.png")
     pictures = {"curve.png": "Means and 95 % intervals over the number of real labels.", **pictures}

@@ -69,14 +69,17 @@ def read_run(experiment: Experiment, run: Run) -> dict[str, Any] | None:
     result = read_json(path)
     for name, value in experiment.settings(run).items():
         if (known := result["settings"].get(name)) != value:
-            words = "other clips" if isinstance(value, dict) else known
-            raise InputError(f"--{name.replace('_', '-')}: {path} was made with {words}; choose another "
+            flag = "data-path" if name == "split" else name.replace("_", "-")
+            words = ("another split of the clips" if name == "split" else
+                     "other clips" if isinstance(value, dict) else known)
+            raise InputError(f"--{flag}: {path} was made with {words}; choose another "
                              "--results-dir, or delete its runs")
     return result
 
 
 def run(config: ClassificationConfig, runtime: Runtime) -> dict[str, Any]:
     """Make the runs that are missing, share them out to the processes, write the report."""
+    config = config.settled(runtime.device(config.device).type)
     with locked(config.results_dir, runtime):
         experiment = Experiment(config)
         todo = [run for run in experiment.runs() if not read_run(experiment, run)]

@@ -1,7 +1,9 @@
 """What a comparison of classifiers trains on: its flags, arms, folds and runs."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -9,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from common.command import require_at_least
 from common.errors import InputError
 from common.files import file_hash
-from common.training.config import MAY_CHANGE, TrainingConfig
+from common.training.config import MAY_CHANGE, TrainingConfig, precision_that_suits
 from dataset.samples import FILE_NAME, read_samples
 from evaluations.clips import ClipSet
 from evaluations.comparison import clip_facts
@@ -43,7 +45,7 @@ class ClassificationConfig:
     recordings_per_class: tuple[int, ...] = ()
     """Real recordings of each class to train on, a point of the curve each (default all)."""
     synthetic_per_class: int | None = None
-    """Synthetic clips of each class to train on (default all)."""
+    """Seeds of each class whose synthetic clips to train on, those of a chain together (default all)."""
     network: str = "tf_efficientnet_lite0"
     """Network of the package timm, which sees single frames, or "probe", which sees motion too."""
     weights: str = "package"
@@ -87,6 +89,11 @@ class ClassificationConfig:
         if self.network == "probe" and (self.weights != "none" or self.unit == "frames" or self.frames < 2):
             raise InputError("--network probe: needs --weights none, --unit clips and two --frames or more")
         self.training(self.results_dir, 0)
+
+    def settled(self, kind: str) -> "ClassificationConfig":
+        """With a precision instead of "auto", on a kind of device, so that results are of one precision."""
+        auto = self.mixed_precision == "auto"
+        return replace(self, mixed_precision=precision_that_suits(kind, gpt=False)) if auto else self
 
     def training(self, folder: Path, seed: int) -> TrainingConfig:
         """The settings of one run."""
@@ -139,7 +146,9 @@ class Experiment:
         if self.synthetic:
             data = config.generator_data or (config.data_path,)
             self.seen = [seen_recordings(of_fold(data, i)) for i in range(config.folds)]
-            refuse_leaks(self.real, self.folds, self.seen)
+            shown = [set() if (path / FILE_NAME).exists() else {entry.recording for entry in clips.entries}
+                     for path, clips in zip(config.sample_path, self.synthetic, strict=True)]
+            refuse_leaks(self.real, self.folds, [own | of_fold(shown, i) for i, own in enumerate(self.seen)])
 
     def runs(self) -> list[Run]:
         """All runs, fold by fold."""
@@ -166,7 +175,10 @@ class Experiment:
         of_training = config.training(config.results_dir, run.seed).settings()
         facts = {name: value for name, value in of_training.items() if name not in free}
         facts |= {name: getattr(config, name) for name in OWN}
-        facts |= {"weights": self.weights, "data_path": self.real_facts}
+        fold = self.folds[run.fold]
+        split = [[self.real.entries[place].name for place in part] for part in (fold.train, fold.test)]
+        facts |= {"weights": self.weights, "data_path": self.real_facts,
+                  "split": hashlib.sha256(json.dumps(split).encode()).hexdigest()[:16]}
         if run.arm != REAL:
             facts |= {"synthetic_per_class": config.synthetic_per_class,
                       "sample_path": of_fold(self.synthetic_facts, run.fold)}
@@ -178,8 +190,12 @@ class Experiment:
         lines = [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
         if config.seeds == 1:
             lines.append("one seed: the intervals lack the spread between seeds")
+        tested = {recording for fold in self.folds for recording in recordings_of(self.real, fold.test)}
         of_classes = [{entry.recording for entry in self.real.select([name]).entries}
                       for name in self.class_names]
+        if single := [name for name, own in zip(self.class_names, of_classes, strict=True)
+                      if len(own & tested) < 2]:
+            lines.append(f"only one recording of {', '.join(single)} is tested: there are no intervals")
         to_train = [recordings_of(self.real, fold.train) for fold in self.folds]
         fewest = min(len(own & parts) for own in of_classes for parts in to_train)
         lines += [f"{count} recordings per class: of some class there are {fewest}"
@@ -190,7 +206,7 @@ class Experiment:
         lines += [f"the generator has learnt from {most} recordings, the real arm from {count * classes}: "
                   "a gain is in part that of more labels" for count in counts if count * classes < most]
         records = [read_samples(path) for path in config.sample_path if (path / FILE_NAME).exists()]
-        if not all("filtered" in record for record in records):
+        if len(records) < len(config.sample_path) or not all("filtered" in record for record in records):
             lines.append("near-copies of training clips were not taken out (scripts/filter_copies.sh)")
         return lines
 

@@ -1,41 +1,32 @@
 """The results of a classification comparison: scores with intervals, table, JSON, page."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from common.files import atomic_path, write_json
 from evaluations.class_scores import class_scores, class_summary, confusion_matrix
 from evaluations.classification_plan import Experiment
 from evaluations.page import data_url, drawing, render
 from evaluations.results import aligned
-from evaluations.uncertainty import deal_groups, jackknife_error
+from evaluations.uncertainty import GROUPS, deal_groups, half_widths
 
 Array = np.ndarray
-Statistic = Callable[[Array, Array], Array]
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
-GROUPS = 20  # of recordings, left out in turn
-LEVEL = 0.95  # of the intervals
 
 
-def half_widths(statistic: Statistic, recordings: list[Array], seeds: list[Array]) -> Array | None:
-    """Half of the 95 % interval of each value of `statistic(places of clips, places of seeds)`.
+def deal_by_class(labels_n: Array, recordings: list[str]) -> list[Array]:
+    """Places of the clips in at most `GROUPS` groups of whole recordings, those of a class in different ones.
 
-    The variances between recordings and between seeds (jackknife) add up; the quantile is Student's with the
-    degrees of freedom of Welch and Satterthwaite. None for a single group of recordings and a single seed.
+    So that a class with two recordings or more stays when a group is left out.
     """
-    sides = [(recordings, [np.concatenate(seeds)]), ([np.concatenate(recordings)], seeds)]
-    found = [(jackknife_error(statistic, *side), max(map(len, side)) - 1) for side in sides]
-    parts = [(error**2, degrees) for error, degrees in found if error is not None]
-    if not parts:
-        return None
-    total = sum(variance for variance, _ in parts)
-    spread = sum(variance**2 / degrees for variance, degrees in parts)
-    degrees = total**2 / np.where(spread > 0, spread, 1)
-    return student.ppf((1 + LEVEL) / 2, np.maximum(degrees, 1)) * np.sqrt(total)
+    groups: list[list[Array]] = [[] for _ in range(GROUPS)]
+    places = [np.flatnonzero(labels_n == label) for label in np.unique(labels_n)]
+    parts = [own[part] for own in places for part in deal_groups([recordings[i] for i in own], GROUPS)]
+    for turn, part in enumerate(parts):
+        groups[turn % GROUPS].append(part)
+    return [np.concatenate(group) for group in groups if group]
 
 
 def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Array],
@@ -43,7 +34,8 @@ def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Arr
     """A row for each arm: scores, and their difference from real clips alone, each [value, low, high].
 
     `predicted`: (arm, recordings of a class) -> labels (S, n); the first arm is "real". Scores are means over
-    seeds. Real clips alone are those of as many recordings, for synthetic clips alone the most.
+    seeds. Real clips alone are those of as many recordings, for synthetic clips alone the most. Low and high
+    are None where a class has a single recording: without it, means over classes are those of others.
     """
     arms, counts = list(predicted), [count for arm, count in predicted if arm == "real"]
     base = [arms.index(("real", count if count in counts else counts[-1])) for _, count in arms]
@@ -56,12 +48,15 @@ def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Arr
 
     seeds = len(next(iter(predicted.values())))
     value = statistic(np.arange(len(labels_n)), np.arange(seeds))
-    half = half_widths(statistic, deal_groups(recordings, GROUPS), list(np.arange(seeds)[:, None]))
-    low, high = (value, value) if half is None else (value - half, value + half)
+    groups, low, high = deal_by_class(labels_n, recordings), *np.full((2, *value.shape), None)
+    if len(groups) > 1 and all(set(labels_n) == set(np.delete(labels_n, group)) for group in groups):
+        half = half_widths(statistic, groups, list(np.arange(seeds)[:, None]))
+        low, high = value - half, value + half
+        low[0], high[0] = low[0].clip(0), high[0].clip(None, 1)  # scores; the others are differences
+    both = np.stack([value.astype(object), low, high], -1).tolist()
     rows = []
     for place, (arm, count) in enumerate(arms):
-        scores, difference = (dict(zip(METRICS, ranges_M3, strict=True)) for ranges_M3 in
-                              np.stack([value, low, high], -1)[:, place].tolist())
+        scores, difference = (dict(zip(METRICS, own_AM3[place], strict=True)) for own_AM3 in both)
         own_Sn = predicted[arm, count]
         summary = class_summary(class_names, np.tile(labels_n, seeds), own_Sn.ravel())
         rows.append({"arm": arm, "recordings_per_class": count, "scores": scores,
@@ -72,8 +67,8 @@ def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Arr
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     """Cells under a head: scores with their intervals, and the differences from real clips alone."""
-    def cell(values: list[float], sign: str = "") -> str:
-        value, low, high = (f"{100 * x:{sign}.1f}" for x in values)
+    def cell(values: list[float | None], sign: str = "") -> str:
+        value, low, high = ("-" if x is None else f"{100 * x:{sign}.1f}" for x in values)
         return f"{value} [{low}, {high}]"
 
     names = [f"{metric.replace('_', ' ')}, {kind}" for kind in ("%", "gain") for metric in METRICS]
@@ -91,7 +86,7 @@ def curve(rows: list[dict[str, Any]]) -> bytes:
         for axis, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
             ticks = [str(row["recordings_per_class"] or "all") for row in rows if row["arm"] == "real"]
             for arm in dict.fromkeys(row["arm"] for row in rows):
-                own = np.array([row["scores"][metric] for row in rows if row["arm"] == arm]) * 100
+                own = np.array([row["scores"][metric] for row in rows if row["arm"] == arm], float) * 100
                 places = [0] if arm == "synthetic" else 1 + np.arange(len(own)) + 0.1 * (arm != "real")
                 errors = np.abs(own[:, 1:] - own[:, :1]).T
                 axis.errorbar(places, own[:, 0], errors, marker="o", capsize=3, label=arm)
@@ -119,7 +114,7 @@ def write_report(experiment: Experiment, results: list[dict[str, Any]]) -> dict[
     write_json(folder / "classification.json", report)
     head, *cells = table(rows)
     lines = [f"{len(test)} real test clips, folds {config.folds}, seeds {config.seeds}, {config.network}; "
-             "in brackets 95 % intervals",
+             "in brackets 95 % intervals, without the spread between generators",
              *(f"warning: {line}" for line in report["warnings"]), *aligned([head, *cells])]
     with atomic_path(folder / "classification.txt") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import InputError
-from dataset.manifest import Manifest
+from common.files import read_json
+from dataset.codes import recording_of
+from dataset.copies import same_content
+from dataset.manifest import FILE_NAME, Manifest, grid_pictures
 from evaluations.clips import ClipSet
 from evaluations.uncertainty import deal_groups
 
@@ -22,11 +25,14 @@ class Fold:
 def make_folds(clips: ClipSet, count: int) -> list[Fold]:
     """Each recording of a class is in the test part of one fold; a single fold is the data set's own split.
 
-    Every class needs two recordings, and as many as there are folds (`left_out`).
+    Recordings that two classes have are for training only, as in `dataset.prepare`. Every class needs two
+    others, and as many as there are folds (`left_out`).
     """
+    shared = in_two_classes(clips) if count > 1 else set()
     tests: list[list[int]] = [[] for _ in range(count)]
     for name in clips.class_names:
-        own = [i for i, entry in enumerate(clips.entries) if entry.class_name == name]
+        own = [i for i, entry in enumerate(clips.entries)
+               if entry.class_name == name and entry.recording not in shared]
         entries = [clips.entries[place] for place in own]
         groups = ([[i for i, entry in enumerate(entries) if entry.split == "val"]] if count == 1 else
                   deal_groups([entry.recording for entry in entries], count))
@@ -35,11 +41,19 @@ def make_folds(clips: ClipSet, count: int) -> list[Fold]:
     return [Fold(sorted(set(range(len(clips.entries))) - set(test)), sorted(test)) for test in tests]
 
 
+def in_two_classes(clips: ClipSet) -> set[str]:
+    """Recordings with a clip whose picture another class has too, byte for byte."""
+    owners = {clips.folder / entry.name: entry for entry in clips.entries}
+    groups = [[owners[path] for path in paths] for paths in same_content(list(owners))]
+    return {entry.recording for group in groups if len({entry.class_name for entry in group}) > 1
+            for entry in group}
+
+
 def left_out(clips: ClipSet, count: int) -> dict[str, str]:
     """The classes that cannot be in all parts of all folds, with the reason."""
-    reasons = {}
+    reasons, shared = {}, in_two_classes(clips) if count > 1 else set()
     for name in clips.class_names:
-        entries = clips.select([name]).entries
+        entries = [entry for entry in clips.select([name]).entries if entry.recording not in shared]
         recordings = len({entry.recording for entry in entries})
         held_out = {entry.split == "val" for entry in entries}
         if recordings < (least := max(count, 2)):
@@ -73,18 +87,28 @@ def recordings_of(clips: ClipSet, places: Sequence[int]) -> set[str]:
 
 
 def seen_recordings(folder: Path) -> set[str]:
-    """The recordings that a generator trained on the prepared data set in `folder` has seen."""
-    return {clip.recording for clip in Manifest.read(folder).select("train")}
+    """The recordings, <class>/<name>, that a generator trained on a data set or on its codes has seen.
+
+    Raises: `InputError` if `folder`, or that of the file, names none.
+    """
+    folder = folder.parent if folder.is_file() else folder
+    if (folder / FILE_NAME).exists() or (folder.is_dir() and grid_pictures(folder)):
+        return {clip.recording for clip in Manifest.read(folder).select("train")}
+    if (folder / "codes.json").exists():
+        clips = read_json(folder / "codes.json")["clips"]
+        return {recording_of(name) for name, _, split in clips if split == "train"}
+    raise InputError(f"--generator-data {folder}: names no training recordings; give the folder of "
+                     "dataset.json or codes.json that the generator was trained on")
 
 
 def refuse_leaks(clips: ClipSet, folds: Sequence[Fold], seen: Sequence[set[str]]) -> None:
-    """`InputError` if the generator of a fold has seen, in training, a recording that the fold tests on."""
+    """`InputError` if the generator of a fold has seen, or shows, a recording that the fold tests on."""
     for number, (fold, of_generator) in enumerate(zip(folds, seen, strict=True)):
         if leaks := sorted(recordings_of(clips, fold.test) & of_generator):
             raise InputError(
                 f"--sample-path: fold {number} tests on {len(leaks)} recordings that the generator was "
-                f"trained on, such as {leaks[0]}; take --folds 1, which tests on the val split, or one "
-                "generator per fold (see --generator-data)")
+                f"trained on or its samples show, such as {leaks[0]}; take --folds 1, which tests on the val "
+                "split, or one generator per fold (see --generator-data)")
 
 
 def write_folds(clips: ClipSet, folds: Sequence[Fold], folder: Path) -> None:

@@ -22,15 +22,16 @@ from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path, file_hash, write_json
+from common.files import atomic_path, file_hash, remove, write_json
 from common.locks import locked
 from common.progress import progress
-from common.spread import evenly, evenly_by_class
-from dataset.codes import Codes
+from common.spread import choose, evenly
+from dataset.codes import Codes, recording_of
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
 from evaluations.class_scores import class_summary
+from evaluations.uncertainty import GROUPS, deal_groups, jackknife_error
 from tokenizer.loading import find_tokenizer
 from tokenizer.vq_model import VQModel
 
@@ -78,21 +79,18 @@ def log_likelihood(model: GPT, tokens_N: Tensor, classes: int, batch_size: int) 
     return torch.cat(parts)
 
 
-def choose(codes: Codes, split: str, per_class: int | None) -> list[int]:
-    """Places of the clips of a split, or of each class at most `per_class` of them, evenly spread."""
-    places = [i for i, own in enumerate(codes.splits) if split in ("all", own)]
-    if not places:
-        raise InputError(f"--split {split}: --code-path has no such clips")
-    return [places[i] for i in evenly_by_class([codes.labels[place] for place in places], per_class)]
+def summary(total_nK: np.ndarray, labels_n: np.ndarray, class_names: list[str], recordings: list[str]
+            ) -> dict[str, Any]:
+    """Scores, by class too, the accuracy's standard error, and the mean probability of the right class.
 
-
-def summary(total_nK: np.ndarray, labels_n: np.ndarray, class_names: list[str]) -> dict[str, Any]:
-    """Scores, by class too, the accuracy's standard error, and the mean probability of the right class."""
+    The error is a jackknife over recordings; None if there is only one.
+    """
     posterior_nK = torch.from_numpy(total_nK).softmax(1).numpy()
-    result = class_summary(class_names, labels_n, total_nK.argmax(1))
-    accuracy, clips = result["accuracy"], len(labels_n)
-    return {**result, "stderr": float(np.sqrt(accuracy * (1 - accuracy) / clips)),
-            "probability_of_the_class": float(posterior_nK[np.arange(clips), labels_n].mean())}
+    right_n, one = total_nK.argmax(1) == labels_n, [np.array([0])]
+    error = jackknife_error(lambda clips, _: right_n[clips].mean(), deal_groups(recordings, GROUPS), one)
+    return {**class_summary(class_names, labels_n, total_nK.argmax(1)),
+            "stderr": None if error is None else float(error),
+            "probability_of_the_class": float(posterior_nK[np.arange(len(labels_n)), labels_n].mean())}
 
 
 def evidence_map(ratio_N: np.ndarray, grid: tuple[int, int], scale: int) -> np.ndarray:
@@ -137,7 +135,7 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
         raise InputError(f"--code-path {config.code_path}: its classes are not those of {file}")
     if None not in (known := (codes.tokenizer.get("hash"), tokenizer.get("hash"))) and len(set(known)) > 1:
         raise InputError(f"--code-path {config.code_path}: codes of another tokenizer than that of {file}")
-    places = choose(codes, config.split, config.clips_per_class)
+    places = choose(codes.splits, codes.labels, config.split, config.clips_per_class, "--code-path")
     labels_n = np.array(codes.labels)[places]
     tokens_nN = np.asarray(codes.codes_CAhw[places, 0]).reshape(len(places), -1).astype(np.int64)
     key = json.dumps([runtime.agree(lambda: file_hash(file)), hashlib.sha256(tokens_nN).hexdigest()])
@@ -153,13 +151,16 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
     runtime.gather(None)  # all blocks are there
     if not runtime.is_main:
         return {}
+    for other in set(config.output.glob(".blocks-*")) - {blocks}:
+        remove(other)
     tokens_nKN = np.concatenate([np.load(blocks / f"{start:07d}.npy") for start in starts])
     total_nK = tokens_nKN.sum(2, dtype=np.float64)
     row_ends = np.arange(1, codes.dataset["rows"] + 1) * tokens_nN.shape[1] // codes.dataset["rows"]
     after_rows = [float((tokens_nKN[:, :, :end].sum(2).argmax(1) == labels_n).mean()) for end in row_ends]
     own_n = total_nK[np.arange(len(places)), labels_n]
+    recordings = [recording_of(codes.names[place]) for place in places]
     result = {"checkpoint": file_hash(file)[:16], "split": config.split,
-              **summary(total_nK, labels_n, class_names), "accuracy_after_rows": after_rows,
+              **summary(total_nK, labels_n, class_names, recordings), "accuracy_after_rows": after_rows,
               "nats_per_token": float(-own_n.mean() / tokens_nN.shape[1])}
     write_json(config.output / "likelihood.json", result)
     if config.map_clips:
@@ -173,7 +174,8 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """A line for all clips, and one for each class."""
-    print(f"{result['clips']} clips: accuracy {result['accuracy']:.1%} +- {result['stderr']:.1%}, balanced "
+    error = "" if result["stderr"] is None else f" +- {result['stderr']:.1%}"
+    print(f"{result['clips']} clips: accuracy {result['accuracy']:.1%}{error}, balanced "
           f"{result['balanced_accuracy']:.1%}, {result['nats_per_token']:.3f} nats per token")
     print("accuracy after each row of frames:", *(f"{value:.1%}" for value in result["accuracy_after_rows"]))
     for name, own in result["by_class"].items():

@@ -1,15 +1,15 @@
 """STAGE: real, unlabelled and synthetic pictures -> what synthetic ones are good for in segmentation.
 
 A small network is trained with N real labels alone (the arm "real"), with strong augmentation, and with M
-added pictures: reconstructions of the N, synthetic ones with their masks, synthetic or real ones that a
-teacher labels. All arms of a seed have the same N pictures, initial weights and number of steps. Every result
-is a file of the output folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
+added pictures: synthetic ones with their masks, synthetic or real ones that a teacher labels. All arms of a
+seed have the same N pictures, initial weights and number of steps. Every result is a file of the output
+folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from evaluations.arms import Job, kept, write_report
 from evaluations.segmentation_data import digest, load
 from evaluations.segmentation_plan import Plan, SegmentationConfig, job_pictures, make_plan, plan_jobs
 from evaluations.segmentation_scores import SCORES, mean_dice, overlay_sheet, score_all
-from evaluations.segmenter import Added, Segmenter, SegmenterConfig, Training, constant_labels, predict
+from evaluations.segmenter import Added, SegmenterConfig, Training, check_network, constant_labels, predict
 
 SHOWN = 6  # test pictures on the sheet
 
@@ -43,13 +43,25 @@ class Bench:
     val: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
+    @cached_property
+    def split(self) -> str:
+        """Hash of all pictures that are not added ones."""
+        return digest([*self.plan.train, *self.plan.val, *self.plan.test])
+
     def settings(self, job: Job) -> dict[str, Any]:
         """What the result of a job depends on."""
         weights = Path(self.config.encoder_weights)
         network = {field.name: getattr(self.config, field.name) for field in fields(SegmenterConfig)}
         return {**network, "encoder_weights": file_hash(weights) if weights.is_file() else str(weights),
-                "split": digest([*self.plan.train, *self.plan.val, *self.plan.test]),
+                "split": self.split,
                 "added pictures": digest(job_pictures(job, self.config, self.plan)[1])}
+
+    def done(self, job: Job) -> dict[str, Any]:
+        """The result of a finished job, else of a new training."""
+        file = self.config.output / "jobs" / f"{job.name}.json"
+        if not self.shown_file(job).exists():
+            file.unlink(missing_ok=True)
+        return kept(file, self.settings(job), partial(self.result, job))
 
     def result(self, job: Job) -> dict[str, Any]:
         """Train and test: scores of every test picture; the label maps that are shown become a PNG file."""
@@ -105,14 +117,13 @@ def run(config: SegmentationConfig, runtime: Runtime) -> list[dict[str, Any]]:
     config, device = config.filled(), runtime.device(config.device)
     with locked(config.output, runtime):
         with runtime.together():
-            Segmenter(config)  # so that a wrong flag is found before the work
+            check_network(config)  # so that a wrong flag is found before the work
         plan = runtime.agree(lambda: make_plan(config, device))
         with runtime.together():
             jobs, left_out = plan_jobs(config, plan)
             val, test = (load(part, config.size, config.classes) for part in (plan.val, plan.test))
             bench, own = Bench(config, plan, device, val, test), runtime.share(jobs)
-            done = {job: kept(config.output / "jobs" / f"{job.name}.json", bench.settings(job),
-                              partial(bench.result, job))
+            done = {job: bench.done(job)
                     for job in progress(own, len(own), "trainings", "training", runtime.is_main)}
         results = {job: result for part in runtime.gather(done) for job, result in part.items()}
         if not runtime.is_main:

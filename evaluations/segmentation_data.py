@@ -9,22 +9,23 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from common.errors import InputError
-from common.files import read_json
+from common.files import file_hash, read_json
 from dataset.folders import walk
 from dataset.grid import grid_to_frames
 from dataset.manifest import FILE_NAME, Manifest
-from dataset.pictures import IMAGE_SUFFIXES, read_picture
+from dataset.mask_files import LabelRule
+from dataset.pictures import IMAGE_SUFFIXES, read_picture, read_values
+from dataset.video import WrongMasks
 
 WHITE = 128  # least value of the foreground of a mask in grey
 
@@ -51,11 +52,11 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
 
     Raises: `InputError` naming `flag` if there are none, or a picture that has no mask.
     """
-    group_of = group_rule(groups)
+    group_of = group_rule(groups, flag)
     if not folder.is_dir():
         raise InputError(f"{flag} {folder}: no such folder")
     if not labelled and (folder / FILE_NAME).exists():
-        return _prepared(folder)
+        return _prepared(folder, group_of if groups else str)
     places = [folder / name for name in ("images", "frames") if (folder / name).is_dir()]
     has_masks = (folder / "masks").is_dir()
     if labelled and not (places and has_masks):
@@ -82,23 +83,23 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _prepared(folder: Path) -> list[Picture]:
-    """The frames of the training clips of a prepared data set."""
+def _prepared(folder: Path, group_of: Callable[[str], str]) -> list[Picture]:
+    """The frames of the training clips of a prepared data set, with groups by the names of recordings."""
     manifest = Manifest.read(folder)
     rows, cols, masks = manifest.rows, manifest.cols, manifest.masks
     cells = masks.cells(rows, cols)[0] if masks else range(rows * cols)
-    return [Picture(f"{clip.name}/{cell}", folder / clip.name, None, clip.recording, (rows, cols, cell))
-            for clip in manifest.select("train") for cell in cells]
+    return [Picture(f"{clip.name}/{cell}", folder / clip.name, None, group_of(clip.recording),
+                    (rows, cols, cell)) for clip in manifest.select("train") for cell in cells]
 
 
-def group_rule(groups: str | None) -> Callable[[str], str]:
+def group_rule(groups: str | None, flag: str) -> Callable[[str], str]:
     """The function from a picture's name to its group.
 
     `groups` is a JSON file of names and groups, or a regular expression whose first group names it. By
-    default the pictures of a folder are a group, and so is every picture that is in none.
+    default the pictures of a folder are a group, and so is every picture of `flag` that is in none.
     """
     if groups is None:
-        return lambda name: name.rpartition("/")[0] or name
+        return lambda name: name.rpartition("/")[0] or f"{flag} {name}"
     if groups.endswith(".json"):
         return partial(_listed, groups, read_json(Path(groups)))
     try:
@@ -146,8 +147,8 @@ def draw(pictures: Sequence[Picture], seed: int) -> list[Picture]:
 
 
 def digest(pictures: Sequence[Picture]) -> str:
-    """Short hash of names, groups and file sizes."""
-    facts = [(own.name, own.group, *(path.stat().st_size for path in (own.path, own.mask) if path))
+    """Short hash of names, groups, sizes of the pictures' files, and masks."""
+    facts = [(own.name, own.group, own.path.stat().st_size, own.mask and file_hash(own.mask))
              for own in pictures]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -169,21 +170,14 @@ def read_labels(path: Path, classes: int) -> tuple[np.ndarray, bool]:
 
     Raises: `InputError` naming a mask of other values.
     """
+    values_HW = read_values(path)
+    highest = values_HW.max()
+    white = WHITE if classes == 1 and WHITE <= highest <= 255 else None
     try:
-        with Image.open(path) as image:
-            values = np.asarray(image).astype(np.int64)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: not a readable mask ({error})") from None
-    if values.ndim == 3:
-        if (values[..., :3] != values[..., :1]).any():
-            raise InputError(f"{path}: a mask in colour; save labels as grey values")
-        values = values[..., 0]
-    highest = values.max()
-    if highest <= classes:
-        return values.astype(np.uint8), False
-    if classes > 1 or highest < WHITE or highest > 255:
-        raise InputError(f"{path}: has label {highest}, but --classes {classes}")
-    return (values >= WHITE).astype(np.uint8), bool(((values > 0) & (values < highest)).any())
+        labels_HW = LabelRule(classes + 1, white)(values_HW, path)
+    except WrongMasks as error:  # it hints at a flag of dataset.prepare
+        raise InputError(f"{str(error).rpartition('; ')[0]} (--classes {classes})") from None
+    return labels_HW, bool(white and ((values_HW > 0) & (values_HW < highest)).any())
 
 
 def check_masks(pictures: Sequence[Picture], classes: int) -> list[str]:
@@ -210,9 +204,3 @@ def load(pictures: Sequence[Picture], size: int, classes: int) -> tuple[Tensor, 
             small_SS = cv2.resize(labels_HW, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
             labels[place] = torch.from_numpy(small_SS)
     return pixels, labels
-
-
-def with_masks_of(pictures: Sequence[Picture], labelled: Sequence[Picture]) -> list[Picture]:
-    """The `pictures` that have the name of a labelled one, with its mask."""
-    masks = {picture.name: picture.mask for picture in labelled}
-    return [replace(picture, mask=masks[picture.name]) for picture in pictures if picture.name in masks]

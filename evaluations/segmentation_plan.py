@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from common.command import require_at_least
 from common.errors import InputError
 from evaluations.arms import BASELINE, Job, kept
+from evaluations.folds import seen_recordings
 from evaluations.segmentation_data import (
     Picture,
     check_masks,
@@ -17,17 +19,16 @@ from evaluations.segmentation_data import (
     draw,
     find_pictures,
     level_of,
-    with_masks_of,
 )
-from evaluations.segmentation_split import RealFeatures, is_seen, seen_recordings, split_pictures
+from evaluations.segmentation_split import RealFeatures, is_seen, names_of, split_pictures, without_class
 from evaluations.segmenter import SegmenterConfig
 
 FULL = {"labels": (25, 100, 400), "seeds": 5, "size": 128, "steps": 1000}
 QUICK = {"labels": (25, 100), "seeds": 2, "size": 96, "steps": 100}
 ALONE = ("constant", BASELINE, "strong")  # arms without added pictures
 ADDED = {  # arms and the folder whose pictures they add
-    "reconstructions": "reconstruction_path", "synthetic": "synthetic_path",
-    "synthetic_unlabelled": "synthetic_path", "real_unlabelled": "unlabelled_path"}
+    "synthetic": "synthetic_path", "synthetic_unlabelled": "synthetic_path",
+    "real_unlabelled": "unlabelled_path"}
 ARMS = (*ALONE, *ADDED)
 
 
@@ -49,10 +50,9 @@ class SegmentationConfig(SegmenterConfig):
     """Real pictures without labels: a folder, or a prepared data set; default: what N leaves of the data."""
     synthetic_path: Path | None = None
     """Generated pictures: the sampler's folder, or images/, and masks/ if they have masks."""
-    reconstruction_path: Path | None = None
-    """The pictures of --data-path after the tokenizer, under the same names."""
-    generator_data: Path | None = None
-    """What the generator was trained on, a folder with dataset.json or codes.json; it is not tested on."""
+    generator_data: tuple[Path, ...] = ()
+    """What the generator and its tokenizer were trained on, folders with dataset.json or codes.json; nothing
+    of it is tested on."""
     labels: tuple[int, ...] | None = None
     """Numbers N of real labels (default 25 100 400; with --quick 25 100)."""
     added_per_label: int = 4
@@ -114,10 +114,11 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     """Find, check and split all pictures; `InputError` names what is wrong or leaks."""
     real = find_pictures(config.data_path, "--data-path", True, config.groups)
     apart = find_pictures(config.test_path, "--test-path", True, config.groups) if config.test_path else []
-    added = {name: find_pictures(path, flag(name), False) for name in dict.fromkeys(ADDED.values())
+    rules = {"synthetic_path": None, "unlabelled_path": config.groups}
+    added = {name: find_pictures(path, flag(name), False, groups) for name, groups in rules.items()
              if (path := getattr(config, name))}
     masked = [own for own in (*real, *apart, *added.get("synthetic_path", [])) if own.mask]
-    seen = seen_recordings(config.generator_data) if config.generator_data else set()
+    seen = without_class(chain.from_iterable(map(seen_recordings, config.generator_data)))
     notes = [level_of(apart or real, config.groups), *check_masks(masked, config.classes)]
     measured = RealFeatures([*real, *apart], device)
     settings = {flag(name): getattr(config, name)
@@ -133,17 +134,20 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     if parts["dropped"]:
         notes.append(f"{len(parts['dropped'])} pictures of --data-path are left out: near-duplicates, or of "
                      "a group, of the test")
-    for name, pictures in added.items():
-        if name == "reconstruction_path":
-            added[name] = with_masks_of(pictures, train)
-            continue
+    if pictures := added.get("unlabelled_path"):
+        held_out = without_class(chain.from_iterable(map(names_of, (*test, *val))))
+        left = [own for own in pictures if held_out.isdisjoint(without_class([own.group]))]
+        added["unlabelled_path"] = left
+        notes.append(f"{len(pictures) - len(left)} of {len(pictures)} pictures of --unlabelled-path are left "
+                     "out: of a recording of the test or the validation")
+    for name, pictures in [(name, pictures) for name, pictures in added.items() if pictures]:
         facts = {**settings, f"files of {flag(name)}": digest(pictures)}
         removed = kept(config.output / f"near_{name}.json", facts,
                        partial(measured.near_test, pictures, train, test, flag(name)))
         added[name] = named(pictures, {own.name for own in pictures}.difference(removed))
         notes.append(f"{len(removed)} of {len(pictures)} pictures of {flag(name)} are left out: nearer to a "
                      "test picture than 95 % of the real training pictures are")
-    notes += generator_notes(config, train, seen)
+    notes += generator_notes(config, [*real, *apart], train, seen)
     return Plan(train, val, test, parts["clusters"], added, notes)
 
 
@@ -153,21 +157,28 @@ def named(pictures: Sequence[Picture], names: Iterable[str]) -> list[Picture]:
     return [own for own in pictures if own.name in names]
 
 
-def generator_notes(config: SegmentationConfig, train: Sequence[Picture], seen: set[str]) -> list[str]:
-    """What there is to know of the data that the generator has seen."""
-    if not (config.synthetic_path or config.reconstruction_path):
+def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: Sequence[Picture],
+                    seen: set[str]) -> list[str]:
+    """What there is to know of the generator."""
+    if not config.synthetic_path:
         return []
+    notes = ["all synthetic pictures are of one generator: intervals lack the spread between generators"]
     if not config.generator_data:
-        return ["no --generator-data: not checked whether generator and tokenizer have seen test pictures"]
+        return [*notes, "no --generator-data: NOT checked whether generator and tokenizer saw test pictures"]
+    if not any(is_seen(own, seen) for own in real):
+        return [*notes, "NOT checked (--groups): no picture, group or folder of --data-path has the name of "
+                        "a recording of --generator-data, so that any of them may have been trained on"]
     count = sum(is_seen(own, seen) for own in train)
-    return [f"the generator was trained on {count} of {len(train)} training pictures; if it saw their masks, "
-            "the arm synthetic rests on more labels than N"]
+    return [*notes, f"the generator was trained on {count} of {len(train)} training pictures; if it saw "
+                    "their masks, the arm synthetic rests on more labels than N"]
 
 
 def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[str]]:
     """(jobs, notes of what is left out). Raises: `InputError` if an arm that was asked for has no data."""
-    missing = {arm: f"no {flag(name)}" for arm, name in ADDED.items()
-               if arm != "real_unlabelled" and not plan.added.get(name)}
+    missing = {arm: f"none of the pictures of {flag(name)} is left" if name in plan.added else
+               f"no {flag(name)}" for arm, name in ADDED.items() if not plan.added.get(name)}
+    if "unlabelled_path" not in plan.added:
+        del missing["real_unlabelled"]  # what N leaves
     if "synthetic" not in missing and not plan.added["synthetic_path"][0].mask:
         missing["synthetic"] = "--synthetic-path has no masks/"
     if asked := [arm for arm in config.arms or () if arm in missing]:
@@ -183,10 +194,11 @@ def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[s
                 if arm in missing or (config.arms and arm not in (BASELINE, *config.arms)):
                     continue
                 job = Job(arm, labels, seed)
-                if arm in ADDED and not job_pictures(job, config, plan)[1]:
-                    notes += [f"left out: {arm} with {labels} labels, nothing is left to add"] * (seed == 0)
-                    continue
-                jobs.append(job)
+                added, wanted = len(job_pictures(job, config, plan)[1]), config.added_per_label * labels
+                if arm in ADDED and added < wanted and seed == 0:
+                    notes.append(f"{arm} with {labels} labels: {added} pictures added, not {wanted}" if added
+                                 else f"left out: {arm} with {labels} labels, nothing is left to add")
+                jobs += [job] * (arm in ALONE or added > 0)
     if not jobs:
         raise InputError(f"--labels {config.labels}: there are {len(plan.train)} pictures to train on")
     return jobs, notes
@@ -199,7 +211,5 @@ def job_pictures(job: Job, config: SegmentationConfig, plan: Plan) -> tuple[list
     if job.arm in ALONE:
         return labelled, []
     source = draw(plan.added[ADDED[job.arm]], job.seed) if ADDED[job.arm] in plan.added else rest
-    if job.arm == "reconstructions":
-        return labelled, named(source, [own.name for own in labelled])
     source = source[: config.added_per_label * job.labels]
     return labelled, source if job.arm == "synthetic" else [replace(own, mask=None) for own in source]

@@ -4,10 +4,8 @@ Pictures of one group, and near-duplicates in features of EfficientNet-Lite0, st
 generator was trained on is never in the test. Shapes: n pictures, D features.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from common.errors import InputError
-from common.files import read_json
+from common.names import as_name
 from common.progress import progress
-from dataset.manifest import FILE_NAME, Manifest
 from dataset.split import Piece, split_class
 from evaluations.extractor import Lite0Frames
 from evaluations.memorisation import QUANTILE
@@ -83,28 +80,28 @@ class RealFeatures:
         return [own.name for own, is_near in zip(pictures, near, strict=True) if is_near]
 
 
-def seen_recordings(path: Path) -> set[str]:
-    """Recordings that a generator was trained on, from a prepared data set or its codes: with class, without.
+def without_class(recordings: Iterable[str]) -> set[str]:
+    """The recordings <class>/<name>, and <name> alone."""
+    recordings = set(recordings)
+    return recordings | {recording.partition("/")[2] for recording in recordings if "/" in recording}
 
-    Raises: `InputError` if `path` names none.
+
+def names_of(picture: Picture) -> set[str]:
+    """What the recording of a picture may be called: by its own name, group or folder, also as prepared.
+
+    `dataset.prepare` turns <class>/<folder>/<file> into <class>/<folder>-<file>.
     """
-    folder = path if path.is_dir() else path.parent
-    if (folder / FILE_NAME).exists():
-        recordings = [clip.recording for clip in Manifest.read(folder).select("train")]
-    elif (folder / "codes.json").exists():
-        clips = read_json(folder / "codes.json")["clips"]
-        recordings = [re.sub(r"_\d+$", "", name.rpartition(".")[0]) for name, _, split in clips
-                      if split == "train"]
-    else:
-        raise InputError(f"--generator-data {path}: names no training recordings; give the folder of "
-                         "dataset.json or codes.json that the generator was trained on")
-    return {*recordings, *(recording.partition("/")[2] for recording in recordings)}
+    folder, _, last = picture.name.rpartition("/")
+    names = {picture.name, picture.group, folder} - {""}
+    for name in list(names):
+        class_name, _, rest = name.partition("/")
+        names |= {as_name(name), f"{class_name}/{as_name(rest)}"}
+    return names | {last}
 
 
 def is_seen(picture: Picture, seen: set[str]) -> bool:
     """True if the picture, its group or its folder is one of the recordings `seen`."""
-    return not seen.isdisjoint({picture.name, picture.group, picture.name.rpartition("/")[0],
-                                picture.name.rpartition("/")[2]})
+    return not seen.isdisjoint(names_of(picture))
 
 
 def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: np.ndarray, seen: set[str],

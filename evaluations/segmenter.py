@@ -21,7 +21,7 @@ from common.networks import Lite0
 from common.weights import load_checkpoint, load_strict
 
 CHECKS = 5  # validations in a training, evenly spread to its end: the best one's weights are kept
-EMA = 0.99  # of the teacher's weights that stay in a step, fewer in the first hundred steps
+EMA = 0.99  # of the teacher's weights that stay in a step, fewer in the first 890 steps
 SURE = 0.95  # least probability of a label of the teacher; pixels below it are ignored
 IGNORED = 255  # label of such pixels
 RAMP = 0.4  # part of the steps over which the weight of the teacher's labels grows to 1
@@ -35,7 +35,7 @@ class SegmenterConfig:
     architecture: str = "Unet"
     """Architecture of segmentation-models-pytorch: Unet, DeepLabV3Plus, ..."""
     encoder: str = "tf_efficientnet_lite0"
-    """Encoder: a model of timm."""
+    """Encoder: a model of timm with maps of features, at --size."""
     encoder_weights: str = "lite0"
     """lite0 (ImageNet, comes with the requirements), a file of timm's weights, or none."""
     classes: int = 1
@@ -86,6 +86,17 @@ class Segmenter(nn.Module):
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Logits (B, 1 + K, S, S) of pixels in 0 to 1."""
         return self.network((pixels_B3SS - self.mean) / self.std)
+
+
+def check_network(config: SegmenterConfig) -> None:
+    """Raises: `InputError` naming the flags of a network that cannot be built or does not take --size."""
+    model = Segmenter(config).eval()
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, config.size, config.size))
+    except (AssertionError, RuntimeError) as error:
+        flags = f"--architecture {config.architecture} --encoder {config.encoder} --size {config.size}"
+        raise InputError(f"{flags}: {error}") from None
 
 
 def load_encoder(encoder: nn.Module, weights: str) -> None:

@@ -2,17 +2,21 @@
 
 Clips of one recording, or of one seed, are not independent, so whole groups are left out or stay together.
 A percentile bootstrap is not used for distances: repeated samples increase a Fréchet distance, so that the
-interval often excludes the score itself. `resampled_interval` is for means.
+interval often excludes the score itself. With few groups it is too narrow even for means.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.stats import t as student
 
 from evaluations.failures import NoValue
 
 Array = np.ndarray
+Statistic = Callable[[Array, Array], Array]
+GROUPS = 20  # of recordings, left out in turn for intervals
+LEVEL = 0.95  # of the intervals
 PARTS = (1.0, 3 / 4, 3 / 5, 1 / 2)  # of all samples: evenly spaced in 1 / n
 REPEATS = 2  # random subsets of each size
 
@@ -54,6 +58,23 @@ def jackknife_error(
     return np.sqrt(sum(variances)) if variances else None
 
 
+def half_widths(statistic: Statistic, recordings: list[Array], seeds: list[Array]) -> Array | None:
+    """Half of the 95 % interval of each value of `statistic(places of clips, places of seeds)`.
+
+    The variances between recordings and between seeds (jackknife) add up; the quantile is Student's with the
+    degrees of freedom of Welch and Satterthwaite. None for a single group of recordings and a single seed.
+    """
+    sides = [(recordings, [np.concatenate(seeds)]), ([np.concatenate(recordings)], seeds)]
+    found = [(jackknife_error(statistic, *side), max(map(len, side)) - 1) for side in sides]
+    parts = [(error**2, degrees) for error, degrees in found if error is not None]
+    if not parts:
+        return None
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / degrees for variance, degrees in parts)
+    degrees = total**2 / np.where(spread > 0, spread, 1)
+    return student.ppf((1 + LEVEL) / 2, np.maximum(degrees, 1)) * np.sqrt(total)
+
+
 def extrapolate(statistic: Callable[[Array, Array], float], n_real: int, n_generated: int) -> float:
     """The value of `statistic(real places, generated places)` for infinite samples (Chong and Forsyth 2020).
 
@@ -84,19 +105,3 @@ def disjoint_halves(recordings: Sequence[str]) -> tuple[Array, Array, str]:
     if len(groups) == 2:
         return *groups, "recording"
     return *np.array_split(np.arange(len(recordings)), 2), "time"
-
-
-def resampled_interval(values_SP: Array, groups: Sequence[str], draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the mean of `values_SP`, S trainings (seeds) by P test samples of some groups.
-
-    Percentile bootstrap that draws seeds and whole groups together, both with replacement. With few seeds it
-    is too narrow.
-    """
-    random = np.random.RandomState(0)
-    seeds, owners = len(values_SP), np.unique(np.asarray(groups), return_inverse=True)[1]
-    sizes_G = np.bincount(owners)
-    sums_SG = np.stack([np.bincount(owners, own_P) for own_P in values_SP])
-    seeds_BS = random.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
-    groups_BG = random.multinomial(len(sizes_G), np.full(len(sizes_G), 1 / len(sizes_G)), draws)
-    means_B = ((seeds_BS @ sums_SG) * groups_BG).sum(1) / (seeds * (groups_BG @ sizes_G))
-    return tuple(map(float, np.quantile(means_B, [0.025, 0.975])))

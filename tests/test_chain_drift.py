@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.chain_drift import ChainDriftConfig, run
+from benchmarks.chain_drift import ChainDriftConfig, line, run
 from common.errors import InputError
 from common.files import read_json
 from dataset.manifest import Manifest
@@ -41,8 +41,23 @@ def test_drift_is_measured_by_link(grids, gpt_file, tmp_path, runtime, monkeypat
     assert capsys.readouterr().out.count("Lite0") == 2
 
 
+def test_distance_is_that_of_equally_many_clips():
+    random = np.random.RandomState(0)
+
+    def found(clips):
+        return {"label": np.zeros(clips), "motion": np.ones(clips), "energy": np.ones((clips, 1)),
+                "colour": np.ones((clips, 3)), "lite0": random.randn(3 * clips, 8)}
+
+    train, many = found(200), found(60)
+    some = many["lite0"].reshape(60, 3, 8)[[0, 20, 39, 59]]
+    few = {**many, "label": np.zeros(4), "lite0": some.reshape(-1, 8)}
+    distances = [line("", own, [0] * len(own["label"]), train, 4)["Lite0"] for own in (many, few)]
+    assert distances[0] == distances[1] > line("", many, [0] * 60, train, 60)["Lite0"]
+
+
 def test_probe_of_other_classes_is_refused(grids, gpt_file, tmp_path, runtime):
     probe = write_probe(tmp_path / "probe.pt", ("a", "b"))
-    with pytest.raises(InputError, match=r"--probe .*differ in their classes"):
+    with pytest.raises(InputError, match=r"--probe .*differ in their classes"):  # before a clip is sampled
         run(ChainDriftConfig(data_path=grids, results_dir=tmp_path / "drift", links=2, clips_per_class=1,
                              gpt_ckpt=gpt_file, probe=probe, device="cpu"), runtime)
+    assert not (tmp_path / "drift").exists()

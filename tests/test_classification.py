@@ -1,27 +1,19 @@
-"""Synthetic clips in classification: folds without leaks, arms, metrics with intervals, resume."""
+"""Synthetic clips in classification: folds without leaks, arms, resume."""
 
 import dataclasses
 import shutil
 
 import numpy as np
 import pytest
-import timm
-import torch
-from scipy.stats import t as student
 from small_data import CLASSES, make_grids
 
 from common.errors import InputError
 from common.files import read_json, write_json
-from common.networks import Lite0
 from dataset.manifest import Manifest
 from evaluations import classification
-from evaluations.class_scores import class_scores, class_summary, confusion_matrix
 from evaluations.classification_plan import ClassificationConfig, Experiment
-from evaluations.classification_report import half_widths
 from evaluations.clips import ClipSet
 from evaluations.folds import draw, left_out, make_folds, recordings_of
-from evaluations.frame_classifier import FrameClassifier
-from evaluations.probe import ClassifierTask
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +48,6 @@ def change_clips(folder, change):
     return folder
 
 
-def test_scores_of_a_constant_predictor_have_closed_forms():
-    labels = np.repeat([0, 1], [6, 2])
-    scores = class_scores(confusion_matrix(labels, np.zeros(8, int), 2))
-    assert scores == pytest.approx({"accuracy": 6 / 8, "balanced_accuracy": 1 / 2, "macro_f1": 12 / 14 / 2})
-    scores = class_scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))  # the third class has no clips
-    assert scores == pytest.approx({"accuracy": 5 / 6, "balanced_accuracy": (3 / 4 + 1) / 2,
-                                    "macro_f1": (6 / 7 + 4 / 5) / 2})
-
-
-def test_summary_says_what_a_class_was_taken_for():
-    summary = class_summary(["a", "b", "c"], np.array([0, 0, 1]), np.array([0, 2, 1]))
-    assert summary["by_class"] == {"a": {"clips": 2, "accuracy": 0.5, "taken_for": [1, 0, 1]},
-                                   "b": {"clips": 1, "accuracy": 1.0, "taken_for": [0, 1, 0]}}
-
-
-def test_interval_of_a_mean_is_that_of_student():
-    values = np.random.RandomState(0).randn(12)
-
-    def mean(clips, seeds):
-        return np.array([values[clips].mean() + seeds.mean()])
-
-    clips, one = list(np.arange(12)[:, None]), [np.array([0])]
-    expected = student.ppf(0.975, 11) * values.std(ddof=1) / np.sqrt(12)
-    assert half_widths(mean, clips, one)[0] == pytest.approx(expected)
-    assert half_widths(mean, [np.arange(12)], one) is None
-    seeds = list(np.arange(3)[:, None])  # their means 0, 1, 2 vary alone
-    expected = student.ppf(0.975, 2) * 1 / np.sqrt(3)
-    assert half_widths(mean, [np.arange(12)], seeds)[0] == pytest.approx(expected)
-    assert half_widths(mean, clips, seeds)[0] > np.hypot(1 / np.sqrt(3), values.std() / np.sqrt(12)) * 1.96
-
-
 def test_folds_share_no_recording_and_test_every_clip_once(tmp_path):
     change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
         clip, recording=f"{clip.label}/{i % 6 // 2}"))  # three recordings of two clips
@@ -99,6 +60,18 @@ def test_folds_share_no_recording_and_test_every_clip_once(tmp_path):
         assert {clips.entries[place].class_name for place in fold.test} == set(CLASSES)
     assert not left_out(clips, 3)
     assert left_out(clips, 4)["red wall"] == "3 recordings, at least 4 are needed"
+
+
+def test_recordings_that_two_classes_have_are_never_tested(tmp_path):
+    make_grids(tmp_path)
+    shutil.copyfile(tmp_path / CLASSES[0] / "rec2_000000.png", tmp_path / CLASSES[1] / "rec4_000000.png")
+    clips = ClipSet.read(tmp_path, "--data-path")
+    folds = make_folds(clips, 5)
+    tested = [recording for fold in folds for recording in recordings_of(clips, fold.test)]
+    shared = {f"{CLASSES[0]}/rec2", f"{CLASSES[1]}/rec4"}
+    assert len(tested) == 10 and not shared & set(tested)
+    assert all(shared <= recordings_of(clips, fold.train) for fold in folds)
+    assert left_out(clips, 6)[CLASSES[0]] == "5 recordings, at least 6 are needed"
 
 
 def test_one_fold_is_the_split_of_the_data_set(clips):
@@ -144,6 +117,16 @@ def test_arms_train_on_their_clips_and_a_rerun_makes_what_is_missing(config, run
         classification.run(dataclasses.replace(config, lr=1e-3), runtime)
 
 
+def test_runs_of_another_split_are_refused(config, grids, tmp_path, runtime):
+    shutil.copytree(grids, tmp_path / "grids")
+    config = dataclasses.replace(config, data_path=tmp_path / "grids", sample_path=(), seeds=1, max_steps=1)
+    classification.run(config, runtime)
+    change_clips(config.data_path, lambda i, clip: dataclasses.replace(
+        clip, split="val" if i % 2 else "train"))  # the same files
+    with pytest.raises(InputError, match=r"--data-path: .* was made with another split of the clips; choose"):
+        classification.run(config, runtime)
+
+
 def test_few_recordings_give_a_point_of_the_curve_each_and_a_warning(config, runtime):
     config = dataclasses.replace(config, recordings_per_class=(9, 1, 9), seeds=1, max_steps=1)
     report = classification.run(config, runtime)
@@ -167,6 +150,25 @@ def test_generator_must_not_have_seen_a_test_recording(config, tmp_path):
     other = change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
         clip, recording=f"other {clip.recording}"))
     Experiment(dataclasses.replace(config, folds=2, generator_data=(other,)))
+
+
+def test_samples_must_not_show_a_test_recording(config, grids, tmp_path):
+    experiment = Experiment(config)
+    assert "near-copies" in experiment.warnings()[-1]
+    shutil.copytree(grids, tmp_path / "rebuilt")  # as tokenizer.reconstruct writes them
+    rebuilt = dataclasses.replace(config, sample_path=(tmp_path / "rebuilt",))
+    with pytest.raises(InputError, match=r"fold 0 tests on 4 recordings .* its samples show, such as blue"):
+        Experiment(rebuilt)
+    manifest = Manifest.read(grids)
+    dataclasses.replace(manifest, clips=tuple(manifest.select("train"))).write(tmp_path / "rebuilt")
+    assert "near-copies" in Experiment(rebuilt).warnings()[-1]
+
+
+def test_precision_of_the_device_is_a_setting_of_the_runs(config):
+    assert config.settled("cpu").mixed_precision == "none"
+    assert config.settled("cuda").mixed_precision == "bf16"
+    bf16 = dataclasses.replace(config, mixed_precision="bf16")
+    assert bf16.settled("cpu") is bf16
 
 
 def test_folds_are_data_sets_for_generators_of_their_own(config, grids, runtime):
@@ -215,6 +217,13 @@ def test_wrong_flags_are_named(config, runtime, flags, words):
         classification.run(dataclasses.replace(config, **flags), runtime)
 
 
+def test_class_of_one_tested_recording_is_named(config, tmp_path):
+    folder = change_clips(make_grids(tmp_path), lambda i, clip: dataclasses.replace(
+        clip, split="val" if clip.recording.endswith("5") or i == 4 else "train"))
+    warnings = Experiment(dataclasses.replace(config, data_path=folder)).warnings()
+    assert "only one recording of red wall is tested: there are no intervals" in warnings
+
+
 def test_samples_that_do_not_fit_are_refused(config, samples, tmp_path):
     make_grids(tmp_path / "large", size=64)
     with pytest.raises(InputError, match=r"--sample-path .*large: frames of 64 px, real ones have 32 px"):
@@ -224,41 +233,3 @@ def test_samples_that_do_not_fit_are_refused(config, samples, tmp_path):
     dataclasses.replace(manifest, clips=manifest.clips[:4]).write(tmp_path / "part")
     with pytest.raises(InputError, match=r"--sample-path .*part: no clip of blue wall"):
         Experiment(dataclasses.replace(config, sample_path=(tmp_path / "part",)))
-
-
-def test_logits_of_a_clip_are_the_mean_over_its_frames():
-    torch.manual_seed(0)
-    model = FrameClassifier("test_efficientnet", 3, size=32).eval()
-    clips = torch.rand(2, 4, 3, 16, 16) * 2 - 1  # smaller than the network's frames
-    with torch.no_grad():
-        alone = torch.stack([model(clips[:, [t]]) for t in range(4)])
-        torch.testing.assert_close(model(clips), alone.mean(0), rtol=1e-4, atol=1e-5)
-    assert (alone[0] - alone[1]).abs().max() > 1e-4
-
-
-def test_weights_come_from_a_file_or_a_package_without_their_classifier(tmp_path):
-    trained = timm.create_model("test_resnet", num_classes=7)
-    torch.save(trained.state_dict(), tmp_path / "weights.pth")
-    model = FrameClassifier("test_resnet", 3)
-    model.load(str(tmp_path / "weights.pth"))
-    assert torch.equal(model.network.layer1[0].conv1.weight, trained.layer1[0].conv1.weight)
-    with pytest.raises(InputError, match=r"--weights .*weights.pth: .* do not fit the model"):
-        FrameClassifier("test_efficientnet", 3).load(str(tmp_path / "weights.pth"))
-    lite = FrameClassifier("tf_efficientnet_lite0", 3)
-    lite.load("package")
-    assert torch.equal(lite.network.conv_stem.weight, Lite0().network.conv_stem.weight)
-
-
-def test_single_frames_are_frames_of_the_clip():
-    seen = []
-
-    def model(clips_BT3HW):
-        seen.append(clips_BT3HW)
-        return torch.zeros(len(clips_BT3HW), 2)
-
-    clips = torch.arange(4, dtype=torch.uint8)[None, :, None, None, None].expand(64, 4, 3, 8, 8)
-    task = ClassifierTask(torch.nn.Identity(), {}, [], [], torch.device("cpu"), strong=False,
-                          single_frames=True)
-    task.loss(model, [clips, torch.zeros(64, dtype=torch.long)], torch.arange(64))
-    assert seen[0].shape == (64, 1, 3, 8, 8)
-    assert {round((value + 1) * 127.5) for value in seen[0].unique().tolist()} == {0, 1, 2, 3}

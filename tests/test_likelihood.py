@@ -60,16 +60,28 @@ def test_rerun_continues_with_the_blocks_that_are_there(config, runtime, monkeyp
     stamps = {path: path.stat().st_mtime_ns for path in blocks[1:]}
     assert run(config, runtime) == result
     assert {path: path.stat().st_mtime_ns for path in blocks[1:]} == stamps and blocks[0].exists()
+    run(dataclasses.replace(config, clips_per_class=1), runtime)
+    assert not blocks[0].exists() and len(list(config.output.glob(".blocks-*"))) == 1
 
 
 def test_chance_and_certainty():
     labels = np.repeat([0, 1], 5)
+    recordings = list("aabbccddee")
     sure = np.where(labels[:, None] == [0, 1], 100.0, -100.0)
     names = ["a", "b"]
-    assert summary(sure, labels, names)["probability_of_the_class"] == pytest.approx(1)
-    assert summary(np.zeros((10, 2)), labels, names)["probability_of_the_class"] == 0.5
-    wrong = summary(-sure, labels, names)
+    assert summary(sure, labels, names, recordings)["probability_of_the_class"] == pytest.approx(1)
+    assert summary(np.zeros((10, 2)), labels, names, recordings)["probability_of_the_class"] == 0.5
+    wrong = summary(-sure, labels, names, recordings)
     assert wrong["accuracy"] == wrong["stderr"] == 0 and wrong["by_class"]["a"]["taken_for"] == [0, 5]
+
+
+def test_error_of_the_accuracy_goes_by_recordings():
+    labels = np.zeros(40, int)
+    total = np.where((np.arange(40) % 8 < 4)[:, None], [1.0, 0.0], [0.0, 1.0])
+    recordings = [str(i % 8) for i in range(40)]  # all clips of a recording are right, or none
+    error = summary(total, labels, ["a", "b"], recordings)["stderr"]
+    assert error == pytest.approx(np.sqrt(0.25 / 7))
+    assert summary(total, labels, ["a", "b"], ["one"] * 40)["stderr"] is None
 
 
 def test_map_is_red_for_and_blue_against():

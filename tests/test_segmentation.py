@@ -27,10 +27,9 @@ def small_features(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Real pairs, their copies as reconstructions, and the sampler's folder with masks."""
+    """Real pairs, and the sampler's folder with masks."""
     folder = tmp_path_factory.mktemp("segmentation")
     write_pairs(folder / "real", 24)
-    shutil.copytree(folder / "real" / "images", folder / "rebuilt")
     for seed in range(8):
         write_pairs(folder / "samples", 2, 100 + 10 * seed, f"polyp/{seed:06}/{{:05}}")
     (folder / "samples" / "images").rename(folder / "samples" / "frames")
@@ -44,7 +43,7 @@ def first(data, tmp_path_factory, runtime):
         patch.setattr(extractor, "LITE0_SIDE", 32)
         config = SegmentationConfig(
             data_path=data / "real", output=tmp_path_factory.mktemp("results") / "out",
-            synthetic_path=data / "samples", reconstruction_path=data / "rebuilt", **TINY)
+            synthetic_path=data / "samples", **TINY)
         return config, run(config, runtime)
 
 
@@ -52,19 +51,22 @@ def test_every_arm_has_a_row_and_the_report_its_files(first):
     config, rows = first
     assert [row["arm"] for row in rows] == list(ARMS)
     assert {row["arm"]: row["added"] for row in rows} == {
-        "constant": 0, "real": 0, "strong": 0, "reconstructions": 4, "synthetic": rows[4]["added"],
-        "synthetic_unlabelled": rows[4]["added"], "real_unlabelled": 13}
-    assert 10 < rows[4]["added"] <= 16
+        "constant": 0, "real": 0, "strong": 0, "synthetic": rows[3]["added"],
+        "synthetic_unlabelled": rows[3]["added"], "real_unlabelled": 13}
+    assert 10 < rows[3]["added"] <= 16
     assert all(("difference" in row["dice"]) == (row["arm"] != "real") for row in rows)
     assert read_json(config.output / "results.json")["rows"] == rows
     page, text = ((config.output / name).read_text() for name in ("report.html", "table.txt"))
     for words in ("not patient-level", "no --generator-data", "seeds: 1; intervals are too narrow",
+                  "the test has 5 independent groups; intervals are rough",
+                  "real_unlabelled with 4 labels: 13 pictures added, not 16", "lack the spread between gen",
                   "17 pictures to train on, 2 for validation, 5 for the test"):
         assert words in page and words in text
-    assert page.count("data:image/png") == 2 and text.count("synthetic_unlabelled") == 3
+    assert "<title>Synthetic pictures for seg" in page and "tr.sum td" in page  # the style of page.html
+    assert page.count("data:image/png") == 2 and text.count("synthetic_unlabelled ") == 4
     for name in ("overlays", "curve"):
         with Image.open(config.output / f"{name}.png") as picture:
-            assert picture.width > 8 * 128
+            assert picture.width > 7 * 128
 
 
 def test_no_two_arms_predict_the_same(first):
@@ -88,6 +90,7 @@ def test_rerun_trains_nothing_and_a_lost_result_comes_again(first, runtime, monk
     job = config.output / "jobs" / "real-4-0.json"
     before = read_json(job)
     job.unlink()
+    (config.output / "jobs" / "constant-4-0.png").unlink()
     run(replace(config, arms=("constant",)), runtime)
     again = read_json(job)
     assert {**again["result"], "seconds": 0} == {**before["result"], "seconds": 0}
@@ -102,8 +105,7 @@ def test_changed_settings_are_refused_by_name(first, runtime, change, words):
 
 
 def test_two_processes_get_the_results_of_one(first, tmp_path):
-    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=None,
-                     reconstruction_path=None)
+    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=None)
     assert run_ranks(lambda runtime: run(config, runtime), 2) == [0, 0]
     rows = read_json(tmp_path / "results.json")["rows"]
     assert rows == first[1][:2]
@@ -118,12 +120,46 @@ def plan(config, **flags):
 def test_nothing_that_the_generator_saw_is_tested_on(first, tmp_path):
     clips = [[f"polyp/p{number:02}_0.png", 0, "train"] for number in range(12)]
     write_json(tmp_path / "codes.json", {"clips": clips})
-    found = plan(first[0], output=tmp_path / "out", generator_data=tmp_path)
-    assert min(own.name for own in (*found.test, *found.val)) >= "p12"
-    assert any(note.startswith("the generator was trained on 12 of 17 training") for note in found.notes)
+    write_json(tmp_path / "vq" / "codes.json", {"clips": [["polyp/p12_0.png", 0, "train"]]})
+    found = plan(first[0], output=tmp_path / "out", generator_data=(tmp_path, tmp_path / "vq"))
+    assert min(own.name for own in (*found.test, *found.val)) >= "p13"
+    assert any(note.startswith("the generator was trained on 13 of 17 training") for note in found.notes)
     write_pair(tmp_path / "test", "p03", 900)
     with pytest.raises(InputError, match="--test-path: the generator was trained on 1 of its pictures: p03"):
-        plan(first[0], output=tmp_path / "other", generator_data=tmp_path, test_path=tmp_path / "test")
+        plan(first[0], output=tmp_path / "other", generator_data=(tmp_path,), test_path=tmp_path / "test")
+    write_json(tmp_path / "codes.json", {"clips": [["polyp/another_0.png", 0, "train"]]})
+    found = plan(first[0], output=tmp_path / "third", generator_data=(tmp_path,))
+    assert any(note.startswith("NOT checked (--groups): no picture") for note in found.notes)
+
+
+def test_unlabelled_pictures_of_held_out_recordings_are_left_out(tmp_path):
+    for number in range(8):
+        write_pairs(tmp_path / "real", 3, 10 * number, f"r{number}/{{}}")
+        write_pairs(tmp_path / "more", 2, 500 + 10 * number, f"polyp/r{number}/{{}}")
+    config = SegmentationConfig(data_path=tmp_path / "real", output=tmp_path / "out",
+                                unlabelled_path=tmp_path / "more", **TINY)
+    found = plan(config)
+    held_out = {own.group for own in (*found.test, *found.val)}
+    left = {own.group for own in found.added["unlabelled_path"]}
+    assert held_out and left and not left & {f"polyp/{group}" for group in held_out}
+    words = f"{2 * len(held_out)} of 16 pictures of --unlabelled-path are left out: of a recording of"
+    assert any(note.startswith(words) for note in found.notes)
+    shutil.rmtree(tmp_path / "more")
+    for group in held_out:
+        write_pair(tmp_path / "more", f"{group}/0", 900)
+    found = plan(config, output=tmp_path / "none")
+    assert ("left out: real_unlabelled, none of the pictures of --unlabelled-path is left"
+            in segmentation.plan_jobs(config, found)[1])
+    write_pair(tmp_path / "more", "r0/0", 900)
+    found = plan(config, output=tmp_path / "other", groups=r"r(\d)/")
+    assert not ({own.group for own in (*found.test, *found.val)}
+                & {own.group for own in found.added["unlabelled_path"]})
+
+
+def test_pictures_of_one_name_in_data_and_test_are_two(first, tmp_path):
+    test = write_pairs(tmp_path / "test", 3, seed=700)  # p00 to p02, others than in the data
+    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=None)
+    assert {"p00", "p01", "p02"} <= {own.name for own in (*found.train, *found.val)}
 
 
 def test_synthetic_copies_of_test_pictures_are_left_out_and_counted(first, tmp_path):
@@ -155,7 +191,7 @@ def test_several_classes_are_learnt(data, tmp_path, runtime):
     config = SegmentationConfig(data_path=tmp_path / "real", output=tmp_path / "out", arms=("real",),
                                 **{**TINY, "classes": 2})
     assert [row["arm"] for row in run(config, runtime)] == ["real"]
-    with pytest.raises(InputError, match="label 2, but --classes 1"):
+    with pytest.raises(InputError, match=r"from 0 to 2, but .* \(--classes 1\)"):
         run(replace(config, classes=1, output=tmp_path / "other"), runtime)
 
 
@@ -170,6 +206,7 @@ def test_wrong_flags_are_refused(first, flags, words):
 
 @pytest.mark.parametrize(("flags", "words"), [
     ({"arms": ("synthetic",), "synthetic_path": None}, "--arms synthetic: no --synthetic-path"),
+    ({"encoder": "swin_tiny_patch4_window7_224"}, "--encoder swin_tiny_patch4_window7_224 --size 32: "),
     ({"labels": (400,)}, "there are 17 pictures to train on")])
 def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags, words):
     with pytest.raises(InputError, match=words):
@@ -177,14 +214,18 @@ def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags
 
 
 def test_what_is_left_out_is_said(first):
-    config = replace(first[0], synthetic_path=None, reconstruction_path=None, labels=(4, 17, 400))
+    config = replace(first[0], synthetic_path=None, labels=(4, 17, 400))
     jobs, notes = segmentation.plan_jobs(config, plan(config))
     assert {job.labels for job in jobs} == {4, 17}
     assert "real_unlabelled-17-0" not in {job.name for job in jobs}
     assert [note.removeprefix("left out: ") for note in notes] == [
-        "reconstructions, no --reconstruction-path", "synthetic, no --synthetic-path",
-        "synthetic_unlabelled, no --synthetic-path", "real_unlabelled with 17 labels, nothing is left to add",
+        "synthetic, no --synthetic-path", "synthetic_unlabelled, no --synthetic-path",
+        "real_unlabelled with 4 labels: 13 pictures added, not 16",
+        "real_unlabelled with 17 labels, nothing is left to add",
         "400 labels, there are 17 pictures to train on"]
+    empty = replace(plan(config), added={"synthetic_path": []})
+    assert ("left out: synthetic, none of the pictures of --synthetic-path is left"
+            in segmentation.plan_jobs(config, empty)[1])
 
 
 def test_quick_fills_only_what_is_not_given(first):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import read_json, write_json
+from evaluations.folds import seen_recordings
 from evaluations.segmentation_data import (
     check_masks,
     digest,
@@ -19,15 +20,14 @@ from evaluations.segmentation_data import (
     level_of,
     load,
     read_pixels,
-    with_masks_of,
 )
 from evaluations.segmentation_split import (
     clusters,
     directions,
     is_seen,
     near_test,
-    seen_recordings,
     split_pictures,
+    without_class,
 )
 
 TINY = {"encoder": "test_resnet", "encoder_weights": "none"}
@@ -38,7 +38,7 @@ def test_stills_and_frames_are_found_with_their_masks(tmp_path):
     write_pair(tmp_path, "clip/00000", 2)
     (tmp_path / "images" / "b.png").rename(tmp_path / "images" / "b.PNG")
     pictures = find_pictures(tmp_path, "--data-path", True)
-    assert [(own.name, own.group) for own in pictures] == [("b", "b"), ("clip/00000", "clip")]
+    assert [(own.name, own.group) for own in pictures] == [("b", "--data-path b"), ("clip/00000", "clip")]
     pixels, labels = load(pictures, SIDE, 1)
     for place, seed in enumerate((1, 2)):
         picture, mask = ellipse(seed)
@@ -46,8 +46,10 @@ def test_stills_and_frames_are_found_with_their_masks(tmp_path):
         np.testing.assert_array_equal(labels[place], mask)
     assert load(pictures, 20, 1)[0].shape == (2, 3, 20, 20) and check_masks(pictures, 1) == []
     before = digest(pictures)
-    Image.new("L", (9, 9)).save(tmp_path / "masks" / "b.png")
+    content = (tmp_path / "masks" / "b.png").read_bytes()
+    (tmp_path / "masks" / "b.png").write_bytes(content[::-1])  # of the same size
     assert digest(pictures) != before
+    Image.new("L", (9, 9)).save(tmp_path / "masks" / "b.png")
     with pytest.raises(InputError, match=r"masks/b.png: not of the size of .*b.PNG"):
         load(pictures, 20, 1)
     (tmp_path / "masks" / "b.png").unlink()
@@ -63,7 +65,6 @@ def test_sampler_layout_and_plain_folders(tmp_path):
     assert find_pictures(tmp_path, "--x", False)[0].mask == tmp_path / "masks/ulcer/000003/00000.png"
     plain = find_pictures(tmp_path / "frames", "--x", False)
     assert (plain[0].name, plain[0].mask) == ("ulcer/000003/00000", None)
-    assert with_masks_of(plain, find_pictures(tmp_path, "--x", False))[0].mask
     with pytest.raises(InputError, match="must hold images/"):
         find_pictures(tmp_path / "frames", "--x", True)
     with pytest.raises(InputError, match="no such folder"):
@@ -87,17 +88,17 @@ def test_frames_of_a_prepared_data_set_are_its_training_cells(tmp_path):
 
 
 def test_groups_by_expression_file_or_folder(tmp_path):
-    assert group_rule(None)("a/b/1") == "a/b" and group_rule(None)("a") == "a"
-    assert group_rule(r"^(p\d+)_")("p12_7") == "p12"
+    assert group_rule(None, "--x")("a/b/1") == "a/b" and group_rule(None, "--x")("a") == "--x a"
+    assert group_rule(r"^(p\d+)_", "--x")("p12_7") == "p12"
     write_json(tmp_path / "groups.json", {"a": 7})
-    by_file = group_rule(str(tmp_path / "groups.json"))
+    by_file = group_rule(str(tmp_path / "groups.json"), "--x")
     assert by_file("a") == "7"
-    for wrong, name in ((by_file, "b"), (group_rule("^(x)"), "b")):
+    for wrong, name in ((by_file, "b"), (group_rule("^(x)", "--x"), "b")):
         with pytest.raises(InputError, match=r"--groups .* b$"):
             wrong(name)
     for wrong in ("(", "x"):
         with pytest.raises(InputError, match="--groups"):
-            group_rule(wrong)
+            group_rule(wrong, "--x")
 
 
 def test_what_the_split_goes_by_is_said(tmp_path):
@@ -158,14 +159,18 @@ def test_given_test_pictures_that_were_trained_on_are_named_and_their_twins_drop
 
 def test_training_recordings_of_a_generator_are_read(tmp_path):
     folder = make_clips(tmp_path / "grids", (2, 2), recordings=2)
-    assert seen_recordings(folder) == {"blue/rec0", "red/rec0", "rec0"}
+    assert seen_recordings(folder) == {"blue/rec0", "red/rec0"}
+    assert without_class(seen_recordings(folder)) == {"blue/rec0", "red/rec0", "rec0"}
     assert seen_recordings(folder / "dataset.json") == seen_recordings(folder)
     write_json(tmp_path / "codes.json", {"clips": [["a/r_1_7.png", 0, "train"], ["a/s_7.png", 0, "val"]]})
-    assert seen_recordings(tmp_path) == {"a/r_1", "r_1"}
+    assert seen_recordings(tmp_path) == {"a/r_1"}
     with pytest.raises(InputError, match=r"--generator-data .*: names no training recordings"):
         seen_recordings(tmp_path / "grids" / "red")
     write_pair(tmp_path, "a/r_1/00000", 0)
-    assert is_seen(find_pictures(tmp_path, "--x", True)[0], {"r_1", "a/r_1"})
+    write_pair(tmp_path, "a/site1/r:1/00000", 0)  # the names that prepare gives to folders in folders
+    picture, nested = find_pictures(tmp_path, "--x", True)
+    assert is_seen(picture, {"a/r_1"}) and not is_seen(picture, {"a/r_2"})
+    assert is_seen(nested, {"a/site1-r:1"}) and not is_seen(nested, {"b/site1-r:1"})
 
 
 def test_pictures_near_the_test_are_found():

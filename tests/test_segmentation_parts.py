@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 from ellipses import ellipse
-from PIL import Image
+from PIL import ExifTags, Image
+from scipy.stats import t as student
 
 from common.errors import InputError
 from common.networks import Lite0
+from dataset.pictures import read_picture
 from evaluations import segmenter
-from evaluations.arms import Job, differing, kept, summarise, table
-from evaluations.segmentation_data import (
-    read_labels,
-)
+from evaluations.arms import Job, differing, kept, summarise, table, with_interval
+from evaluations.segmentation_data import read_labels
 from evaluations.segmentation_scores import (
     hausdorff_95,
     mean_dice,
@@ -23,7 +23,6 @@ from evaluations.segmentation_scores import (
     score_all,
 )
 from evaluations.segmenter import IGNORED, Segmenter, SegmenterConfig
-from evaluations.uncertainty import resampled_interval
 
 TINY = {"encoder": "test_resnet", "encoder_weights": "none"}
 
@@ -78,15 +77,25 @@ def test_masks_of_any_kind_become_labels(tmp_path, values, classes, wanted, grey
 
 
 @pytest.mark.parametrize(("values", "classes", "words"), [
-    ([0, 2], 1, "label 2, but --classes 1"), ([0, 255], 2, "label 255, but --classes 2"),
-    ([[0, 0, 0], [9, 0, 0]], 1, "in colour")])
+    ([0, 2], 1, r"from 0 to 2, but .*0 and 255 \(--classes 1"), ([0, 255], 2, r"0 to 2 \(--classes 2"),
+    ([[0, 0, 0], [9, 0, 0]], 1, "has colours")])
 def test_masks_of_other_values_are_refused(tmp_path, values, classes, words):
     Image.fromarray(np.array([values], np.uint8)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match=rf"mask.png.*{words}"):
         read_labels(tmp_path / "mask.png", classes)
     (tmp_path / "mask.png").write_bytes(b"none")
-    with pytest.raises(InputError, match="not a readable mask"):
+    with pytest.raises(InputError, match="not a readable picture"):
         read_labels(tmp_path / "mask.png", classes)
+
+
+def test_mask_is_turned_as_its_picture_is(tmp_path):
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for name in ("picture.png", "mask.png"):
+        Image.fromarray(np.array([[0, 255], [0, 0], [0, 0]], np.uint8)).save(tmp_path / name, exif=turned)
+    labels, _ = read_labels(tmp_path / "mask.png", 1)
+    np.testing.assert_array_equal(labels * 255, read_picture(tmp_path / "picture.png")[..., 0])
+    assert labels.shape == (2, 3)
 
 
 def test_teacher_labels_only_what_it_is_sure_of():
@@ -178,19 +187,40 @@ def test_unknown_architecture_is_named():
         Segmenter(SegmenterConfig(architecture="Vnet", **TINY))
 
 
-def test_interval_resamples_groups_and_seeds():
+def test_interval_goes_by_groups_and_seeds():
     random = np.random.RandomState(0)
+
+    def width(values, groups):
+        found = with_interval(values, groups)
+        assert found["low"] + found["high"] == pytest.approx(2 * found["mean"])
+        return found["high"] - found["low"]
+
     values = random.randn(1, 400).repeat(3, 0)
-    alone = resampled_interval(values, [str(i) for i in range(400)])
-    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-    by_tens = np.arange(40).repeat(10)
-    same_in_group = random.randn(40)[by_tens][None]
-    grouped = resampled_interval(same_in_group, by_tens.astype(str))
-    split = resampled_interval(same_in_group, [str(i) for i in range(400)])
-    assert (grouped[1] - grouped[0]) / (split[1] - split[0]) == pytest.approx(10**0.5, rel=0.15)
-    seeds = resampled_interval(np.array([[0.0], [1.0]]) + np.zeros((2, 5)), list("abcde"))
-    assert seeds == (0, 1)
-    assert resampled_interval(np.full((2, 3), 0.25), list("aab")) == (0.25, 0.25)
+    assert width(values, [str(i) for i in range(400)]) == pytest.approx(4.19 * values.std() / 20, rel=0.3)
+    by_tens = np.arange(20).repeat(10)
+    same_in_group = random.randn(20)[by_tens][None]
+    expected = 2 * student.ppf(0.975, 19) * same_in_group[0, ::10].std(ddof=1) / 20**0.5
+    assert width(same_in_group, by_tens.astype(str)) == pytest.approx(expected)
+    seeds = np.array([[0.0], [1.0]]) + np.zeros((2, 5))
+    assert width(seeds, list("abcde")) == pytest.approx(2 * student.ppf(0.975, 1) * 0.5)
+    assert width(np.full((2, 3), 0.25), list("aab")) == 0
+
+
+def test_interval_of_few_groups_holds_the_mean_as_often_as_it_says():
+    random = np.random.RandomState(0)
+    groups = [str(i % 5) for i in range(20)]
+    found = [with_interval((random.randn(5)[np.arange(20) % 5] + random.randn(20))[None], groups)
+             for _ in range(300)]
+    assert 0.9 < np.mean([own["low"] < 0 < own["high"] for own in found]) < 0.99
+
+
+def test_one_group_has_no_interval():
+    results = {Job(arm, 4, seed): {"added": 0, "dice": [0.5, 0.7]}
+               for arm in ("real", "more") for seed in (0, 1)}
+    rows = summarise(results, ["a", "a"], ["dice"])
+    assert rows[1]["dice"]["difference"] == {"mean": 0, "low": None, "high": None}
+    assert table(rows, ["dice"])[1:] == [["real", "4", "0", "2", "0.600 [-, -]", "-"],
+                                         ["more", "4", "0", "2", "0.600 [-, -]", "+0.000 [-, -]"]]
 
 
 def test_differences_are_paired():
@@ -213,4 +243,7 @@ def test_kept_results_are_of_the_same_settings(tmp_path):
     assert made == [1]
     with pytest.raises(InputError, match=r"job.json: was made with steps 3, now it is 4"):
         kept(path, {"steps": 4, "labels": (1, 2)}, dict)
+    with pytest.raises(InputError) as raised:
+        kept(path, {"steps": 3, "labels": list(range(9999))}, dict)
+    assert len(str(raised.value)) < 500
     assert differing({"a": 1}, {"a": 1, "b": 2}) == ("b", None, 2) and differing({"a": 1}, {"a": 1}) is None

@@ -22,7 +22,7 @@ from common.locks import locked
 from common.names import inside
 from common.perceptual import LPIPSDistance
 from common.progress import progress
-from common.spread import evenly, evenly_by_class
+from common.spread import choose, evenly
 from dataset.grid_images import load_grid, save_picture, to_pixels
 from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest
@@ -59,14 +59,6 @@ class ReconstructConfig:
     def __post_init__(self) -> None:
         if self.clips_per_class is not None:
             require_at_least(self, clips_per_class=1)
-
-
-def choose(manifest: Manifest, split: str, per_class: int | None) -> list[Clip]:
-    """The clips of a split, or of each class at most `per_class` of them, evenly spread."""
-    clips = [clip for clip in manifest.clips if split in ("all", clip.split)]
-    if not clips:
-        raise InputError(f"--split {split}: --data-path has no such clips")
-    return [clips[i] for i in evenly_by_class([clip.label for clip in clips], per_class)]
 
 
 def compare(original_T3HW: np.ndarray, output_T3HW: np.ndarray) -> dict[str, float]:
@@ -162,8 +154,10 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     if config.save_path.resolve() == config.data_path.resolve():
         raise InputError(f"--save-path {config.save_path}: is --data-path")
     file = checkpoint_file(config.vq_ckpt, runtime)
-    model, clips = load_tokenizer(file).to(device), choose(manifest, config.split, config.clips_per_class)
-    tokenizer = tokenizer_facts(model, file)
+    model, every = load_tokenizer(file).to(device), manifest.clips
+    places = choose([clip.split for clip in every], [clip.label for clip in every], config.split,
+                    config.clips_per_class, "--data-path")
+    clips, tokenizer = [every[i] for i in places], tokenizer_facts(model, file)
     if runtime.is_main:
         facts = {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]}
         claim(config.save_path, facts, manifest, manifest.pictures_hash(config.data_path))
