@@ -1,9 +1,9 @@
 """STAGE: real, unlabelled and synthetic pictures -> what synthetic ones are good for in segmentation.
 
 A small network is trained with N real labels alone (the arm "real"), with strong augmentation, and with M
-added pictures: synthetic ones with their masks, synthetic or real ones that a teacher labels. All arms of a
-seed have the same N pictures, initial weights and number of steps. Every result is a file of the output
-folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
+added pictures: reconstructions of the N, synthetic ones with their masks, synthetic or real ones that a
+teacher labels. All arms of a seed have the same N pictures, initial weights and number of steps. Every result
+is a file of the output folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
 """
 
 import time

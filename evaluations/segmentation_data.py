@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -204,3 +204,9 @@ def load(pictures: Sequence[Picture], size: int, classes: int) -> tuple[Tensor, 
             small_SS = cv2.resize(labels_HW, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
             labels[place] = torch.from_numpy(small_SS)
     return pixels, labels
+
+
+def with_masks_of(pictures: Sequence[Picture], labelled: Sequence[Picture]) -> list[Picture]:
+    """The `pictures` that have the name of a labelled one, with its mask."""
+    masks = {picture.name: picture.mask for picture in labelled}
+    return [replace(picture, mask=masks[picture.name]) for picture in pictures if picture.name in masks]

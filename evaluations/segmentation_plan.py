@@ -19,6 +19,7 @@ from evaluations.segmentation_data import (
     draw,
     find_pictures,
     level_of,
+    with_masks_of,
 )
 from evaluations.segmentation_split import RealFeatures, is_seen, names_of, split_pictures, without_class
 from evaluations.segmenter import SegmenterConfig
@@ -27,8 +28,8 @@ FULL = {"labels": (25, 100, 400), "seeds": 5, "size": 128, "steps": 1000}
 QUICK = {"labels": (25, 100), "seeds": 2, "size": 96, "steps": 100}
 ALONE = ("constant", BASELINE, "strong")  # arms without added pictures
 ADDED = {  # arms and the folder whose pictures they add
-    "synthetic": "synthetic_path", "synthetic_unlabelled": "synthetic_path",
-    "real_unlabelled": "unlabelled_path"}
+    "reconstructions": "reconstruction_path", "synthetic": "synthetic_path",
+    "synthetic_unlabelled": "synthetic_path", "real_unlabelled": "unlabelled_path"}
 ARMS = (*ALONE, *ADDED)
 
 
@@ -50,6 +51,8 @@ class SegmentationConfig(SegmenterConfig):
     """Real pictures without labels: a folder, or a prepared data set; default: what N leaves of the data."""
     synthetic_path: Path | None = None
     """Generated pictures: the sampler's folder, or images/, and masks/ if they have masks."""
+    reconstruction_path: Path | None = None
+    """The pictures of --data-path after the tokenizer, by tokenizer.reconstruct_pictures."""
     generator_data: tuple[Path, ...] = ()
     """What the generator and its tokenizer were trained on, folders with dataset.json or codes.json; nothing
     of it is tested on."""
@@ -114,7 +117,7 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     """Find, check and split all pictures; `InputError` names what is wrong or leaks."""
     real = find_pictures(config.data_path, "--data-path", True, config.groups)
     apart = find_pictures(config.test_path, "--test-path", True, config.groups) if config.test_path else []
-    rules = {"synthetic_path": None, "unlabelled_path": config.groups}
+    rules = {"synthetic_path": None, "unlabelled_path": config.groups, "reconstruction_path": None}
     added = {name: find_pictures(path, flag(name), False, groups) for name, groups in rules.items()
              if (path := getattr(config, name))}
     masked = [own for own in (*real, *apart, *added.get("synthetic_path", [])) if own.mask]
@@ -140,7 +143,10 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
         added["unlabelled_path"] = left
         notes.append(f"{len(pictures) - len(left)} of {len(pictures)} pictures of --unlabelled-path are left "
                      "out: of a recording of the test or the validation")
-    for name, pictures in [(name, pictures) for name, pictures in added.items() if pictures]:
+    if "reconstruction_path" in added:
+        added["reconstruction_path"] = with_masks_of(added["reconstruction_path"], train)
+    for name, pictures in [(name, pictures) for name, pictures in added.items()
+                           if pictures and name != "reconstruction_path"]:
         facts = {**settings, f"files of {flag(name)}": digest(pictures)}
         removed = kept(config.output / f"near_{name}.json", facts,
                        partial(measured.near_test, pictures, train, test, flag(name)))
@@ -160,7 +166,7 @@ def named(pictures: Sequence[Picture], names: Iterable[str]) -> list[Picture]:
 def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: Sequence[Picture],
                     seen: set[str]) -> list[str]:
     """What there is to know of the generator."""
-    if not config.synthetic_path:
+    if not (config.synthetic_path or config.reconstruction_path):
         return []
     notes = ["all synthetic pictures are of one generator: intervals lack the spread between generators"]
     if not config.generator_data:
@@ -194,7 +200,8 @@ def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[s
                 if arm in missing or (config.arms and arm not in (BASELINE, *config.arms)):
                     continue
                 job = Job(arm, labels, seed)
-                added, wanted = len(job_pictures(job, config, plan)[1]), config.added_per_label * labels
+                added = len(job_pictures(job, config, plan)[1])
+                wanted = labels * (1 if arm == "reconstructions" else config.added_per_label)
                 if arm in ADDED and added < wanted and seed == 0:
                     notes.append(f"{arm} with {labels} labels: {added} pictures added, not {wanted}" if added
                                  else f"left out: {arm} with {labels} labels, nothing is left to add")
@@ -211,5 +218,7 @@ def job_pictures(job: Job, config: SegmentationConfig, plan: Plan) -> tuple[list
     if job.arm in ALONE:
         return labelled, []
     source = draw(plan.added[ADDED[job.arm]], job.seed) if ADDED[job.arm] in plan.added else rest
+    if job.arm == "reconstructions":
+        return labelled, named(source, [own.name for own in labelled])
     source = source[: config.added_per_label * job.labels]
     return labelled, source if job.arm == "synthetic" else [replace(own, mask=None) for own in source]

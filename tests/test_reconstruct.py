@@ -9,10 +9,16 @@ import torch
 from PIL import Image
 from small_data import make_grids
 
+from common.checkpoints import checkpoint_file
+from common.errors import InputError
 from common.files import read_json
 from common.perceptual import LPIPSDistance
 from dataset.manifest import Manifest
+from tokenizer.loading import load_tokenizer
+from tokenizer.quality import reconstruct
 from tokenizer.reconstruct import ReconstructConfig, compare, mean_lpips, run
+from tokenizer.reconstruct_pictures import ReconstructPicturesConfig
+from tokenizer.reconstruct_pictures import run as reconstruct_pictures
 
 
 @pytest.fixture
@@ -88,3 +94,35 @@ def test_pictures_that_have_changed_are_reconstructed_anew(config, grids, runtim
 def test_wrong_folders_are_named(config, runtime, grids):
     with pytest.raises(ValueError, match=r"--save-path .*: is --data-path"):
         run(dataclasses.replace(config, save_path=grids), runtime)
+
+
+def test_pictures_of_any_size_keep_name_and_size(tokenizer_run, tmp_path, runtime):
+    for name, size in (("a.jpg", (40, 30)), ("b/ü.png", (16, 16)), ("note.txt", None)):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if size:
+            Image.new("RGB", size, (200, 90, 80)).save(path)
+        else:
+            path.write_text("no picture")
+    config = ReconstructPicturesConfig(picture_path=tmp_path / "pictures", vq_ckpt=tokenizer_run, size=32,
+                                       save_path=tmp_path / "out", device="cpu")
+    reconstruct_pictures(config, runtime)
+    made = {path.relative_to(tmp_path / "out").as_posix(): path for path in (tmp_path / "out").rglob("*.png")}
+    assert {name: Image.open(path).size for name, path in made.items()} == {
+        "a.png": (40, 30), "b/ü.png": (16, 16)}
+    pixels_HW3 = np.asarray(Image.open(made["b/ü.png"]))
+    made["a.png"].unlink()
+    there = made["b/ü.png"].stat().st_mtime_ns
+    reconstruct_pictures(config, runtime)
+    assert made["a.png"].exists() and made["b/ü.png"].stat().st_mtime_ns == there
+    grid_3HW = torch.from_numpy(np.tile(np.uint8([[[200, 90, 80]]]), (32, 32, 1))).permute(2, 0, 1)
+    model = load_tokenizer(checkpoint_file(tokenizer_run))
+    expected_3HW, _ = reconstruct(model, grid_3HW, torch.device("cpu"))
+    assert abs(pixels_HW3.mean((0, 1)) - expected_3HW.float().mean((1, 2)).numpy()).max() < 2
+    with pytest.raises(InputError, match="another tokenizer or --size"):
+        reconstruct_pictures(dataclasses.replace(config, size=64), runtime)
+    with pytest.raises(InputError, match="--size 34: must be a multiple of"):
+        reconstruct_pictures(dataclasses.replace(config, size=34), runtime)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds no pictures"):
+        reconstruct_pictures(dataclasses.replace(config, picture_path=(tmp_path / "none")), runtime)

@@ -27,9 +27,10 @@ def small_features(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Real pairs, and the sampler's folder with masks."""
+    """Real pairs, their pictures after a tokenizer, and the sampler's folder with masks."""
     folder = tmp_path_factory.mktemp("segmentation")
     write_pairs(folder / "real", 24)
+    shutil.copytree(folder / "real" / "images", folder / "rebuilt")
     for seed in range(8):
         write_pairs(folder / "samples", 2, 100 + 10 * seed, f"polyp/{seed:06}/{{:05}}")
     (folder / "samples" / "images").rename(folder / "samples" / "frames")
@@ -43,7 +44,7 @@ def first(data, tmp_path_factory, runtime):
         patch.setattr(extractor, "LITE0_SIDE", 32)
         config = SegmentationConfig(
             data_path=data / "real", output=tmp_path_factory.mktemp("results") / "out",
-            synthetic_path=data / "samples", **TINY)
+            synthetic_path=data / "samples", reconstruction_path=data / "rebuilt", **TINY)
         return config, run(config, runtime)
 
 
@@ -51,9 +52,9 @@ def test_every_arm_has_a_row_and_the_report_its_files(first):
     config, rows = first
     assert [row["arm"] for row in rows] == list(ARMS)
     assert {row["arm"]: row["added"] for row in rows} == {
-        "constant": 0, "real": 0, "strong": 0, "synthetic": rows[3]["added"],
-        "synthetic_unlabelled": rows[3]["added"], "real_unlabelled": 13}
-    assert 10 < rows[3]["added"] <= 16
+        "constant": 0, "real": 0, "strong": 0, "reconstructions": 4, "synthetic": rows[4]["added"],
+        "synthetic_unlabelled": rows[4]["added"], "real_unlabelled": 13}
+    assert 10 < rows[4]["added"] <= 16
     assert all(("difference" in row["dice"]) == (row["arm"] != "real") for row in rows)
     assert read_json(config.output / "results.json")["rows"] == rows
     page, text = ((config.output / name).read_text() for name in ("report.html", "table.txt"))
@@ -66,7 +67,7 @@ def test_every_arm_has_a_row_and_the_report_its_files(first):
     assert page.count("data:image/png") == 2 and text.count("synthetic_unlabelled ") == 4
     for name in ("overlays", "curve"):
         with Image.open(config.output / f"{name}.png") as picture:
-            assert picture.width > 7 * 128
+            assert picture.width > 8 * 128
 
 
 def test_no_two_arms_predict_the_same(first):
@@ -105,7 +106,8 @@ def test_changed_settings_are_refused_by_name(first, runtime, change, words):
 
 
 def test_two_processes_get_the_results_of_one(first, tmp_path):
-    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=None)
+    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=None,
+                     reconstruction_path=None)
     assert run_ranks(lambda runtime: run(config, runtime), 2) == [0, 0]
     rows = read_json(tmp_path / "results.json")["rows"]
     assert rows == first[1][:2]
@@ -214,12 +216,13 @@ def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags
 
 
 def test_what_is_left_out_is_said(first):
-    config = replace(first[0], synthetic_path=None, labels=(4, 17, 400))
+    config = replace(first[0], synthetic_path=None, reconstruction_path=None, labels=(4, 17, 400))
     jobs, notes = segmentation.plan_jobs(config, plan(config))
     assert {job.labels for job in jobs} == {4, 17}
     assert "real_unlabelled-17-0" not in {job.name for job in jobs}
     assert [note.removeprefix("left out: ") for note in notes] == [
-        "synthetic, no --synthetic-path", "synthetic_unlabelled, no --synthetic-path",
+        "reconstructions, no --reconstruction-path", "synthetic, no --synthetic-path",
+        "synthetic_unlabelled, no --synthetic-path",
         "real_unlabelled with 4 labels: 13 pictures added, not 16",
         "real_unlabelled with 17 labels, nothing is left to add",
         "400 labels, there are 17 pictures to train on"]
