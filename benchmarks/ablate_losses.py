@@ -16,7 +16,7 @@ from common.files import read_json, write_json
 from dataset.manifest import Manifest
 from evaluations.evaluate import EvaluateConfig
 from evaluations.evaluate import run as evaluate
-from tokenizer.reconstruct import ReconstructConfig, choose
+from tokenizer.reconstruct import ReconstructConfig
 from tokenizer.reconstruct import run as reconstruct
 from tokenizer.train_vq import TrainVQConfig
 from tokenizer.train_vq import run as train
@@ -96,7 +96,7 @@ def planned_steps(config: AblateLossesConfig, runtime: Runtime) -> dict[str, int
 def held_out(config: AblateLossesConfig, data_path: Path, runtime: Runtime) -> Path:
     """The clips that judge, as a data set of links; features of all others would take too long."""
     folder, manifest = config.results_dir / "held_out" / data_path.name, Manifest.read(data_path)
-    clips = choose(manifest, "val", config.clips_per_class)
+    clips = manifest.choose("val", config.clips_per_class)
     with runtime.together():
         if runtime.is_main:
             for clip in clips:

@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.files import is_junk, read_json, write_json
 from common.names import check_classes, check_paths
 from common.presets import PRESETS, Preset
+from common.spread import choose
 from dataset.masks import Masks
 from dataset.pictures import picture_size
 from dataset.split import Piece, split_class
@@ -67,6 +68,12 @@ class Manifest:
         return {"class_names": list(self.class_names), "rows": self.rows, "cols": self.cols,
                 "frame_size": self.frame_size, "fps": self.fps, "frame_stride": self.frame_stride,
                 "split_by": dict(self.split_by), **({"masks": self.masks.facts()} if self.masks else {})}
+
+    def choose(self, split: str, most: int | None) -> list[Clip]:
+        """The clips of a split, or "all", or at most `most` of each class: `common.spread.choose`."""
+        places = choose([clip.split for clip in self.clips], [clip.label for clip in self.clips], split, most,
+                        "--data-path")
+        return [self.clips[i] for i in places]
 
     def pictures_hash(self, folder: Path) -> str:
         """A hash of names, sizes and times of the pictures in `folder`, which changes when one does."""

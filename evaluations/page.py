@@ -28,8 +28,8 @@ def write_page(folder: Path, results: dict[str, Any]) -> Path:
     for name, section in results["sections"].items():
         sections[name] = dict(section)
         if "scores" in section:
-            chart, cells = _chart(section["scores"]), table(section["scores"])
-            sections[name] |= {"chart": data_url("svg+xml", chart), "table": cells}
+            sections[name] |= {"chart": data_url("svg+xml", chart(section["scores"])),
+                               "table": table(section["scores"])}
         if "sheet" in section:
             sheet = inside(folder, section["sheet"]).read_bytes()
             sections[name]["picture"] = data_url("png", sheet)
@@ -83,7 +83,7 @@ def drawing(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
         figure.savefig(file, format="svg", metadata={"Date": None})
 
 
-def _chart(scores: dict[str, Any]) -> bytes:
+def chart(scores: dict[str, Any]) -> bytes:
     """One small bar chart per score, as SVG."""
     lines = -(-len(scores) // CHARTS)
     height = lines * (1.1 + 0.28 * max(len(rows(entry)) for entry in scores.values()))

@@ -18,6 +18,8 @@ from common.hardware import avoid_broken_amx
 from common.training import config, loop
 from common.training.curves import draw_curves
 from dataset.codes import Codes
+from evaluations import page
+from evaluations.page import chart
 from tokenizer.extract_codes import ExtractCodesConfig
 from tokenizer.extract_codes import run as extract_codes
 from tokenizer.vq_model import VQConfig, VQModel
@@ -29,6 +31,7 @@ for kind in (torch.cuda, torch.xpu, torch.backends.mps):
     kind.is_available = cache(lambda: False)  # the tests are of the CPU, but for those marked "gpu"
 config.cpu_has_bf16 = lambda: False  # the same numbers on any processor
 loop.draw_curves = lambda folder: None  # takes longer than a tiny run
+page.chart = lambda scores: b"<svg/>"  # likewise
 
 SLOWEST = ("test_scripts.py", "test_surroundings.py", "test_compile.py", "test_survival.py")
 
@@ -56,6 +59,12 @@ def gpu_if_marked(request, monkeypatch):
 def curves(monkeypatch):
     """Training draws its curves."""
     monkeypatch.setattr(loop, "draw_curves", draw_curves)
+
+
+@pytest.fixture
+def charts(monkeypatch):
+    """Results are drawn."""
+    monkeypatch.setattr(page, "chart", chart)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def generated(tmp_path_factory):
     return make_clips(tmp_path_factory.mktemp("generated") / "grids", (5, 6), seed=500, recordings=6, val=0)
 
 
-def test_classes_may_have_any_name_on_page_and_table(tmp_path, weights, runtime, monkeypatch):
+def test_classes_may_have_any_name_on_page_and_table(tmp_path, weights, runtime, monkeypatch, charts):
     names = ("macro", r"pooled $x$ <b>& 息肉")
     monkeypatch.setattr("eval_data.CLASSES", names)
     real = make_clips(tmp_path / "real", (8, 8))

@@ -22,7 +22,7 @@ from common.locks import locked
 from common.names import inside
 from common.perceptual import LPIPSDistance
 from common.progress import progress
-from common.spread import choose, evenly
+from common.spread import evenly
 from dataset.grid_images import load_grid, save_picture, to_pixels
 from dataset.hub_data import data_folder
 from dataset.manifest import Clip, Manifest
@@ -154,10 +154,8 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     if config.save_path.resolve() == config.data_path.resolve():
         raise InputError(f"--save-path {config.save_path}: is --data-path")
     file = checkpoint_file(config.vq_ckpt, runtime)
-    model, every = load_tokenizer(file).to(device), manifest.clips
-    places = choose([clip.split for clip in every], [clip.label for clip in every], config.split,
-                    config.clips_per_class, "--data-path")
-    clips, tokenizer = [every[i] for i in places], tokenizer_facts(model, file)
+    model, clips = load_tokenizer(file).to(device), manifest.choose(config.split, config.clips_per_class)
+    tokenizer = tokenizer_facts(model, file)
     if runtime.is_main:
         facts = {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]}
         claim(config.save_path, facts, manifest, manifest.pictures_hash(config.data_path))
