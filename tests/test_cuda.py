@@ -42,7 +42,8 @@ def golden_gpt():
     return golden_model(GPT, GPTConfig(**arguments), "gpt_small.npz")
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow),
+                                    pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_kernels_compute_the_same_as_plain_pytorch(device, command_env):
     if not importlib.util.find_spec("triton"):
         pytest.skip("no Triton on this platform")

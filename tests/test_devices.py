@@ -144,6 +144,7 @@ def test_step_that_is_not_finite_is_left_out_by_us_where_adamw_does_not_look(kin
     assert done == ["step"] * stepped + ["clear"] and adamw.found_inf == (not finite)
 
 
+@pytest.mark.slow
 def test_commands_run_on_any_device_and_make_what_a_cpu_makes(grids, tokenizer_run, gpt_file, tmp_path,
                                                               command_env):
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):

@@ -22,6 +22,7 @@ def test_it_is_valid_and_holds_no_outputs(notebook):
     assert len(cells) > 4 and not any(cell.outputs or cell.execution_count for cell in cells)
 
 
+@pytest.mark.slow
 def test_it_goes_from_the_demo_to_clips_of_a_new_model(notebook, ready, tmp_path, monkeypatch):
     small = {"OUT": tmp_path / "out", "CLASSES": "ulcer", "VIDEOS": "", "RECORDINGS": "2", "SIDE": "2",
              "FRAME_SIZE": "16", "CHANNELS": "32", "STEPS": "2", "ENDOGEN_VENV": ready,

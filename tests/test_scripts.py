@@ -24,6 +24,7 @@ def bash(script, *arguments, env, cwd, check=True):
     return subprocess.run(command, env=env, cwd=cwd, check=check, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, ready, tmp_path):
     tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "16", "CH_MULT": "1 1 1",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",

@@ -63,6 +63,7 @@ def place(tmp_path):
         yield place
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_chain_goes_on_wherever_and_under_whatever_names_things_lie(place):
     at = place.folder
