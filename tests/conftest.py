@@ -135,10 +135,10 @@ def tiny_size():
     del GPT_SIZES["tiny"]
 
 
-def make_gpt():
-    """A GPT for 16 x 16 tokens of 64 codes, whose output layer is not zero as it is when training starts."""
+def make_gpt(tokens=256):
+    """A GPT for clips of 64 codes, whose output layer is not zero as it is when training starts."""
     torch.manual_seed(1)
-    model = GPT(GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=256, num_classes=2))
+    model = GPT(GPTConfig(dim=32, n_layer=2, n_head=2, vocab_size=64, block_size=tokens, num_classes=2))
     torch.nn.init.normal_(model.output.weight, std=0.5)
     return model.eval()
 
@@ -146,6 +146,11 @@ def make_gpt():
 @pytest.fixture
 def small_gpt():
     return make_gpt()
+
+
+@pytest.fixture
+def tiny_gpt():
+    return make_gpt(36)
 
 
 @pytest.fixture(scope="session")

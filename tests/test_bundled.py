@@ -71,6 +71,7 @@ def test_probe_knows_rendered_clips_it_has_not_seen():
     assert (logits.argmax(1) == range(len(CLASS_NAMES))).mean() >= 0.75
 
 
+@pytest.mark.slow
 def test_program_in_the_readme_makes_the_clip_of_the_command(tmp_path, runtime, monkeypatch):
     root = MODELS_FOLDER.parent
     monkeypatch.chdir(tmp_path)

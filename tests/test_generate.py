@@ -203,12 +203,12 @@ def test_window_of_any_size_gives_the_sequential_tokens(small_gpt, window, setti
     assert torch.equal(generate(model, labels, seeds, decode_window=window, **settings), plain)
 
 
-def test_caches_are_kept_for_the_next_batch_of_the_same_model(small_gpt):
-    labels, caches, other = torch.tensor([0, 1]), {}, copy.deepcopy(small_gpt)
+def test_caches_are_kept_for_the_next_batch_of_the_same_model(tiny_gpt):
+    labels, caches, other = torch.tensor([0, 1]), {}, copy.deepcopy(tiny_gpt)
     torch.nn.init.normal_(other.output.weight, std=0.5)
     settings = dict(decode_window=5, cfg_scale=2.0)
     passes = []
-    for model, seeds in ((small_gpt, [1, 2]), (small_gpt, [3, 4]), (other, [3, 4])):
+    for model, seeds in ((tiny_gpt, [1, 2]), (tiny_gpt, [3, 4]), (other, [3, 4])):
         expected = generate(model, labels, seeds, **settings)
         assert torch.equal(generate(model, labels, seeds, **settings, caches=caches), expected)
         passes += caches.values()

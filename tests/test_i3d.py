@@ -56,7 +56,7 @@ def test_size_and_names_are_the_published_ones(hashed):
 
 @pytest.mark.parametrize(("frames", "mean", "std", "norm"), [
     (10, 0.275984, 5.064328, 101.31035), (16, 0.381462, 6.149303, 123.06894),
-    (64, 0.434443, 7.253400, 145.14685)])
+    pytest.param(64, 0.434443, 7.253400, 145.14685, marks=pytest.mark.slow)])
 def test_logits_are_the_golden_ones(hashed, frames, mean, std, norm):
     pixels_13THW = hash01(3 * frames * 224**2, 1000).reshape(1, 3, frames, 224, 224) * 2 - 1
     with torch.inference_mode():

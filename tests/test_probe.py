@@ -35,7 +35,7 @@ from evaluations.scores import nearest_neighbours
 @pytest.fixture(scope="module")
 def probe_run(grids, tmp_path_factory, runtime):
     folder = tmp_path_factory.mktemp("probe")
-    config = TrainProbeConfig(data_path=grids, results_dir=folder, max_steps=40, lr=2e-3, eval_every=40,
+    config = TrainProbeConfig(data_path=grids, results_dir=folder, max_steps=24, lr=3e-3, eval_every=24,
                               sample_every=0, device="cpu")
     train_probe(config, runtime)
     return folder

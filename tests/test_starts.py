@@ -42,10 +42,10 @@ def test_given_tokens_stay_and_the_others_depend_on_them(small_gpt):
         generate(small_gpt, torch.tensor([0]), [1], given_BN=torch.full((1, 256), 64))
 
 
-def test_blend_goes_from_one_class_to_the_other(small_gpt):
+def test_blend_goes_from_one_class_to_the_other(tiny_gpt):
     def clip(label, towards=None, cfg_scale=1.0):
         labels = torch.tensor([label])
-        return generate(small_gpt, labels, [3], towards=towards, cfg_scale=cfg_scale)
+        return generate(tiny_gpt, labels, [3], towards=towards, cfg_scale=cfg_scale)
 
     for scale in (1.0, 2.0):
         assert torch.equal(clip(0, (1, 0.0), scale), clip(0, None, scale))
