@@ -63,7 +63,7 @@ def test_pictures_form_a_data_set_and_measures_are_written(config, runtime):
 
 
 def test_lpips_is_measured_where_its_weights_are_given(config, runtime, vgg):
-    result = run(dataclasses.replace(config, vgg_weights=vgg), runtime)
+    result = run(dataclasses.replace(config, vgg_weights=vgg, clips_per_class=1), runtime)
     assert result["all"]["lpips"] > 0
     clip = clip_of(100)
     assert mean_lpips(LPIPSDistance("vgg", vgg, "--vgg-weights"), clip, clip, torch.device("cpu")) == 0

@@ -50,10 +50,11 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     assert start.endswith("endogen_phantom_gpt.safetensors")
 
 
-def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, tmp_path):
+def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, ready, tmp_path):
     if (ROOT / "pretrained_models" / "surgvisdom_model_0065324.pt").exists():
         pytest.skip("it is there")
-    done = bash("sample_c2i_512_demo.sh", "--model", "surgvisdom", env=script_env, cwd=tmp_path, check=False)
+    env = {**script_env, "ENDOGEN_VENV": str(ready)}
+    done = bash("sample_c2i_512_demo.sh", "--model", "surgvisdom", env=env, cwd=tmp_path, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "download_models.sh surgvisdom" in done.stderr and "pretrained_models" in done.stderr
     assert list(tmp_path.iterdir()) == []
