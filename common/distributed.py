@@ -7,8 +7,11 @@ Data parallelism wraps a model: with "ddp" every process holds a copy, with "fsd
 shard of each tensor, a `DTensor` split along its first dimension.
 """
 
+import ctypes
 import gc
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +30,15 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SHARES_DIFFER = timedelta(days=7)  # timeout of stages whose processes have different amounts of work
+MEETING = timedelta(minutes=10)  # timeout for all processes of a group to have started
+PR_SET_PDEATHSIG = 1  # of Linux
 LINGER = 2.0  # seconds that the main process waits for others that fail with the same error
+
+
+def end_with_launcher() -> None:
+    """If torchrun is killed, so is this process, on Linux: nobody else would end it, and it holds locks."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,10 @@ class Runtime:
             backend = "cpu:gloo,cuda:nccl"
         elif kind == "xpu" and dist.is_xccl_available():
             backend = "cpu:gloo,xpu:xccl"
-        dist.init_process_group(backend, timeout=timeout)
+        end_with_launcher()
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+        store.set_timeout(timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         try:
             yield runtime
         finally:

@@ -100,7 +100,9 @@ def test_process_group_has_the_backend_of_the_device(machine, monkeypatch, there
     begun = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(dist, "is_xccl_available", lambda: xccl)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: begun.append(backend))
+    store = SimpleNamespace(set_timeout=lambda timeout: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda address, timeout: iter([(store, 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: begun.append(backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     monkeypatch.setattr(distributed.gc, "collect", lambda: None)
     with Runtime.start():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import FORK, kill_when
 
 import common.training.signals
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
@@ -24,6 +25,7 @@ from common.checkpoints import (
     save_checkpoint,
     write_tensors,
 )
+from common.distributed import end_with_launcher
 from common.errors import InputError
 from common.files import read_jsonl
 from common.sharded import ShardWriter
@@ -200,6 +202,27 @@ def test_lost_process_ends_all_torchrun_starts_them_again_and_a_signal_ends_them
         script.send_signal(signal.SIGTERM)
     assert script.wait(60) == 0, output.read_text()
     assert "stopped by a signal at step" in output.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent was killed")
+def test_process_ends_with_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+
+    def launcher():
+        FORK.Process(target=worker).start()
+        time.sleep(60)
+
+    def worker():
+        end_with_launcher()
+        (tmp_path / "pid").write_text(f"{os.getpid()}\n")
+        time.sleep(60)
+
+    note = tmp_path / "pid"
+    kill_when(lambda: note.exists() and note.read_text().endswith("\n"), launcher)
+    status = Path(f"/proc/{int(note.read_text())}/status")
+    with contextlib.suppress(FileNotFoundError):
+        while "State:\tZ" not in status.read_text():
+            time.sleep(0.01)
 
 
 def test_sharded_checkpoint_is_of_the_moment_of_the_save(tmp_path, runtime):
