@@ -160,8 +160,9 @@ def token_work(model: GPT, variant: str, batch: int, cfg_scale: float, steps: in
 def some_fast_steps(step: FastStep, tokens_B: Tensor, places: range) -> int:
     """The tokens at these places, one after the other."""
     token_B1 = tokens_B[:, None]
+    position_N = torch.arange(places.stop, device=tokens_B.device)
     for i in places:
-        next_B1 = step(token_B1, torch.tensor([i], device=tokens_B.device))
+        next_B1 = step(token_B1, position_N[i : i + 1])
         token_B1 = next_B1.clone()  # the next step reuses its memory
     return len(places)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from common.errors import InputError
 from common.files import is_junk
 from common.presets import Preset
+from dataset.pictures import IMAGE_SUFFIXES
 
 LINK_UP = "a link to one of its parent folders, not followed"
 
@@ -63,6 +64,22 @@ def _kind(place: Path) -> str:
     if os.path.isfile(place):
         return "file" if os.access(place, os.R_OK) else "a file without read permission"
     return "neither a file nor a folder" if os.path.exists(place) else "a broken link"
+
+
+def pictures_by_name(folder: Path) -> dict[str, Path]:
+    """Relative name without suffix -> picture file, of the folder and all below it.
+
+    Raises: `InputError` if two have one name.
+    """
+    found: dict[str, Path] = {}
+    for place in walk(folder):
+        for file in place.files:
+            name = PurePosixPath(place.path, file)
+            if name.suffix.lower() in IMAGE_SUFFIXES:
+                other = found.setdefault(str(name.with_suffix("")), folder / name)
+                if other != folder / name:
+                    raise InputError(f"{folder / name}: {other.name} has the same name")
+    return found
 
 
 def find_class_folders(folder: Path, preset: Preset) -> tuple[str, list[Note]]:

@@ -147,7 +147,8 @@ def write_report(
     """
     rows = summarise(results, groups, list(scores))
     if (seeds := min(row["seeds"] for row in rows)) < FEW_SEEDS:
-        notes = [*notes, f"seeds: {seeds}; intervals are too narrow, take {FEW_SEEDS}"]
+        notes = [*notes, "one seed: the intervals lack the spread between seeds" if seeds == 1 else
+                 f"seeds: {seeds}; intervals are rough, take {FEW_SEEDS}"]
     if (count := len(set(groups))) < FEW_GROUPS:
         notes = [*notes, "the test is one independent group: there are no intervals" if count == 1 else
                  f"the test has {count} independent groups; intervals are rough, take {FEW_GROUPS}"]

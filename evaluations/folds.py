@@ -108,7 +108,8 @@ def refuse_leaks(clips: ClipSet, folds: Sequence[Fold], seen: Sequence[set[str]]
             raise InputError(
                 f"--sample-path: fold {number} tests on {len(leaks)} recordings that the generator was "
                 f"trained on or its samples show, such as {leaks[0]}; take --folds 1, which tests on the val "
-                "split, or one generator per fold (see --generator-data)")
+                "split, or one generator per fold (see --generator-data), and samples without these "
+                "recordings")
 
 
 def write_folds(clips: ClipSet, folds: Sequence[Fold], folder: Path) -> None:

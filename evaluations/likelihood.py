@@ -133,7 +133,8 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
     class_names, device = dataset["class_names"], runtime.device(config.device)
     if codes.dataset["class_names"] != class_names:
         raise InputError(f"--code-path {config.code_path}: its classes are not those of {file}")
-    if None not in (known := (codes.tokenizer.get("hash"), tokenizer.get("hash"))) and len(set(known)) > 1:
+    known = [{side.get("hash"), *side.get("same_codes", ())} for side in (codes.tokenizer, tokenizer)]
+    if None not in set.union(*known) and known[0].isdisjoint(known[1]):
         raise InputError(f"--code-path {config.code_path}: codes of another tokenizer than that of {file}")
     places = choose(codes.splits, codes.labels, config.split, config.clips_per_class, "--code-path")
     labels_n = np.array(codes.labels)[places]

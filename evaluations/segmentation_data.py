@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from common.errors import InputError
 from common.files import file_hash, read_json
-from dataset.folders import walk
+from dataset.folders import pictures_by_name
 from dataset.grid import grid_to_frames
 from dataset.manifest import FILE_NAME, Manifest
 from dataset.mask_files import LabelRule
-from dataset.pictures import IMAGE_SUFFIXES, read_picture, read_values
+from dataset.pictures import read_picture, read_values
 from dataset.video import WrongMasks
 
 WHITE = 128  # least value of the foreground of a mask in grey
@@ -61,26 +61,13 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
     has_masks = (folder / "masks").is_dir()
     if labelled and not (places and has_masks):
         raise InputError(f"{flag} {folder}: must hold images/ (or frames/) and masks/")
-    files = _by_name((places or [folder])[0])
-    masks = _by_name(folder / "masks") if has_masks else {}
+    files = pictures_by_name((places or [folder])[0])
+    masks = pictures_by_name(folder / "masks") if has_masks else {}
     if not files:
         raise InputError(f"{flag} {folder}: holds no pictures")
     if masks and (missing := [path for name, path in files.items() if name not in masks]):
         raise InputError(f"{flag} {missing[0]}: has no mask in {folder / 'masks'}")
     return [Picture(name, path, masks.get(name), group_of(name)) for name, path in sorted(files.items())]
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Relative name without suffix -> picture file."""
-    found: dict[str, Path] = {}
-    for place in walk(folder):
-        for file in place.files:
-            name = PurePosixPath(place.path, file)
-            if name.suffix.lower() in IMAGE_SUFFIXES:
-                other = found.setdefault(str(name.with_suffix("")), folder / name)
-                if other != folder / name:
-                    raise InputError(f"{folder / name}: {other.name} has the same name")
-    return found
 
 
 def _prepared(folder: Path, group_of: Callable[[str], str]) -> list[Picture]:

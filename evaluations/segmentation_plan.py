@@ -168,7 +168,8 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
     """What there is to know of the generator."""
     if not (config.synthetic_path or config.reconstruction_path):
         return []
-    notes = ["all synthetic pictures are of one generator: intervals lack the spread between generators"]
+    notes = ["all synthetic pictures are of one generator: intervals lack the spread between generators"
+             ] * bool(config.synthetic_path)
     if not config.generator_data:
         return [*notes, "no --generator-data: NOT checked whether generator and tokenizer saw test pictures"]
     if not any(is_seen(own, seen) for own in real):

@@ -11,7 +11,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   [ -e "$stamp" ] || [ -z "$(ls -A "$app")" ] ||
     { echo "error: ENDOGEN_APP_VENV $app: holds something else, and would be emptied" >&2; exit 2; }
   echo "setting up Gradio in $app (once, a minute)" >&2
-  find "$app" -mindepth 1 -delete && : >"$stamp" && "$python" -m venv "$app" &&
+  : >"$stamp" && find "$app" -mindepth 1 ! -path "$stamp" -delete && "$python" -m venv "$app" &&
     site=$("$app/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') &&
     "$python" -c 'import site; print(*site.getsitepackages(), sep="\n")' >"$site/project.pth" &&
     "$app/bin/python" -m pip install --quiet --disable-pip-version-check \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The bundled models from nothing:  bash scripts/reproduce_phantom.sh OUT [KVASIR_SEG]
 # KVASIR_SEG is the unpacked data set (https://datasets.simula.no/kvasir-seg, CC BY 4.0); without it the tokenizer
-# learns from the phantom alone. Several hours on two CPU cores; rerun the same command to continue. Leaves the files
+# learns from the phantom alone. Several hours on two CPU cores; rerun the same command to continue. Leaves the weights
 # of pretrained_models/ in OUT/model, with the probe's report on the clips that they make in OUT/samples.
 set -euo pipefail
 usage="usage: $0 OUT [KVASIR_SEG]"
@@ -35,6 +35,7 @@ train_vq --results-dir "$out/tokenizer_frames" --ch 16 --ch-mult 1 2 4 8 8 --z-c
   --codebook-size 1024 --window 1 --global-batch-size 16 --warmup-steps 100 --max-steps "$VQ_STEPS"
 train_vq --results-dir "$out/tokenizer" --vq-ckpt "$out/tokenizer_frames" --window 2 --global-batch-size 4 \
   --warmup-steps 20 --colour-weight 2 --max-steps "$VQ_WINDOW_STEPS"
+# Half precision makes other codes, as it warns: they are extracted with this file.
 launch autoregressive.train.export --ckpt "$out/tokenizer" --output "$base" --precision half
 launch tokenizer.extract_codes --data-path "$out/grids" --code-path "$out/codes" --vq-ckpt "$base"
 

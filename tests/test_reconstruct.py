@@ -123,6 +123,23 @@ def test_pictures_of_any_size_keep_name_and_size(tokenizer_run, tmp_path, runtim
         reconstruct_pictures(dataclasses.replace(config, size=64), runtime)
     with pytest.raises(InputError, match="--size 34: must be a multiple of"):
         reconstruct_pictures(dataclasses.replace(config, size=34), runtime)
+    Image.new("RGB", (16, 16)).save(tmp_path / "pictures" / "b" / "ü.png")
+    with pytest.raises(InputError, match="holds other pictures"):  # one is not what it was
+        reconstruct_pictures(config, runtime)
+    with pytest.raises(InputError, match="holds other pictures"):  # they may be anybody's
+        reconstruct_pictures(dataclasses.replace(config, save_path=shutil.copytree(
+            tmp_path / "out", tmp_path / "copy", ignore=shutil.ignore_patterns("pictures.json"))), runtime)
+    Image.new("RGB", (16, 16)).save(tmp_path / "pictures" / "a.png")
+    with pytest.raises(InputError, match=r"a\.jpg has the same name|a\.png has the same name"):
+        reconstruct_pictures(dataclasses.replace(config, save_path=tmp_path / "new"), runtime)
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="holds no pictures"):
-        reconstruct_pictures(dataclasses.replace(config, picture_path=(tmp_path / "none")), runtime)
+    for folder, said in (("none", "holds no pictures"), ("nowhere", "no such folder"), ("out", "or in it")):
+        with pytest.raises(InputError, match=said):
+            reconstruct_pictures(dataclasses.replace(config, picture_path=tmp_path / folder), runtime)
+
+
+def test_pictures_of_unknown_origin_are_not_touched(config, runtime):
+    shutil.copytree(config.data_path, config.save_path)
+    with pytest.raises(InputError, match=r"holds pictures but no reconstruction\.json"):
+        run(config, runtime)
+    assert Manifest.read(config.save_path).clips == Manifest.read(config.data_path).clips

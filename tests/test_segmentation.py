@@ -58,7 +58,7 @@ def test_every_arm_has_a_row_and_the_report_its_files(first):
     assert all(("difference" in row["dice"]) == (row["arm"] != "real") for row in rows)
     assert read_json(config.output / "results.json")["rows"] == rows
     page, text = ((config.output / name).read_text() for name in ("report.html", "table.txt"))
-    for words in ("not patient-level", "no --generator-data", "seeds: 1; intervals are too narrow",
+    for words in ("not patient-level", "no --generator-data", "one seed: the intervals lack the spread",
                   "the test has 5 independent groups; intervals are rough",
                   "real_unlabelled with 4 labels: 13 pictures added, not 16", "lack the spread between gen",
                   "17 pictures to train on, 2 for validation, 5 for the test"):

@@ -127,7 +127,7 @@ def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     manifest, device = Manifest.read(config.data_path), runtime.device(config.device)
     file = checkpoint_file(config.vq_ckpt, runtime)
     model = load_tokenizer(file).to(device)
-    tokenizer = tokenizer_facts(model, file)
+    tokenizer = {**tokenizer_facts(model, file), **model.facts}
     if manifest.frame_size % tokenizer["downsample"]:
         raise InputError(f"--vq-ckpt {config.vq_ckpt}: frames of {manifest.frame_size} px are no multiple of "
                          f"its downsample factor {tokenizer['downsample']}")

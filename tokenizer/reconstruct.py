@@ -132,6 +132,8 @@ def claim(save_path: Path, facts: dict[str, Any], manifest: Manifest, pictures: 
     What is there of other `pictures`, as those of another crop, is deleted.
     """
     path = save_path / "reconstruction.json"
+    if not path.exists() and any(inside(save_path, clip.name).exists() for clip in manifest.clips):
+        raise InputError(f"--save-path {save_path}: holds pictures but no {path.name}, use another folder")
     there = read_json(path) if path.exists() else {"inputs": facts}
     if {**there["inputs"], "tokenizer": ""} != {**facts, "tokenizer": ""}:  # its file may have been renamed
         raise InputError(f"--save-path {save_path}: holds reconstructions of other inputs")

@@ -5,8 +5,10 @@ the picture fit it: the folder for the arm "reconstructions" of evaluations.segm
 pictures that are there.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,9 +21,9 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from common.locks import locked
 from common.progress import progress
-from dataset.folders import walk
+from dataset.folders import pictures_by_name
 from dataset.grid_images import save_picture
-from dataset.pictures import IMAGE_SUFFIXES, read_picture
+from dataset.pictures import read_picture
 from tokenizer.loading import load_tokenizer, weights_hash
 from tokenizer.quality import reconstruct
 from tokenizer.vq_model import VQModel
@@ -44,6 +46,14 @@ class ReconstructPicturesConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, size=8)
+        if not self.picture_path.is_dir():
+            raise InputError(f"--picture-path {self.picture_path}: no such folder")
+        if self.save_path.resolve().is_relative_to(self.picture_path.resolve()):
+            raise InputError(f"--save-path {self.save_path}: is --picture-path, or in it")
+
+    def target(self, name: str) -> Path:
+        """The file of a picture without suffix."""
+        return self.save_path / f"{name}.png"
 
 
 def reconstructed(picture_HW3: np.ndarray, model: VQModel, size: int, device: torch.device) -> torch.Tensor:
@@ -55,37 +65,42 @@ def reconstructed(picture_HW3: np.ndarray, model: VQModel, size: int, device: to
     return torch.from_numpy(cv2.resize(output_SS3, shape, interpolation=cv2.INTER_CUBIC)).permute(2, 0, 1)
 
 
+def claim(config: ReconstructPicturesConfig, model: VQModel, files: dict[str, Path]) -> None:
+    """Refuse a folder that holds other pictures; note whose reconstructions it is for."""
+    record = config.save_path / "pictures.json"
+    states = [(name, state.st_size, state.st_mtime_ns)
+              for name, file in files.items() for state in [file.stat()]]
+    facts = {"tokenizer": weights_hash(model), "size": config.size,
+             "pictures": hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]}
+    there = read_json(record) if record.exists() else facts
+    if there != facts or (not record.exists() and any(config.target(name).exists() for name in files)):
+        raise InputError(f"--save-path {config.save_path}: holds other pictures, or those of another "
+                         "tokenizer or --size; use another folder")
+    write_json(record, facts)
+
+
 def run(config: ReconstructPicturesConfig, runtime: Runtime) -> None:
-    """Write the reconstructions; `InputError` if another job is at it, or other ones are there."""
+    """Write the reconstructions; `InputError` if another job is at it, or something else is there."""
     with locked(config.save_path, runtime):
-        model = load_tokenizer(checkpoint_file(config.vq_ckpt, runtime))
-        if config.size % model.config.downsample:
-            raise InputError(f"--size {config.size}: must be a multiple of the tokenizer's downsample factor "
-                             f"{model.config.downsample}")
-        places = walk(config.picture_path)
-        names = [name for place in places for file in place.files
-                 if (name := PurePosixPath(place.path, file)).suffix.lower() in IMAGE_SUFFIXES]
-        if not names:
-            raise InputError(f"--picture-path {config.picture_path}: holds no pictures")
-        facts = {"tokenizer": weights_hash(model), "size": config.size}
-        record = config.save_path / "pictures.json"
-        with runtime.together():
-            if record.exists() and read_json(record) != facts:
-                raise InputError(f"--save-path {config.save_path}: holds reconstructions of another "
-                                 "tokenizer or --size")
-        if runtime.is_main:
-            write_json(record, facts)
         device = runtime.device(config.device)
-        model, mine = model.to(device), runtime.share(names)
+        model = load_tokenizer(checkpoint_file(config.vq_ckpt, runtime)).to(device)
+        with runtime.together():
+            if config.size % model.config.downsample:
+                raise InputError(f"--size {config.size}: must be a multiple of the tokenizer's downsample "
+                                 f"factor {model.config.downsample}")
+            files = pictures_by_name(config.picture_path)
+            if not files:
+                raise InputError(f"--picture-path {config.picture_path}: holds no pictures")
+            if runtime.is_main:
+                claim(config, model, files)
+        mine = runtime.share(list(files))
         for name in progress(mine, len(mine), "reconstruct", "picture", runtime.is_main):
-            path = config.save_path / name.with_suffix(".png")
-            if not path.exists():
+            if not (path := config.target(name)).exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                picture_HW3 = read_picture(config.picture_path / name)
-                save_picture(path, reconstructed(picture_HW3, model, config.size, device))
+                save_picture(path, reconstructed(read_picture(files[name]), model, config.size, device))
         runtime.gather(None)
         if runtime.is_main:
-            print(f"{len(names)} pictures in {config.save_path}")
+            print(f"{len(files)} pictures in {config.save_path}")
             say_next("bash", "scripts/evaluate_segmentation.sh", "--data-path", "REAL", "--output", "OUT",
                      "--reconstruction-path", config.save_path)
 

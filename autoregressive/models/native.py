@@ -132,9 +132,12 @@ def library() -> ctypes.CDLL | None:
         path = compiled(SOURCE)
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # damaged in the cache
-            path.unlink(missing_ok=True)
-            return ctypes.CDLL(str(compiled(SOURCE)))
+        except OSError:  # damaged in the cache, if another compilation makes another file
+            before = path.read_bytes()
+            path.unlink()
+            if compiled(SOURCE).read_bytes() == before:
+                raise
+            return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # also without a home folder
         warn_absent("the decoder in C++", error)
         return None
