@@ -98,6 +98,10 @@ def test_what_does_not_fit_is_refused(config, codes, gpt_file, tmp_path, runtime
         dataclasses.replace(read, **change).write(tmp_path / "other")
         with pytest.raises(ValueError, match=message):
             run(dataclasses.replace(config, code_path=tmp_path / "other"), runtime)
+    own = read.tokenizer["hash"]  # of a decoder that was trained on
+    accepted = dataclasses.replace(read, tokenizer={**read.tokenizer, "hash": "another", "same_codes": [own]})
+    accepted.write(tmp_path / "other")
+    run(dataclasses.replace(config, code_path=tmp_path / "other"), runtime)
     dataclasses.replace(read, splits=["train"] * len(read.splits)).write(tmp_path / "other")
     with pytest.raises(ValueError, match="--split val: --code-path has no such clips"):
         run(dataclasses.replace(config, code_path=tmp_path / "other", split="val"), runtime)
