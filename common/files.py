@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_native_id
@@ -148,3 +148,10 @@ def file_hash(path: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def state_hash(files: Mapping[str, Path]) -> str:
+    """A short hash of names, sizes and times of files, which changes when one of them does."""
+    states = [(name, state.st_size, state.st_mtime_ns)
+              for name, file in files.items() for state in [file.stat()]]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]

@@ -3,8 +3,6 @@
 Class folders of grid PNGs without dataset.json, the released layout, are read too.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import is_junk, read_json, write_json
+from common.files import is_junk, read_json, state_hash, write_json
 from common.names import check_classes, check_paths
 from common.presets import PRESETS, Preset
 from common.spread import choose
@@ -77,10 +75,7 @@ class Manifest:
 
     def pictures_hash(self, folder: Path) -> str:
         """A hash of names, sizes and times of the pictures in `folder`, which changes when one does."""
-        states = [(folder / clip.name).stat() for clip in self.clips]
-        facts = [(clip.name, state.st_size, state.st_mtime_ns)
-                 for clip, state in zip(self.clips, states, strict=True)]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        return state_hash({clip.name: folder / clip.name for clip in self.clips})
 
     def write(self, folder: Path) -> None:
         """Write dataset.json into `folder`, atomically."""

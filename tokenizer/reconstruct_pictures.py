@@ -5,8 +5,6 @@ the picture fit it: the folder for the arm "reconstructions" of evaluations.segm
 pictures that are there.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import read_json, write_json
+from common.files import read_json, state_hash, write_json
 from common.locks import locked
 from common.progress import progress
 from dataset.folders import pictures_by_name
@@ -68,10 +66,7 @@ def reconstructed(picture_HW3: np.ndarray, model: VQModel, size: int, device: to
 def claim(config: ReconstructPicturesConfig, model: VQModel, files: dict[str, Path]) -> None:
     """Refuse a folder that holds other pictures; note whose reconstructions it is for."""
     record = config.save_path / "pictures.json"
-    states = [(name, state.st_size, state.st_mtime_ns)
-              for name, file in files.items() for state in [file.stat()]]
-    facts = {"tokenizer": weights_hash(model), "size": config.size,
-             "pictures": hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]}
+    facts = {"tokenizer": weights_hash(model), "size": config.size, "pictures": state_hash(files)}
     there = read_json(record) if record.exists() else facts
     if there != facts or (not record.exists() and any(config.target(name).exists() for name in files)):
         raise InputError(f"--save-path {config.save_path}: holds other pictures, or those of another "
