@@ -8,7 +8,6 @@ shard of each tensor, a `DTensor` split along its first dimension.
 """
 
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -75,7 +74,6 @@ class Runtime:
         try:
             yield runtime
         finally:
-            gc.collect()  # a wrapped model in a cycle keeps the group's threads, which may abort the exit
             dist.destroy_process_group()
 
     @property

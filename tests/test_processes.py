@@ -101,3 +101,11 @@ def test_float32_on_a_gpu_is_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert Runtime().device("cuda").type == "cuda" and not torch.backends.cudnn.allow_tf32
+
+
+def test_what_is_left_of_the_group_cannot_fail_a_finished_command(tmp_path, python, command_env):
+    status, out, _ = run_group("""
+    import atexit, os
+    atexit.register(os.abort)
+    print("done", runtime.rank)""", tmp_path, python, command_env)
+    assert status == [0, 0] and sorted(out.splitlines()) == ["done 0", "done 1"]
