@@ -36,7 +36,7 @@ def run_command(config_class: type[Config], run: Callable[[Config, Runtime], obj
             run(config, runtime)
         if runtime.world_size > 1:
             sys.stdout.flush()
-            os._exit(0)  # threads of the group, kept by caches of PyTorch, now and then abort Python's own exit
+            os._exit(0)  # threads of the group that caches keep now and then abort Python's own exit
     except RuntimeError as error:
         if not lost_contact(error) or os.environ.get("ENDOGEN_TRACEBACK"):
             raise
