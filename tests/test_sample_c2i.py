@@ -156,6 +156,25 @@ def test_pictures_in_bfloat16_are_refused_where_they_change(config, runtime, mon
     assert read_json(config.save_folder / "samples.json")["sampling"]["decode_precision"] == "bf16"
 
 
+def test_precision_of_pictures_suits_the_processor_and_stays_in_a_folder(config, runtime, monkeypatch):
+    def precision(folder):
+        return read_json(folder / "samples.json")["sampling"].get("decode_precision")
+
+    assert config.decode_precision == "auto"
+    other = dataclasses.replace(config, save_folder=config.save_folder.with_name("other"))
+    for folder, fast in ((config.save_folder, True), (other.save_folder, False)):
+        monkeypatch.setattr("autoregressive.sample.pictures.cpu_has_bf16", lambda fast=fast: fast)
+        run(dataclasses.replace(config, save_folder=folder), runtime)
+        monkeypatch.setattr("autoregressive.sample.pictures.cpu_has_bf16", lambda fast=fast: not fast)
+        run(dataclasses.replace(config, save_folder=folder, clips_per_class=2), runtime)  # on another machine
+        assert precision(folder) == ("bf16" if fast else None)
+    monkeypatch.setattr("autoregressive.sample.pictures.LEAST_PSNR", 101.0)
+    third = dataclasses.replace(config, save_folder=config.save_folder.with_name("third"))
+    monkeypatch.setattr("autoregressive.sample.pictures.cpu_has_bf16", lambda: True)
+    run(third, runtime)
+    assert precision(third.save_folder) is None
+
+
 def test_seeds_and_classes_give_different_clips(config, runtime):
     run(dataclasses.replace(config, clips_per_class=2), runtime)
     assert len(set(pictures(config.save_folder).values())) == 4

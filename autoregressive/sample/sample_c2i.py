@@ -16,7 +16,7 @@ from autoregressive.models.decoding import Rule
 from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.sample.clip_files import ClipJob, write_clip, write_manifest, write_sheet
 from autoregressive.sample.gallery import write_gallery
-from autoregressive.sample.pictures import check_bfloat16
+from autoregressive.sample.pictures import check_bfloat16, suiting_precision
 from autoregressive.sample.sampler import ClipSampler, Models, fitting_batch, usual_window
 from autoregressive.sample.starts import given_tokens, read_start, read_start_masks, start_facts
 from common.command import require_at_least, run_command
@@ -85,8 +85,9 @@ class SampleC2IConfig:
     mixed_precision: Literal["int8", "bf16", "none"] = "none"
     """Precision of the GPT's weights. bf16 is faster; on a GPU a clip may then depend on the other clips of
     its batch. int8, on a CPU only, is faster still and changes the model slightly."""
-    decode_precision: Literal["bf16", "none"] = "none"
-    """Precision of the tokenizer. bf16 is refused for a tokenizer whose pictures it changes visibly."""
+    decode_precision: Literal["auto", "bf16", "none"] = "auto"
+    """Precision of the tokenizer. bf16 is refused for a tokenizer whose pictures it changes visibly. auto:
+    that of the clips in the folder; for new ones bf16 on a CPU that multiplies it, unless refused."""
     device: str = "auto"
     """auto, cuda, xpu, mps or cpu."""
 
@@ -157,6 +158,13 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return record["clips"]
 
 
+def precision_there(folder: Path) -> str | None:
+    """The precision of the pictures of the clips in a folder; None if it has no record."""
+    if not (folder / FILE_NAME).exists():
+        return None
+    return read_samples(folder).get("sampling", {}).get("decode_precision", "none")
+
+
 def differences(recorded: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """All differences of nested dictionaries, such as "temperature 1.0, now 0.5"."""
     found = []
@@ -185,6 +193,10 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
     names = dataset["class_names"]
     jobs = make_jobs(config.classes or names, names, range(config.seed, config.seed + config.clips_per_class))
     Rule(config.cfg_scale, config.temperature, config.top_k, config.top_p)  # refuses wrong values
+    demanded = config.decode_precision == "bf16"
+    if config.decode_precision == "auto":
+        config = replace(config, decode_precision=runtime.agree(
+            lambda: precision_there(folder) or suiting_precision(tokenizer, dataset, device)))
     towards = config.blend_with and (label_of(config.blend_with, names, "--blend-with"), config.blend)
     settings, start_N = config.settings(), None
     if config.chain > 1 and clip_length(dataset) < 2 * dataset["cols"]:
@@ -202,7 +214,7 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
              "dataset": dataset, "sampling": settings,
              **({"notice": entry["notice"]} if "notice" in entry else {})}
     tokenizer = tokenizer.to(device)
-    if config.decode_precision == "bf16":
+    if demanded:
         check_bfloat16(tokenizer, dataset)
     gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
     clips = []

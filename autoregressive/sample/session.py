@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autoregressive.models.native import PRECISIONS, prepare
 from autoregressive.sample.gallery import RESEARCH, STARTED
+from autoregressive.sample.pictures import suiting_precision
 from autoregressive.sample.sample_c2i import SampleC2IConfig, label_of
 from autoregressive.sample.sampler import LINK_SEED, ClipSampler, Models, usual_window
 from autoregressive.sample.starts import continued, given_tokens, read_start, start_facts
@@ -64,7 +65,9 @@ class Session:
         self.dataset = self.models.dataset
         self.hash = file_hash(self.models.path)[:16]
         always = {"top_k": SampleC2IConfig.top_k, "decode_window": usual_window(gpt, self.device)}
-        self.sampler = ClipSampler(gpt, self.models.tokenizer.to(self.device), self.dataset, always)
+        tokenizer = self.models.tokenizer.to(self.device)
+        self.sampler = ClipSampler(gpt, tokenizer, self.dataset, always,
+                                   decode_precision=suiting_precision(tokenizer, self.dataset, self.device))
 
     def start(self, path: Path) -> Tensor:
         """(N,): tokens of a clip that begins with the last row of frames of a video, or with a picture.
