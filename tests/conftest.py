@@ -11,6 +11,7 @@ from small_data import make_grids
 from training_jobs import TINY_GPT
 
 from autoregressive.models.gpt import GPT, GPT_SIZES, GPTConfig
+from autoregressive.sample import pictures
 from autoregressive.sample.sample_c2i import SampleC2IConfig
 from common.checkpoints import save_checkpoint
 from common.distributed import Runtime
@@ -29,7 +30,7 @@ avoid_broken_amx()
 HAS_GPU = torch.cuda.is_available()
 for kind in (torch.cuda, torch.xpu, torch.backends.mps):
     kind.is_available = cache(lambda: False)  # the tests are of the CPU, but for those marked "gpu"
-config.cpu_has_bf16 = lambda: False  # the same numbers on any processor
+config.cpu_has_bf16 = pictures.cpu_has_bf16 = lambda: False  # the same numbers on any processor
 loop.draw_curves = lambda folder: None  # takes longer than a tiny run
 page.chart = lambda scores: b"<svg/>"  # likewise
 
