@@ -113,7 +113,7 @@ def run_commands(grids: Path, tokenizer: Path, gpt: Path, folder: Path, device: 
         vq_ckpt=tokenizer, ema_decay=0.9, **training), Runtime())
     sample_c2i.run(sample_c2i.SampleC2IConfig(
         gpt_ckpt=gpt, vq_ckpt=tokenizer, save_folder=folder / "samples", classes=("red wall",), cfg_scale=2,
-        temperature=0, decode_window=32, device=device), Runtime())
+        temperature=0, decode_window=32, decode_precision="none", device=device), Runtime())
 
 
 if __name__ == "__main__":

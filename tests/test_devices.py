@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch.utils import backend_registration
 
-import common.distributed as distributed
 from autoregressive.sample.sample_c2i import SampleC2IConfig
 from autoregressive.sample.sample_c2i import run as sample
 from common import devices
@@ -104,7 +103,6 @@ def test_process_group_has_the_backend_of_the_device(machine, monkeypatch, there
     monkeypatch.setattr(dist, "rendezvous", lambda address, timeout: iter([(store, 0, 2)]))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: begun.append(backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    monkeypatch.setattr(distributed.gc, "collect", lambda: None)
     with Runtime.start():
         assert begun == [backend]
 

@@ -15,7 +15,7 @@ from common.hardware import warn_once
 
 CONFIG = GPTConfig(
     dim=64, n_layer=2, n_head=4, vocab_size=50, block_size=36, num_classes=3, multiple_of=16)
-SHAPES = {"plain": {}, "shared keys": {"n_kv_head": 2}}
+SHAPES = {"plain": {}, "shared keys": {"n_kv_head": 2}, "one wide head": {"n_head": 1}}
 COUNT = 21
 
 

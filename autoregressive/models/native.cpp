@@ -64,13 +64,15 @@ static inline Vector load(const int8_t *from) {
 #endif
 }
 
-static inline float widen(float value) { return value; }
-
-static inline float widen(bfloat16 value) {
-  uint32_t word = uint32_t(value.bits) << 16;
-  float wide;
-  memcpy(&wide, &word, sizeof wide);
-  return wide;
+// Compiled without contraction, which fuses some multiplications and additions and not others: these are, always.
+static inline void add_product(Vector &sum, Vector a, Vector b) {
+#if defined(__AVX512F__)
+  sum = (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__AVX2__)
+  sum = (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+  sum += a * b;
+#endif
 }
 
 static inline void store(float *to, float value) { *to = value; }
@@ -98,15 +100,37 @@ static inline float exponential(float x) {
   return power;
 }
 
-static inline float sum(Vector values) {
+// In place, e^(scale * (value - largest)). Returns their sum, in an order that no caller's optimisation changes.
+__attribute__((noinline)) static float exponentials(float *values, int64_t count, float scale) {
+  const float largest = *std::max_element(values, values + count);
   float total = 0;
-  for (int i = 0; i < LANES; i++) total += values[i];
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < count; i++) total += values[i] = exponential((values[i] - largest) * scale);
   return total;
 }
 
-// out[m, n] = x[m] . weight[n] for MB rows m and NB outputs n
+static inline float sum(Vector values) {  // by halves
+#if defined(__AVX512F__)
+  const __m512d whole = (__m512d)values;
+  const __m256 half = (__m256)_mm512_castpd512_pd256(whole) + (__m256)_mm512_extractf64x4_pd(whole, 1);
+#elif defined(__AVX2__)
+  const __m256 half = (__m256)values;
+#endif
+#if defined(__AVX2__)
+  __m128 four = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+  four += _mm_movehl_ps(four, four);
+  return four[0] + four[1];
+#else
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) values[i] += values[i + half];
+  return values[0];
+#endif
+}
+
+// out[m, n] = x[m] . weight[n] for MB rows m, `stride` apart, and NB outputs n
 template <int MB, int NB, class T>
-static inline void products(const float *x, const T *weight, int64_t width, float *out, int64_t outputs) {
+static inline void products(const float *x, int64_t stride, const T *weight, int64_t width, float *out,
+                            int64_t outputs) {
   Vector sums[MB][NB] = {};
   for (int64_t i = 0; i < width; i += LANES) {
     Vector w[NB];
@@ -115,8 +139,8 @@ static inline void products(const float *x, const T *weight, int64_t width, floa
       if (MB > 1 || sizeof(T) < 4) __builtin_prefetch(weight + (n + NB) * width + i);  // for the next outputs
     }
     for (int m = 0; m < MB; m++) {
-      Vector values = load(x + m * width + i);
-      for (int n = 0; n < NB; n++) sums[m][n] += values * w[n];
+      Vector values = load(x + m * stride + i);
+      for (int n = 0; n < NB; n++) add_product(sums[m][n], values, w[n]);
     }
   }
   for (int m = 0; m < MB; m++)
@@ -125,9 +149,11 @@ static inline void products(const float *x, const T *weight, int64_t width, floa
 
 template <int NB, class T>
 static void outputs_of(const float *x, const T *weight, int64_t count, int64_t width, float *out, int64_t outputs) {
-  for (; count >= 6; count -= 6, x += 6 * width, out += 6 * outputs) products<6, NB>(x, weight, width, out, outputs);
-  for (; count >= 2; count -= 2, x += 2 * width, out += 2 * outputs) products<2, NB>(x, weight, width, out, outputs);
-  if (count) products<1, NB>(x, weight, width, out, outputs);
+  for (; count >= 6; count -= 6, x += 6 * width, out += 6 * outputs)
+    products<6, NB>(x, width, weight, width, out, outputs);
+  for (; count >= 2; count -= 2, x += 2 * width, out += 2 * outputs)
+    products<2, NB>(x, width, weight, width, out, outputs);
+  if (count) products<1, NB>(x, width, weight, width, out, outputs);
 }
 
 struct Linear {
@@ -192,24 +218,49 @@ static void place(const Model &model, float *qkv, int64_t position, int64_t row,
   }
 }
 
-// One head of one position: attend to slots 0 to `position`.
-template <class T>
-static void attend(const float *query, const T *keys, const T *values, int64_t position, int64_t channels,
-                   std::vector<float> &scores, float *out) {
-  const int64_t slots = position + 1;
-  scores.resize(slots);
-  int64_t s = 0;
-  for (; s + 4 <= slots; s += 4) products<1, 4>(query, keys + s * channels, channels, &scores[s], 0);
-  for (; s < slots; s++) products<1, 1>(query, keys + s * channels, channels, &scores[s], 0);
-  const float largest = *std::max_element(scores.begin(), scores.end()), scale = 1 / std::sqrt(float(channels));
-  float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (s = 0; s < slots; s++) total += scores[s] = exponential((scores[s] - largest) * scale);
-  std::fill(out, out + channels, 0.0f);
-  for (s = 0; s < slots; s++) {
-    const float share = scores[s] / total;
-    for (int64_t c = 0; c < channels; c++) out[c] += share * widen(values[s * channels + c]);
+// For MB positions, which all see `common` slots: NB vectors of the mean of the slots' values, weighted by their scores
+template <int MB, int NB, class T>
+static inline void mix(const float *scores, int64_t row, int64_t common, const int64_t *positions, const T *values,
+                       int64_t channels, const float *totals, float *out, int64_t out_stride) {
+  Vector sums[MB][NB] = {};
+  for (int64_t s = 0; s < common; s++) {
+    Vector value[NB];
+    for (int n = 0; n < NB; n++) value[n] = load(values + s * channels + n * LANES);
+    for (int m = 0; m < MB; m++) {
+      const Vector score = scores[m * row + s] + Vector{};
+      for (int n = 0; n < NB; n++) add_product(sums[m][n], score, value[n]);
+    }
   }
+  for (int m = 0; m < MB; m++) {
+    for (int64_t s = common; s <= positions[m]; s++) {
+      const Vector score = scores[m * row + s] + Vector{};
+      for (int n = 0; n < NB; n++) add_product(sums[m][n], score, load(values + s * channels + n * LANES));
+    }
+    for (int n = 0; n < NB; n++) sums[m][n] /= totals[m];
+    memcpy(out + m * out_stride, sums[m], sizeof sums[m]);
+  }
+}
+
+// MB positions of one head of a row: attend to slots 0 to their own. Queries and outputs are so many floats apart.
+template <int MB, class T>
+static void attend(const float *queries, int64_t query_stride, const T *keys, const T *values, const int64_t *positions,
+                   int64_t channels, std::vector<float> &scores, float *out, int64_t out_stride) {
+  constexpr int KEYS = MB == 1 ? 4 : 2, BLOCK = LANES / 4;
+  const auto [first, last] = std::minmax_element(positions, positions + MB);
+  const int64_t common = *first + 1, slots = *last + 1, row = (slots + 15) / 16 * 16;
+  scores.resize(MB * row);
+  int64_t s = 0;
+  for (; s + KEYS <= slots; s += KEYS)
+    products<MB, KEYS>(queries, query_stride, keys + s * channels, channels, &scores[s], row);
+  for (; s < slots; s++) products<MB, 1>(queries, query_stride, keys + s * channels, channels, &scores[s], row);
+  const float scale = 1 / std::sqrt(float(channels));
+  float totals[MB];
+  for (int m = 0; m < MB; m++) totals[m] = exponentials(&scores[m * row], positions[m] + 1, scale);
+  int64_t c = 0;
+  for (; c + BLOCK * LANES <= channels; c += BLOCK * LANES)
+    mix<MB, BLOCK>(scores.data(), row, common, positions, values + c, channels, totals, out + c, out_stride);
+  for (; c < channels; c += LANES)
+    mix<MB, 1>(scores.data(), row, common, positions, values + c, channels, totals, out + c, out_stride);
 }
 
 template <class T, class W>  // of the cache and of the weights
@@ -219,6 +270,8 @@ static void run(const Model &model, int64_t rows, int64_t wide, float *x, const 
   const int64_t heads = model.heads, shared = heads / model.kv_heads, joint = (heads + 2 * model.kv_heads) * channels;
   std::vector<float> normed(count * width), qkv(count * joint), attended(count * width), added(count * width),
       gate(count * hidden), up(count * hidden);
+  const int64_t together = wide % 4 ? 1 : 4;
+  const auto some = together == 4 ? attend<4, T> : attend<1, T>;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> scores;
@@ -231,14 +284,15 @@ static void run(const Model &model, int64_t rows, int64_t wide, float *x, const 
 #pragma omp barrier
 #pragma omp for
       for (int64_t m = 0; m < count; m++) place<T>(model, &qkv[m * joint], positions[m], m / wide, layer, cache);
-#pragma omp for collapse(2) schedule(dynamic)
-      for (int64_t m = 0; m < count; m++)
-        for (int64_t head = 0; head < heads; head++) {
-          const int64_t start = m / wide * cache.row + head / shared * cache.head;
-          attend(&qkv[m * joint + head * channels], static_cast<const T *>(cache.keys[layer]) + start,
-                 static_cast<const T *>(cache.values[layer]) + start, positions[m], channels, scores,
-                 &attended[m * width + head * channels]);
-        }
+#pragma omp for collapse(3) schedule(dynamic)
+      for (int64_t row = 0; row < rows; row++)
+        for (int64_t head = 0; head < heads; head++)
+          for (int64_t m = 0; m < wide; m += together) {
+            const int64_t slots = row * cache.row + head / shared * cache.head, first = row * wide + m;
+            some(&qkv[first * joint + head * channels], joint, static_cast<const T *>(cache.keys[layer]) + slots,
+                 static_cast<const T *>(cache.values[layer]) + slots, positions + first, channels, scores,
+                 &attended[first * width + head * channels], width);
+          }
       linear<W>(attended.data(), weights[1], count, width, added.data(), width);
 #pragma omp barrier
 #pragma omp for

@@ -25,8 +25,8 @@ from common.files import settle
 from common.hardware import cpu_features, warn_absent
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared",
-         "-fPIC"]
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
+         "-fopenmp", "-shared", "-fPIC"]
 PRECISIONS = {"int8": torch.int8, "bf16": torch.bfloat16, "none": torch.float32}
 Pointer, Size = ctypes.c_void_p, ctypes.c_int64
 
