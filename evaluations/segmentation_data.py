@@ -1,7 +1,8 @@
 """Pictures and their masks for segmentation: stills and frames of clips, real or generated.
 
 A folder holds pictures in `images/` (or `frames/`, as the sampler writes them) at any depth and, where they
-are labelled, `masks/` with the same relative names, whatever the suffixes. Shapes: n pictures, S x S pixels.
+are labelled, `masks/` with the same relative names, whatever the suffixes; or it is a data set of annotated
+clips, as `dataset.prepare --masks` writes it. Shapes: n pictures, S x S pixels.
 """
 
 import hashlib
@@ -24,10 +25,24 @@ from dataset.folders import pictures_by_name
 from dataset.grid import grid_to_frames
 from dataset.manifest import FILE_NAME, Manifest
 from dataset.mask_files import LabelRule
+from dataset.masks import Masks
 from dataset.pictures import read_picture, read_values
 from dataset.video import WrongMasks
 
 WHITE = 128  # least value of the foreground of a mask in grey
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A frame in a grid picture, and its mask."""
+
+    rows: int
+    cols: int
+    frame: int
+    """Place of the frame in the grid."""
+    mask: int = 0
+    """Place of its mask, if the clip has masks."""
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True)
@@ -40,23 +55,24 @@ class Picture:
     mask: Path | None = None
     group: str = ""
     """Recording or patient: pictures that share it are not independent."""
-    cell: tuple[int, int, int] | None = None
-    """Rows and columns of a grid picture, and the place of the frame in it."""
+    cell: Cell | None = None
+    """Where it is in a grid picture."""
 
 
 def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = None) -> list[Picture]:
     """All pictures of `folder`, sorted by name.
 
     Without `labelled` masks may be missing altogether, the pictures may lie in `folder` itself, and those of
-    a prepared data set (dataset.json) are its training frames. `groups` is as in `group_rule`.
+    a prepared data set (dataset.json) are its training frames without their masks. `groups` is as in
+    `group_rule`; the default in a prepared data set is the recording.
 
     Raises: `InputError` naming `flag` if there are none, or a picture that has no mask.
     """
     group_of = group_rule(groups, flag)
     if not folder.is_dir():
         raise InputError(f"{flag} {folder}: no such folder")
-    if not labelled and (folder / FILE_NAME).exists():
-        return _prepared(folder, group_of if groups else str)
+    if (folder / FILE_NAME).exists():
+        return _prepared(folder, flag, group_of if groups else str, labelled)
     places = [folder / name for name in ("images", "frames") if (folder / name).is_dir()]
     has_masks = (folder / "masks").is_dir()
     if labelled and not (places and has_masks):
@@ -70,13 +86,17 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
     return [Picture(name, path, masks.get(name), group_of(name)) for name, path in sorted(files.items())]
 
 
-def _prepared(folder: Path, group_of: Callable[[str], str]) -> list[Picture]:
-    """The frames of the training clips of a prepared data set, with groups by the names of recordings."""
+def _prepared(folder: Path, flag: str, group_of: Callable[[str], str], labelled: bool) -> list[Picture]:
+    """The frames of a prepared data set, with groups by the names of recordings: of all clips if labelled."""
     manifest = Manifest.read(folder)
     rows, cols, masks = manifest.rows, manifest.cols, manifest.masks
-    cells = masks.cells(rows, cols)[0] if masks else range(rows * cols)
-    return [Picture(f"{clip.name}/{cell}", folder / clip.name, None, group_of(clip.recording),
-                    (rows, cols, cell)) for clip in manifest.select("train") for cell in cells]
+    if labelled and not masks:
+        raise InputError(f"{flag} {folder}: its clips have no masks (dataset.prepare --masks)")
+    frames, places = masks.cells(rows, cols) if masks else (range(rows * cols),) * 2
+    return [Picture(f"{clip.name}/{frame}", folder / clip.name, folder / clip.name if labelled else None,
+                    group_of(clip.recording), Cell(rows, cols, frame, place, masks))
+            for clip in (manifest.clips if labelled else manifest.select("train"))
+            for frame, place in zip(frames, places, strict=True)]
 
 
 def group_rule(groups: str | None, flag: str) -> Callable[[str], str]:
@@ -117,7 +137,7 @@ def level_of(pictures: Sequence[Picture], groups: str | None) -> str:
     if groups:
         return f"by {count} groups of --groups"
     if count < len(pictures):
-        return f"by {count} folders: patient-level only if no patient has two of them (--groups)"
+        return f"by {count} recordings or folders: patient-level if no patient has two of them (--groups)"
     return "not patient-level: no recordings or patients are known (--groups), each picture counts as its own"
 
 
@@ -135,18 +155,30 @@ def draw(pictures: Sequence[Picture], seed: int) -> list[Picture]:
 
 def digest(pictures: Sequence[Picture]) -> str:
     """Short hash of names, groups, sizes of the pictures' files, and masks."""
-    facts = [(own.name, own.group, own.path.stat().st_size, own.mask and file_hash(own.mask))
-             for own in pictures]
+    hashes = {path: path and file_hash(path) for path in {own.mask for own in pictures}}
+    facts = [(own.name, own.group, own.path.stat().st_size, hashes[own.mask]) for own in pictures]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def read_pixels(picture: Picture) -> np.ndarray:
     """uint8 RGB (H, W, 3)."""
-    pixels_HW3 = read_picture(picture.path)
-    if picture.cell is None:
-        return pixels_HW3
-    rows, cols, cell = picture.cell
-    return grid_to_frames(pixels_HW3.transpose(2, 0, 1), rows, cols)[cell].transpose(1, 2, 0)
+    return _in_grid(picture, picture.cell.frame) if picture.cell else read_picture(picture.path)
+
+
+def _in_grid(picture: Picture, place: int) -> np.ndarray:
+    cell, pixels_HW3 = picture.cell, read_picture(picture.path)
+    return grid_to_frames(pixels_HW3.transpose(2, 0, 1), cell.rows, cell.cols)[place].transpose(1, 2, 0)
+
+
+def labels_of(picture: Picture, classes: int) -> tuple[np.ndarray, bool]:
+    """`read_labels` of the mask of a picture."""
+    if not picture.cell:
+        return read_labels(picture.mask, classes)
+    masks, pixels_HW3 = picture.cell.masks, _in_grid(picture, picture.cell.mask)
+    if len(masks.colours) > classes + 1:
+        raise InputError(f"{picture.path}: its data set has labels up to {len(masks.colours) - 1} "
+                         f"(--classes {classes})")
+    return masks.labels(pixels_HW3.transpose(2, 0, 1)[None])[0], False
 
 
 def read_labels(path: Path, classes: int) -> tuple[np.ndarray, bool]:
@@ -169,7 +201,7 @@ def read_labels(path: Path, classes: int) -> tuple[np.ndarray, bool]:
 
 def check_masks(pictures: Sequence[Picture], classes: int) -> list[str]:
     """A note of masks with greys, if there are any. Raises: `InputError` naming a mask that is wrong."""
-    grey = sum(read_labels(picture.mask, classes)[1] for picture in pictures)
+    grey = sum(labels_of(picture, classes)[1] for picture in pictures)
     return [f"{grey} of {len(pictures)} masks hold greys, which count as white from {WHITE}"] if grey else []
 
 
@@ -185,7 +217,7 @@ def load(pictures: Sequence[Picture], size: int, classes: int) -> tuple[Tensor, 
         small_SS3 = cv2.resize(pixels_HW3, (size, size), interpolation=cv2.INTER_AREA)
         pixels[place] = torch.from_numpy(small_SS3).permute(2, 0, 1)
         if picture.mask:
-            labels_HW = read_labels(picture.mask, classes)[0]
+            labels_HW = labels_of(picture, classes)[0]
             if labels_HW.shape != pixels_HW3.shape[:2]:
                 raise InputError(f"{picture.mask}: not of the size of {picture.path}")
             small_SS = cv2.resize(labels_HW, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)

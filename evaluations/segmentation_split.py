@@ -73,9 +73,9 @@ class RealFeatures:
     def near_test(self, pictures: Sequence[Picture], train: Sequence[Picture], test: Sequence[Picture],
                   title: str) -> list[str]:
         """Names of the `pictures` near the test; `train` and `test` are some of the real ones."""
-        places, centre_D = {own.path: i for i, own in enumerate(self.pictures)}, self.values_nD.mean(0)
+        places, centre_D = {own: i for i, own in enumerate(self.pictures)}, self.values_nD.mean(0)
         sides = [features(pictures, self.device, title),
-                 *(self.values_nD[[places[own.path] for own in part]] for part in (train, test))]
+                 *(self.values_nD[[places[own] for own in part]] for part in (train, test))]
         near = near_test(*(directions(side_nD, centre_D) for side_nD in sides))
         return [own.name for own, is_near in zip(pictures, near, strict=True) if is_near]
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import read_json, write_json
+from dataset.masks import Masks, frames_of, tile
 from evaluations.folds import seen_recordings
 from evaluations.segmentation_data import (
     check_masks,
@@ -80,11 +81,45 @@ def test_frames_of_a_prepared_data_set_are_its_training_cells(tmp_path):
     assert len(pictures) == 2 * 16 and {own.group for own in pictures} == {"blue/rec0", "red/rec0"}
     with Image.open(folder / "blue" / "rec0_000000.png") as image:
         np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[16:32, 16:32])
+
+
+def annotated(folder, colours=((0, 0, 0), (255, 255, 255))):
+    """Clips of 4 x 4 cells of 16 px whose mask cells hold the lesions of `ellipse`."""
+    make_clips(folder, (8, 8), recordings=4)
     facts = read_json(folder / "dataset.json")
-    masks = {"place": "after", "colours": [[0] * 3, [255] * 3]}
-    write_json(folder / "dataset.json", {**facts, "masks": masks})
-    frames = find_pictures(folder, "--x", False)
-    assert [own.cell for own in frames[:8]] == [(4, 4, cell) for cell in (0, 1, 2, 3, 8, 9, 10, 11)]
+    masks = Masks("after", colours)
+    write_json(folder / "dataset.json", {**facts, "masks": masks.facts()})
+    labels_THW = np.arange(8 * 16 * 16).reshape(8, 16, 16) % 5 > 2
+    for clip in facts["clips"]:
+        with Image.open(folder / clip["name"]) as image:
+            frames_TCHW = frames_of(np.array(image).transpose(2, 0, 1),
+                                   {"rows": 4, "cols": 4, "masks": masks.facts()})
+        grid = tile(frames_TCHW, labels_THW.astype(np.uint8), 4, 4, masks)
+        Image.fromarray(grid.transpose(1, 2, 0)).save(folder / clip["name"])
+    return folder, labels_THW
+
+
+def test_prepared_annotated_clips_are_labelled_frames(tmp_path):
+    folder, labels_THW = annotated(tmp_path / "grids")
+    unlabelled = find_pictures(folder, "--x", False)
+    assert [own.cell.frame for own in unlabelled[:8]] == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert not any(own.mask for own in unlabelled)
+    pictures = find_pictures(folder, "--x", True)
+    assert len(pictures) == 16 * 8 > len(unlabelled) and check_masks(pictures, 1) == []
+    with Image.open(pictures[5].path) as image:
+        np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[32:48, 16:32])
+    np.testing.assert_array_equal(load(pictures[:8], 16, 1)[1], labels_THW)
+    seen = seen_recordings(folder)
+    parts = split_pictures(pictures, [], np.arange(len(pictures)) // 8, without_class(seen), 0.2, 0.1)
+    groups = {own.name: own.group for own in pictures}
+    assert seen and seen.isdisjoint(groups[name] for part in ("test", "val") for name in parts[part])
+    make_clips(tmp_path / "plain", (2, 2), recordings=2)
+    with pytest.raises(InputError, match=r"--x .*plain: its clips have no masks"):
+        find_pictures(tmp_path / "plain", "--x", True)
+    folder, _ = annotated(tmp_path / "three", ((0, 0, 0), (255, 255, 255), (255, 0, 0)))
+    three = find_pictures(folder, "--x", True)
+    with pytest.raises(InputError, match=r"labels up to 2 \(--classes 1\)"):
+        check_masks(three, 1)
 
 
 def test_groups_by_expression_file_or_folder(tmp_path):
@@ -105,7 +140,7 @@ def test_what_the_split_goes_by_is_said(tmp_path):
     stills = find_pictures(write_pairs(tmp_path / "a", 3), "--x", True)
     frames = find_pictures(write_pairs(tmp_path / "b", 3, name="clip/{}"), "--x", True)
     assert level_of(stills, None).startswith("not patient-level")
-    assert "1 folders" in level_of(frames, None) and "3 groups" in level_of(stills, "(.*)")
+    assert "by 1 recordings or folders" in level_of(frames, None) and "3 groups" in level_of(stills, "(.*)")
 
 
 def test_a_draw_covers_groups_before_it_repeats_one(tmp_path):

@@ -14,9 +14,12 @@ def encode(
     **options: str,
 ) -> None:
     """Write pictures with any codec, 10 a second; `stamps` are milliseconds, `options` the codec's."""
+    if codec == "libx264":
+        options.setdefault("x264-params", "mbtree=0")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options=options)
         stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], pixel_format
+        stream.codec_context.thread_count = 1  # the same bytes in every run, as in write_mp4
         if matrix:
             stream.set_display_matrix(matrix)
         if stamps:
