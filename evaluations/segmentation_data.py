@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -63,8 +63,8 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
     """All pictures of `folder`, sorted by name.
 
     Without `labelled` masks may be missing altogether, the pictures may lie in `folder` itself, and those of
-    a prepared data set (dataset.json) are its training frames without their masks. `groups` is as in
-    `group_rule`; the default in a prepared data set is the recording.
+    a prepared data set (dataset.json) are those of its training clips. `groups` is as in `group_rule`; the
+    default in a prepared data set is the recording.
 
     Raises: `InputError` naming `flag` if there are none, or a picture that has no mask.
     """
@@ -87,13 +87,13 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
 
 
 def _prepared(folder: Path, flag: str, group_of: Callable[[str], str], labelled: bool) -> list[Picture]:
-    """The frames of a prepared data set, with groups by the names of recordings: of all clips if labelled."""
+    """Frames of a prepared data set, with groups by the names of recordings: of all clips if `labelled`."""
     manifest = Manifest.read(folder)
     rows, cols, masks = manifest.rows, manifest.cols, manifest.masks
     if labelled and not masks:
         raise InputError(f"{flag} {folder}: its clips have no masks (dataset.prepare --masks)")
     frames, places = masks.cells(rows, cols) if masks else (range(rows * cols),) * 2
-    return [Picture(f"{clip.name}/{frame}", folder / clip.name, folder / clip.name if labelled else None,
+    return [Picture(f"{clip.name}/{frame}", folder / clip.name, folder / clip.name if masks else None,
                     group_of(clip.recording), Cell(rows, cols, frame, place, masks))
             for clip in (manifest.clips if labelled else manifest.select("train"))
             for frame, place in zip(frames, places, strict=True)]
@@ -166,8 +166,12 @@ def read_pixels(picture: Picture) -> np.ndarray:
 
 
 def _in_grid(picture: Picture, place: int) -> np.ndarray:
-    cell, pixels_HW3 = picture.cell, read_picture(picture.path)
-    return grid_to_frames(pixels_HW3.transpose(2, 0, 1), cell.rows, cell.cols)[place].transpose(1, 2, 0)
+    return _cells(picture.path, picture.cell.rows, picture.cell.cols)[place].transpose(1, 2, 0)
+
+
+@lru_cache(maxsize=1)  # the frames of a clip are read one after the other
+def _cells(path: Path, rows: int, cols: int) -> np.ndarray:
+    return grid_to_frames(read_picture(path).transpose(2, 0, 1), rows, cols)
 
 
 def labels_of(picture: Picture, classes: int) -> tuple[np.ndarray, bool]:

@@ -42,7 +42,8 @@ class SegmentationConfig(SegmenterConfig):
     """Compare segmentation with and without synthetic pictures."""
 
     data_path: Path
-    """Real labelled pictures: images/ and masks/ with the same names, stills or folders of frames."""
+    """Real labelled pictures: images/ and masks/ with the same names, stills or folders of frames; or a data
+    set of annotated clips."""
     output: Path
     """Folder of the results; a rerun continues there."""
     test_path: Path | None = None
@@ -50,7 +51,8 @@ class SegmentationConfig(SegmenterConfig):
     unlabelled_path: Path | None = None
     """Real pictures without labels: a folder, or a prepared data set; default: what N leaves of the data."""
     synthetic_path: Path | None = None
-    """Generated pictures: the sampler's folder, or images/, and masks/ if they have masks."""
+    """Generated pictures: the sampler's folder, a prepared data set, or images/, and masks/ if they have
+    masks."""
     reconstruction_path: Path | None = None
     """The pictures of --data-path after the tokenizer, by tokenizer.reconstruct_pictures."""
     generator_data: tuple[Path, ...] = ()

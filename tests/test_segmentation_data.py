@@ -101,11 +101,10 @@ def annotated(folder, colours=((0, 0, 0), (255, 255, 255))):
 
 def test_prepared_annotated_clips_are_labelled_frames(tmp_path):
     folder, labels_THW = annotated(tmp_path / "grids")
-    unlabelled = find_pictures(folder, "--x", False)
-    assert [own.cell.frame for own in unlabelled[:8]] == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert not any(own.mask for own in unlabelled)
-    pictures = find_pictures(folder, "--x", True)
-    assert len(pictures) == 16 * 8 > len(unlabelled) and check_masks(pictures, 1) == []
+    added, pictures = (find_pictures(folder, "--x", labelled) for labelled in (False, True))
+    assert [own.cell.frame for own in added[:8]] == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert len(pictures) == 16 * 8 == 2 * len(added) and set(added) < set(pictures)
+    assert check_masks(pictures, 1) == []
     with Image.open(pictures[5].path) as image:
         np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[32:48, 16:32])
     np.testing.assert_array_equal(load(pictures[:8], 16, 1)[1], labels_THW)
