@@ -16,6 +16,8 @@ from autoregressive.sample.sample_c2i import SampleC2IConfig, run
 from autoregressive.sample.starts import given_tokens, read_start, read_start_masks
 from autoregressive.train.export import ExportConfig
 from autoregressive.train.export import run as export
+from benchmarks import gpt_segments
+from common.errors import InputError
 from common.files import read_json
 from dataset.codes import Codes
 from dataset.grid import grid_to_frames
@@ -194,3 +196,29 @@ def test_wrong_start_is_named(folder, facts, runtime, sample_config, tmp_path, t
         run(job(folder, "wrong", chain=2), runtime)
     with pytest.raises(ValueError, match="--start-frames 3: must be 1 to 2"):
         given_tokens(np.zeros((3, 3, 32, 32), np.uint8), 3, load_tokenizer(tokenizer_run), facts)
+
+
+def test_masks_that_the_gpt_draws_for_frames_are_scored(folder, runtime, tmp_path, monkeypatch, capsys):
+    config = gpt_segments.GPTSegmentsConfig(
+        data_path=folder / "grids", gpt_ckpt=folder / "gpt.pt", results_dir=tmp_path, clips=2, device="cpu")
+    result = gpt_segments.run(config, runtime)
+    assert 0 <= result["majority"]["dice"] < 1 and result["first guess"]["hd95"] > 0
+    assert read_json(tmp_path / "segments.json")["majority"]["dice"] == result["majority"]["dice"]
+    assert f"{result['majority']['dice']:.3g}" in capsys.readouterr().out
+    assert Image.open(tmp_path / "segments.png").width > 3 * 32
+    load, loaded = gpt_segments.load_grid, []
+    monkeypatch.setattr(gpt_segments, "load_grid", lambda *of: loaded.append(load(*of)) or loaded[-1])
+    monkeypatch.setattr(sampler.ClipSampler, "pictures", lambda self, tokens: [loaded[-1]] * len(tokens))
+    perfect = gpt_segments.run(config, runtime)["first guess"]
+    assert (perfect["dice"], perfect["iou"], perfect["hd95"]) == (1, 1, 0)
+    votes = np.array([[0, 1, 2, 1], [1, 1, 2, 0], [2, 0, 2, 1]], np.uint8)[:, None, None]
+    assert gpt_segments.majority(votes).tolist() == [[[0, 1, 2, 1]]]
+
+
+def test_gpt_of_other_clips_is_not_scored(folder, grids, gpt_file, runtime, tmp_path):
+    config = gpt_segments.GPTSegmentsConfig(
+        data_path=grids, gpt_ckpt=folder / "gpt.pt", results_dir=tmp_path, device="cpu")
+    with pytest.raises(InputError, match=r"--data-path .* differs from that of the GPT's data"):
+        gpt_segments.run(config, runtime)
+    with pytest.raises(InputError, match=r"--gpt-ckpt .* its clips have no masks"):
+        gpt_segments.run(dataclasses.replace(config, gpt_ckpt=gpt_file), runtime)
