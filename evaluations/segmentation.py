@@ -2,8 +2,9 @@
 
 A small network is trained with N real labels alone (the arm "real"), with strong augmentation, and with M
 added pictures: reconstructions of the N, synthetic ones with their masks, synthetic or real ones that a
-teacher labels. All arms of a seed have the same N pictures, initial weights and number of steps. Every result
-is a file of the output folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
+teacher labels. Two arms have no network: one mask for all pictures ("constant"), and the mask of the nearest
+labelled picture ("copy"). All arms of a seed have the same N pictures, initial weights and number of steps.
+Every result is a file of the output folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
 """
 
 import time
@@ -25,9 +26,18 @@ from common.locks import locked
 from common.progress import progress
 from common.spread import evenly
 from evaluations.arms import Job, kept, write_report
-from evaluations.segmentation_data import digest, load
-from evaluations.segmentation_plan import Plan, SegmentationConfig, job_pictures, make_plan, plan_jobs
+from evaluations.scores import nearest_neighbours
+from evaluations.segmentation_data import Picture, digest, load
+from evaluations.segmentation_plan import (
+    WITHOUT_NETWORK,
+    Plan,
+    SegmentationConfig,
+    job_pictures,
+    make_plan,
+    plan_jobs,
+)
 from evaluations.segmentation_scores import SCORES, mean_dice, overlay_sheet, score_all
+from evaluations.segmentation_split import directions, features
 from evaluations.segmenter import Added, SegmenterConfig, Training, check_network, constant_labels, predict
 
 SHOWN = 6  # test pictures on the sheet
@@ -83,12 +93,25 @@ class Bench:
 
             map_SS = constant_labels(labels, self.config.classes, score)
             return np.broadcast_to(map_SS, self.test[1].shape), facts
+        if job.arm == "copy":
+            return labels.numpy()[self._nearest(labelled)], facts
         extra = None
         if added:
             extra = Added(*load(added, self.config.size, self.config.classes), taught=added[0].mask is None)
         training = Training(self.config, pixels, labels, extra, job.arm == "strong", job.seed, self.device)
         model, facts["validation_dice"] = training.run(self._validate)
         return predict(model, self.test[0], self.device), facts
+
+    @cached_property
+    def test_features(self) -> np.ndarray:
+        """Lite0 features (n, D) of the test pictures."""
+        return features(self.plan.test, self.device, "test pictures")
+
+    def _nearest(self, labelled: Sequence[Picture]) -> np.ndarray:
+        """The place of the labelled picture that is most like each test picture, by their cosines."""
+        own_mD = features(labelled, self.device, "labelled pictures")
+        centre_D = own_mD.mean(0)
+        return nearest_neighbours(directions(self.test_features, centre_D), directions(own_mD, centre_D))[1]
 
     def _validate(self, model: nn.Module) -> float:
         return mean_dice(self.val[1].numpy(), predict(model, self.val[0], self.device))
@@ -136,7 +159,7 @@ def report(bench: Bench, results: dict[Job, dict[str, Any]], notes: Sequence[str
     config, labels = bench.config, max(job.labels for job in results)
     with atomic_path(config.output / "overlays.png") as temporary:
         bench.sheet([job for job in results if job.labels == labels and job.seed == 0
-                     and job.arm != "constant"]).save(temporary)
+                     and job.arm not in WITHOUT_NETWORK]).save(temporary)
     caption = f"Test pictures, {labels} real labels, first seed: truth green, prediction magenta."
     facts = {"config": {name: str(value) if isinstance(value, Path) else value
                         for name, value in asdict(config).items()}}

@@ -26,7 +26,8 @@ from evaluations.segmenter import SegmenterConfig
 
 FULL = {"labels": (25, 100, 400), "seeds": 5, "size": 128, "steps": 1000}
 QUICK = {"labels": (25, 100), "seeds": 2, "size": 96, "steps": 100}
-ALONE = ("constant", BASELINE, "strong")  # arms without added pictures
+WITHOUT_NETWORK = ("constant", "copy")
+ALONE = (*WITHOUT_NETWORK, BASELINE, "strong")  # arms without added pictures
 ADDED = {  # arms and the folder whose pictures they add
     "reconstructions": "reconstruction_path", "synthetic": "synthetic_path",
     "synthetic_unlabelled": "synthetic_path", "real_unlabelled": "unlabelled_path"}

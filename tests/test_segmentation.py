@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from evaluations import extractor, segmentation
 from evaluations.segmentation import run
-from evaluations.segmentation_plan import ARMS, SegmentationConfig, make_plan
+from evaluations.segmentation_plan import ARMS, WITHOUT_NETWORK, SegmentationConfig, make_plan
 from evaluations.segmenter import Training
 
 TINY = {"encoder": "test_resnet", "encoder_weights": "none", "size": 32, "steps": 2, "batch_size": 2,
@@ -51,10 +51,11 @@ def first(data, tmp_path_factory, runtime):
 def test_every_arm_has_a_row_and_the_report_its_files(first):
     config, rows = first
     assert [row["arm"] for row in rows] == list(ARMS)
+    count = rows[ARMS.index("synthetic")]["added"]
     assert {row["arm"]: row["added"] for row in rows} == {
-        "constant": 0, "real": 0, "strong": 0, "reconstructions": 4, "synthetic": rows[4]["added"],
-        "synthetic_unlabelled": rows[4]["added"], "real_unlabelled": 13}
-    assert 10 < rows[4]["added"] <= 16
+        "constant": 0, "copy": 0, "real": 0, "strong": 0, "reconstructions": 4, "synthetic": count,
+        "synthetic_unlabelled": count, "real_unlabelled": 13}
+    assert 10 < count <= 16
     assert all(("difference" in row["dice"]) == (row["arm"] != "real") for row in rows)
     assert read_json(config.output / "results.json")["rows"] == rows
     page, text = ((config.output / name).read_text() for name in ("report.html", "table.txt"))
@@ -75,7 +76,7 @@ def test_no_two_arms_predict_the_same(first):
     results = {path.stem: read_json(path)["result"] for path in files}
     assert len(results) == len(ARMS)
     assert len({tuple(result["iou"] + result["hd95"]) for result in results.values()}) == len(results)
-    assert all(len(own["validation_dice"]) == (0 if "constant" in name else 2)
+    assert all(len(own["validation_dice"]) == (0 if name.split("-")[0] in WITHOUT_NETWORK else 2)
                for name, own in results.items())
 
 
@@ -110,7 +111,17 @@ def test_two_processes_get_the_results_of_one(first, tmp_path):
                      reconstruction_path=None)
     assert run_ranks(lambda runtime: run(config, runtime), 2) == [0, 0]
     rows = read_json(tmp_path / "results.json")["rows"]
-    assert rows == first[1][:2]
+    assert rows == [row for row in first[1] if row["arm"] in ("constant", "real")]
+
+
+def test_copy_is_the_mask_of_the_nearest_labelled_picture(tmp_path, runtime):
+    write_pairs(tmp_path / "real", 24)
+    for number in range(3):  # of which one is in the test, one among the labels
+        write_pair(tmp_path / "test", f"t{number}", number)
+    config = SegmentationConfig(data_path=tmp_path / "real", test_path=tmp_path / "test", arms=("copy",),
+                                output=tmp_path / "out", **{**TINY, "labels": (21,), "twin_cosine": 2})
+    [copied] = [row for row in run(config, runtime) if row["arm"] == "copy"]
+    assert copied["dice"]["mean"] > 0.99
 
 
 def plan(config, **flags):
