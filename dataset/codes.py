@@ -32,6 +32,7 @@ class Codes:
     labels: list[int]
     splits: list[str]  # "train" or "val", per clip
     names: list[str]  # of the clips' pictures
+    recordings: list[str]  # <class>/<name>, per clip
     dataset: dict[str, Any]  # the facts of dataset.json
     tokenizer: dict[str, Any]  # name, path, hash, downsample, codebook_size
 
@@ -40,7 +41,8 @@ class Codes:
         (Path(folder) / "codes.json").unlink(missing_ok=True)
         with atomic_path(Path(folder) / "codes.npy") as temporary:
             np.save(temporary, self.codes_CAhw)
-        clips = [list(clip) for clip in zip(self.names, self.labels, self.splits, strict=True)]
+        clips = [list(clip) for clip in zip(
+            self.names, self.labels, self.splits, self.recordings, strict=True)]
         facts = {"version": 1, "dataset": self.dataset, "tokenizer": self.tokenizer, "clips": clips}
         write_json(Path(folder) / "codes.json", facts)
 
@@ -53,9 +55,9 @@ class Codes:
         file = folder / "codes.json"
         facts = read_json(file)
         try:
-            dataset, clips = facts["dataset"], facts["clips"]
+            dataset = facts["dataset"]
             check_classes(dataset["class_names"], file)
-            names, labels, splits = map(list, zip(*clips, strict=True))
+            names, labels, splits, recordings = map(list, zip(*clips_of(facts), strict=True))
             check_paths(names, file)
             codes_CAhw, tokenizer = np.load(folder / "codes.npy", mmap_mode="r"), facts["tokenizer"]
         except InputError:
@@ -65,7 +67,7 @@ class Codes:
             raise InputError(reason) from None
         if len(codes_CAhw) != len(names):
             raise InputError(f"{folder}: {len(codes_CAhw)} clips in codes.npy, {len(names)} in codes.json")
-        return cls(codes_CAhw, labels, splits, names, dataset, tokenizer)
+        return cls(codes_CAhw, labels, splits, names, recordings, dataset, tokenizer)
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -76,6 +78,11 @@ class Codes:
 def recording_of(name: str) -> str:
     """<class>/<recording> of the clip <class>/<recording>_<start frame>.png."""
     return re.sub(r"_\d+$", "", name.rpartition(".")[0])
+
+
+def clips_of(facts: dict[str, Any]) -> list[list[Any]]:
+    """(name, label, split, recording) of the clips in codes.json, which may lack recordings."""
+    return [[*clip, recording_of(clip[0])][:4] for clip in facts["clips"]]
 
 
 class CodesDataset(Dataset):
@@ -133,7 +140,7 @@ def read_reference(folder: Path, preset: str | None) -> Codes:
     downsample = dataset["frame_size"] // side
     tokenizer = {"name": f"vq_ds{downsample}_c2i.pt", "downsample": downsample, "codebook_size": 16384}
     names = [path.name for path in files]
-    return Codes(codes_CAhw, labels, ["train"] * len(files), names, dataset, tokenizer)
+    return Codes(codes_CAhw, labels, ["train"] * len(files), names, names, dataset, tokenizer)
 
 
 def load_array(path: Path) -> np.ndarray:

@@ -8,18 +8,19 @@ folder like the sampler's.
 import os
 import shutil
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json, remove, write_json
 from common.locks import locked
 from common.names import inside
 from dataset.manifest import Manifest
 from dataset.samples import FILE_NAME, PATHS, read_samples
-from evaluations.comparison import CompareConfig, Comparison
+from evaluations.comparison import CompareConfig, Comparison, clip_facts
 from evaluations.extractor import Lite0Frames
 from evaluations.features import Features
 from evaluations.lite0 import clip_means
@@ -68,19 +69,22 @@ def find_copies(real: Features, generated: Features, class_names: tuple[str, ...
     return per_class, sorted(copies, key=lambda pair: (pair["of_real_median"], pair["generated"]))
 
 
+def paths_of(clip: dict[str, Any]) -> list[str]:
+    """Its files and folders of frames, below the sampler's folder."""
+    return list(dict.fromkeys([*(clip[kind] for kind in PATHS if kind in clip), *clip.get("grids", [])]))
+
+
 def copy_clip(source: Path, target: Path, clip: dict[str, Any]) -> None:
-    """All files of a clip, as links where the file system allows it; those already there stay."""
-    names = [*(clip[kind] for kind in PATHS if kind in clip), *clip.get("grids", [])]
-    for name in dict.fromkeys(names):
+    """All files of a clip, as links where the file system allows it."""
+    for name in paths_of(clip):
         path = inside(source, name)
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             place = inside(target, str(Path(name) / file.name) if path.is_dir() else name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                try:
-                    os.link(file, place)
-                except OSError:
-                    with atomic_path(place) as temporary:
+            if not (place.exists() and place.samefile(file)):
+                with atomic_path(place) as temporary:
+                    try:
+                        os.link(file, temporary)
+                    except OSError:
                         shutil.copyfile(file, temporary)
 
 
@@ -89,12 +93,17 @@ def write_kept(source: Path, target: Path, removed: set[str], facts: dict[str, A
     record, grids = read_samples(source), Manifest.read(source / "grids")
     pictures = [{name.removeprefix("grids/") for name in clip.get("grids", [clip["grid"]])}
                 for clip in record["clips"]]
-    kept = [clip for clip, own in zip(record["clips"], pictures, strict=True) if not removed & own]
+    stays = [not removed & own for own in pictures]
+    kept = list(compress(record["clips"], stays))
     if (target / FILE_NAME).exists() and read_json(target / FILE_NAME).get("filtered") != facts:
         raise InputError(f"--save-path {target}: holds clips that were filtered in another way")
-    for clip in kept:
-        copy_clip(source, target, clip)
-    names = set().union(*(own for own in pictures if not removed & own))
+    for clip, stay in zip(record["clips"], stays, strict=True):
+        if stay:
+            copy_clip(source, target, clip)
+        else:  # an interrupted run of other settings may have left it
+            for name in paths_of(clip):
+                remove(inside(target, name))
+    names = set().union(*compress(pictures, stays))
     replace(grids, clips=tuple(clip for clip in grids.clips if clip.name in names)).write(target / "grids")
     write_json(target / FILE_NAME, {**record, "filtered": facts, "clips": kept})
     return len(kept)
@@ -120,7 +129,9 @@ def filter_clips(source: Path, target: Path, quantile: float, comparison: Compar
     """The part of the main process."""
     per_class, copies = find_copies(real, generated, comparison.class_names, quantile)
     removed = {pair["generated"] for pair in copies}
-    facts = {"quantile": quantile, "features": generated.facts["extractor"], "removed": sorted(removed)}
+    clips = {name: clip_facts(getattr(comparison, name))["sha256"] for name in ("real", "generated")}
+    facts = {"quantile": quantile, "features": generated.facts["extractor"], "clips": clips,
+             "removed": sorted(removed)}
     kept = write_kept(source, target, removed, facts)
     if copies:
         write_sheet(comparison, copies[:SHEET_PAIRS], target / "removed.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import read_json
-from dataset.codes import recording_of
+from dataset.codes import clips_of
 from dataset.copies import same_content
 from dataset.manifest import FILE_NAME, Manifest, grid_pictures
 from evaluations.clips import ClipSet
@@ -95,8 +95,8 @@ def seen_recordings(folder: Path) -> set[str]:
     if (folder / FILE_NAME).exists() or (folder.is_dir() and grid_pictures(folder)):
         return {clip.recording for clip in Manifest.read(folder).select("train")}
     if (folder / "codes.json").exists():
-        clips = read_json(folder / "codes.json")["clips"]
-        return {recording_of(name) for name, _, split in clips if split == "train"}
+        clips = clips_of(read_json(folder / "codes.json"))
+        return {recording for _, _, split, recording in clips if split == "train"}
     raise InputError(f"--generator-data {folder}: names no training recordings; give the folder of "
                      "dataset.json or codes.json that the generator was trained on")
 

@@ -26,7 +26,7 @@ from common.files import atomic_path, file_hash, remove, write_json
 from common.locks import locked
 from common.progress import progress
 from common.spread import choose, evenly
-from dataset.codes import Codes, recording_of
+from dataset.codes import Codes
 from dataset.grid import grid_to_frames
 from dataset.grid_images import to_uint8
 from dataset.sheet import contact_sheet
@@ -133,6 +133,9 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
     class_names, device = dataset["class_names"], runtime.device(config.device)
     if codes.dataset["class_names"] != class_names:
         raise InputError(f"--code-path {config.code_path}: its classes are not those of {file}")
+    grids = [(own.get("rows"), own.get("cols"), own.get("masks")) for own in (codes.dataset, dataset)]
+    if grids[0] != grids[1] or codes.token_grid != model.config.grid:
+        raise InputError(f"--code-path {config.code_path}: its clips are not tiled as those of {file}")
     known = [{side.get("hash"), *side.get("same_codes", ())} for side in (codes.tokenizer, tokenizer)]
     if None not in set.union(*known) and known[0].isdisjoint(known[1]):
         raise InputError(f"--code-path {config.code_path}: codes of another tokenizer than that of {file}")
@@ -159,7 +162,7 @@ def classify(config: LikelihoodConfig, runtime: Runtime) -> dict[str, Any]:
     row_ends = np.arange(1, codes.dataset["rows"] + 1) * tokens_nN.shape[1] // codes.dataset["rows"]
     after_rows = [float((tokens_nKN[:, :, :end].sum(2).argmax(1) == labels_n).mean()) for end in row_ends]
     own_n = total_nK[np.arange(len(places)), labels_n]
-    recordings = [recording_of(codes.names[place]) for place in places]
+    recordings = [codes.recordings[place] for place in places]
     result = {"checkpoint": file_hash(file)[:16], "split": config.split,
               **summary(total_nK, labels_n, class_names, recordings), "accuracy_after_rows": after_rows,
               "nats_per_token": float(-own_n.mean() / tokens_nN.shape[1])}

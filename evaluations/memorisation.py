@@ -44,11 +44,15 @@ def class_report(real: Features, generated: Features, quantile: float = QUANTILE
     if not len(train) or not len(generated):
         return {"reason": "no training clips" if len(generated) else "no generated clips"}, []
     distance_n, place_n = nearest(generated, train)
-    if len(held_out):
-        real_clips, real_distance = "held-out clips", nearest(held_out, train)[0]
-    else:
+    known = {entry.recording for entry in train.entries}
+    unknown = held_out.where(lambda entry: entry.recording not in known)
+    if len(unknown):
+        real_clips, real_distance = "held-out clips", nearest(unknown, train)[0]
+    elif len(known) > 1 or not len(held_out):
         real_clips = "training clips, other recordings"
         real_distance = nearest(train, train, except_same="recording")[0]
+    else:
+        real_clips, real_distance = "held-out clips of the same recording", nearest(held_out, train)[0]
     repeat_n = nearest(generated, generated, except_same="name")[0]
     length = np.sqrt((generated.vectors() ** 2).sum(1).mean())
     report = {"n_generated": len(generated), "n_train": len(train), "median": float(np.median(distance_n)),

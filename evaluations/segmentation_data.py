@@ -40,6 +40,8 @@ class Cell:
     cols: int
     frame: int
     """Place of the frame in the grid."""
+    recording: str
+    """Of its clip, <class>/<name>."""
     mask: int = 0
     """Place of its mask, if the clip has masks."""
     masks: Masks | None = None
@@ -94,7 +96,7 @@ def _prepared(folder: Path, flag: str, group_of: Callable[[str], str], labelled:
         raise InputError(f"{flag} {folder}: its clips have no masks (dataset.prepare --masks)")
     frames, places = masks.cells(rows, cols) if masks else (range(rows * cols),) * 2
     return [Picture(f"{clip.name}/{frame}", folder / clip.name, folder / clip.name if masks else None,
-                    group_of(clip.recording), Cell(rows, cols, frame, place, masks))
+                    group_of(clip.recording), Cell(rows, cols, frame, clip.recording, place, masks))
             for clip in (manifest.clips if labelled else manifest.select("train"))
             for frame, place in zip(frames, places, strict=True)]
 
@@ -162,14 +164,15 @@ def digest(pictures: Sequence[Picture]) -> str:
 
 def read_pixels(picture: Picture) -> np.ndarray:
     """uint8 RGB (H, W, 3)."""
-    return _in_grid(picture, picture.cell.frame) if picture.cell else read_picture(picture.path)
+    cell = picture.cell
+    return _in_grid(picture.path, cell, cell.frame) if cell else read_picture(picture.path)
 
 
-def _in_grid(picture: Picture, place: int) -> np.ndarray:
-    return _cells(picture.path, picture.cell.rows, picture.cell.cols)[place].transpose(1, 2, 0)
+def _in_grid(path: Path, cell: Cell, place: int) -> np.ndarray:
+    return _cells(path, cell.rows, cell.cols)[place].transpose(1, 2, 0)
 
 
-@lru_cache(maxsize=1)  # the frames of a clip are read one after the other
+@lru_cache(maxsize=2)  # the frames of a clip are read one after the other; masks may be in another picture
 def _cells(path: Path, rows: int, cols: int) -> np.ndarray:
     return grid_to_frames(read_picture(path).transpose(2, 0, 1), rows, cols)
 
@@ -178,7 +181,8 @@ def labels_of(picture: Picture, classes: int) -> tuple[np.ndarray, bool]:
     """`read_labels` of the mask of a picture."""
     if not picture.cell:
         return read_labels(picture.mask, classes)
-    masks, pixels_HW3 = picture.cell.masks, _in_grid(picture, picture.cell.mask)
+    cell, masks = picture.cell, picture.cell.masks
+    pixels_HW3 = _in_grid(picture.mask, cell, cell.mask)
     if len(masks.colours) > classes + 1:
         raise InputError(f"{picture.path}: its data set has labels up to {len(masks.colours) - 1} "
                          f"(--classes {classes})")

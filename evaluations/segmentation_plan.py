@@ -137,12 +137,15 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     test = apart or named(real, parts["test"])
     notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test; "
                  "the labels of validation are not among the N")
+    if not apart and len(test) + len(val) < 0.9 * (config.test_fraction + config.val_fraction) * len(real):
+        notes.append("test and validation are smaller than --test-fraction and --val-fraction: the generator "
+                     "has seen the other pictures")
     if parts["dropped"]:
         notes.append(f"{len(parts['dropped'])} pictures of --data-path are left out: near-duplicates, or of "
                      "a group, of the test")
     if pictures := added.get("unlabelled_path"):
         held_out = without_class(chain.from_iterable(map(names_of, (*test, *val))))
-        left = [own for own in pictures if held_out.isdisjoint(without_class([own.group]))]
+        left = [own for own in pictures if held_out.isdisjoint(without_class(names_of(own)))]
         added["unlabelled_path"] = left
         notes.append(f"{len(pictures) - len(left)} of {len(pictures)} pictures of --unlabelled-path are left "
                      "out: of a recording of the test or the validation")

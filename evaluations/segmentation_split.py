@@ -4,6 +4,7 @@ Pictures of one group, and near-duplicates in features of EfficientNet-Lite0, st
 generator was trained on is never in the test. Shapes: n pictures, D features.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -92,11 +93,11 @@ def names_of(picture: Picture) -> set[str]:
     `dataset.prepare` turns <class>/<folder>/<file> into <class>/<folder>-<file>.
     """
     folder, _, last = picture.name.rpartition("/")
-    names = {picture.name, picture.group, folder} - {""}
+    names = {picture.name, picture.group, folder, picture.cell.recording if picture.cell else ""} - {""}
     for name in list(names):
         class_name, _, rest = name.partition("/")
         names |= {as_name(name), f"{class_name}/{as_name(rest)}"}
-    return names | {last}
+    return names if picture.cell or (folder and last.isdigit()) else names | {last}  # the number of a frame
 
 
 def is_seen(picture: Picture, seen: set[str]) -> bool:
@@ -109,7 +110,8 @@ def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: 
     """Names by part, "train", "val" and "test"; "clusters" of the test; what was "dropped" as near the test.
 
     `cluster_n` numbers the clusters of the pool, then of the given `test`, which may be empty: then it is
-    drawn from what the generator has not seen, whole clusters in the order of a hash.
+    drawn from what the generator has not seen, whole clusters in the order of a hash. If that is less than
+    both fractions of the pool, both parts are smaller.
 
     Raises: `InputError` naming test pictures that the generator has seen, or if a part stays empty.
     """
@@ -118,6 +120,8 @@ def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: 
         raise InputError(f"--test-path: the generator was trained on {len(leaked)} of its pictures: "
                          f"{', '.join(leaked[:NAMED])}")
     known = {cluster for picture, cluster in zip(pool, own, strict=True) if is_seen(picture, seen)}
+    wanted = (val_fraction if test else test_fraction + val_fraction) * len(pool)
+    share = min(1.0, sum(cluster not in known for cluster in own) / wanted)
     parts: dict[str, Any] = {"dropped": []}
     left = list(range(len(pool)))
     if test:
@@ -125,9 +129,9 @@ def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: 
         parts["dropped"] = [pool[i].name for i in left if own[i] in given]
         left = [i for i in left if own[i] not in given]
     else:
-        left, chosen = _hold_out(pool, left, own, test_fraction, known)
+        left, chosen = _hold_out(pool, left, own, share * test_fraction, known)
         parts |= {"test": [pool[i].name for i in chosen], "clusters": [own[i] for i in chosen]}
-    left, chosen = _hold_out(pool, left, own, val_fraction, known)
+    left, chosen = _hold_out(pool, left, own, share * val_fraction, known)
     parts |= {"train": [pool[i].name for i in left], "val": [pool[i].name for i in chosen]}
     for part in ("test", "val", "train"):
         if not parts[part]:
@@ -139,11 +143,18 @@ def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: 
 
 def _hold_out(pool: Sequence[Picture], places: list[int], owners: list[str], fraction: float, known: set[str]
               ) -> tuple[list[int], list[int]]:
-    """(places that stay, places of about `fraction` of the pool in whole clusters that are not `known`)."""
-    if len({owners[i] for i in places}) < 2:
+    """(places that stay, places of about `fraction` of the pool in whole clusters that are not `known`).
+
+    Clusters of more than half of that stay, if there is enough without them: one look is no test.
+    """
+    sizes, target = Counter(owners[i] for i in places), fraction * len(pool)
+    if len(sizes) < 2:
         return places, []
+    small = {owner for owner, size in sizes.items() if size <= target / 2 and owner not in known}
+    if sum(sizes[owner] for owner in small) >= target:
+        known = sizes.keys() - small
     pieces = [Piece(pool[i].name, owners[i], owners[i], 0, 1) for i in places]
-    splits, _ = split_class(pieces, fraction * len(pool) / len(places), known)
+    splits, _ = split_class(pieces, target / len(places), known)
     return tuple([i for i, split in zip(places, splits, strict=True) if split == part]
                  for part in ("train", "val"))
 

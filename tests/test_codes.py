@@ -67,7 +67,7 @@ def test_codes_without_held_out_clips_can_be_trained_on(tmp_path, runtime, tiny_
 @pytest.mark.parametrize("damage", ["clips", "dataset", "tokenizer", "npy"])
 def test_damaged_codes_are_named(damage, tmp_path):
     codes = Codes(np.zeros((2, 1, 4, 4), np.uint16), [0, 1], ["train", "val"], ["a/0.png", "b/0.png"],
-                  {"class_names": ["a", "b"]}, {"name": "vq.pt"})
+                  ["a/p", "b/q"], {"class_names": ["a", "b"]}, {"name": "vq.pt"})
     codes.write(tmp_path)
     if damage == "npy":
         (tmp_path / "codes.npy").write_bytes((tmp_path / "codes.npy").read_bytes()[:40])

@@ -69,3 +69,27 @@ def test_what_cannot_be_filtered_is_refused(config, runtime):
         dataclasses.replace(config, save_path=config.sample_path)
     with pytest.raises(ValueError, match="not the sampler's output"):
         run(dataclasses.replace(config, sample_path=config.data_path), runtime)
+
+
+def test_interrupted_run_of_other_clips_leaves_nothing(config, runtime):
+    """What was written before the clips were sampled anew, and clips that are near-copies by now."""
+    result = run(config, runtime)
+    (config.save_path / "samples.json").unlink()
+    stale, copy = (config.save_path / "frames" / name / "000.png" for name in ("blue/000000", "blue/000001"))
+    stale.unlink()
+    for path in (stale, copy):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"of another model")
+    assert run(config, runtime) == result
+    assert not copy.exists()
+    assert stale.read_bytes() == (config.sample_path / stale.relative_to(config.save_path)).read_bytes()
+
+
+def test_other_clips_need_another_folder(config, runtime):
+    run(config, runtime)
+    for path in (config.sample_path / "grids" / "blue").iterdir():
+        with Image.open(path) as image:
+            picture = np.array(image)
+        Image.fromarray(picture // 2).save(path)
+    with pytest.raises(ValueError, match=r"--save-path .*: holds clips that were filtered in another way"):
+        run(config, runtime)

@@ -94,7 +94,9 @@ def test_map_is_red_for_and_blue_against():
 def test_what_does_not_fit_is_refused(config, codes, gpt_file, tmp_path, runtime):
     read = Codes.read(codes)
     for change, message in ((dict(tokenizer={**read.tokenizer, "hash": "another"}), "another tokenizer"),
-                            (dict(dataset={**read.dataset, "class_names": ["x", "y"]}), "its classes")):
+                            (dict(dataset={**read.dataset, "class_names": ["x", "y"]}), "its classes"),
+                            (dict(dataset={**read.dataset, "rows": 1}), "not tiled as"),
+                            (dict(codes_CAhw=read.codes_CAhw[..., :-2, :]), "not tiled as")):
         dataclasses.replace(read, **change).write(tmp_path / "other")
         with pytest.raises(ValueError, match=message):
             run(dataclasses.replace(config, code_path=tmp_path / "other"), runtime)

@@ -20,7 +20,7 @@ from evaluations.extractor import Inception
 from evaluations.features import Features
 from evaluations.fid import FIDConfig
 from evaluations.frechet import frechet_distance
-from evaluations.memorisation import nearest
+from evaluations.memorisation import class_report, nearest
 from evaluations.pairs import LPIPS, disjoint_pairs, measure_lpips
 from evaluations.scores import inception_score, kernel_distance
 from evaluations.temporal import FrameDifferences
@@ -145,6 +145,19 @@ def test_nearest_leaves_out_own_recording_and_the_clip_itself(monkeypatch):
     assert places.tolist() == [1, 0, 1]
     assert nearest(clips, clips, except_same="recording")[1].tolist() == [2, 2, 1]
     assert np.isinf(nearest(clips.take([0, 1]), clips.take([0, 1]), except_same="recording")[0]).all()
+
+
+@pytest.mark.parametrize(("names", "splits", "yardstick"), [
+    (["a0", "b0", "c0"], ["train", "train", "val"], "held-out clips"),
+    (["a0", "b0", "a1"], ["train", "train", "val"], "training clips, other recordings"),
+    (["a0", "a1", "a2"], ["train", "train", "val"], "held-out clips of the same recording"),
+    (["a0", "a1", "a2"], ["train"] * 3, None)])
+def test_yardstick_of_copies_is_other_recordings_if_there_are_any(names, splits, yardstick):
+    real = features_of(names, [[0, 0], [3, 4], [0, 12]])
+    real = replace(real, entries=tuple(replace(entry, split=split)
+                                       for entry, split in zip(real.entries, splits, strict=True)))
+    report, _ = class_report(real, features_of(["g0"], [[1, 1]]))
+    assert report.get("yardstick") == yardstick and ("reason" in report) == (yardstick is None)
 
 
 @pytest.fixture(scope="module")

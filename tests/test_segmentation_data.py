@@ -180,6 +180,29 @@ def test_clusters_stay_on_one_side_and_seen_pictures_out_of_the_test(tmp_path):
         split_pictures(pictures, [], np.zeros(20, int), set(), 0.2, 0.1)
 
 
+def test_test_and_validation_share_what_the_generator_has_not_seen(tmp_path):
+    pictures = pool(tmp_path)
+    parts = split_pictures(pictures, [], np.arange(20), {f"p{i:02}" for i in range(17)}, 0.2, 0.1)
+    assert (len(parts["test"]), len(parts["val"]), len(parts["train"])) == (2, 1, 17)
+
+
+def test_one_large_cluster_is_no_test(tmp_path):
+    numbers = np.array([0] * 4 + list(range(1, 17)))  # it has the very size of the test
+    parts = split_pictures(pool(tmp_path), [], numbers, set(), 0.2, 0.1)
+    assert len(parts["test"]) == len(set(parts["clusters"])) == 4 and "p00" in parts["train"]
+
+
+def test_recordings_are_known_by_any_groups_and_frames_not_by_their_numbers(tmp_path):
+    folder, _ = annotated(tmp_path / "grids")
+    by_class = find_pictures(folder, "--x", True, r"^(\w+)/")
+    assert {own.group for own in by_class} == {"blue", "red"}
+    assert [is_seen(own, {"red/rec1"}) for own in by_class] == ["red/rec1_" in own.name for own in by_class]
+    write_pairs(tmp_path / "frames", 3, name="clip/{}")
+    frames = find_pictures(tmp_path / "frames", "--x", True)
+    numbers = without_class({"polyp/1", "polyp/2"})  # videos with the names of frames
+    assert not any(is_seen(own, numbers) for own in [*by_class, *frames])
+
+
 def test_given_test_pictures_that_were_trained_on_are_named_and_their_twins_dropped(tmp_path):
     pictures = pool(tmp_path)
     test = find_pictures(write_pairs(tmp_path / "test", 2, name="t{}"), "--x", True)
@@ -196,8 +219,9 @@ def test_training_recordings_of_a_generator_are_read(tmp_path):
     assert seen_recordings(folder) == {"blue/rec0", "red/rec0"}
     assert without_class(seen_recordings(folder)) == {"blue/rec0", "red/rec0", "rec0"}
     assert seen_recordings(folder / "dataset.json") == seen_recordings(folder)
-    write_json(tmp_path / "codes.json", {"clips": [["a/r_1_7.png", 0, "train"], ["a/s_7.png", 0, "val"]]})
-    assert seen_recordings(tmp_path) == {"a/r_1"}
+    clips = [["a/r_1_7.png", 0, "train"], ["a/s_7.png", 0, "val"], ["a/t_7.png", 0, "train", "a/patient"]]
+    write_json(tmp_path / "codes.json", {"clips": clips})
+    assert seen_recordings(tmp_path) == {"a/r_1", "a/patient"}
     with pytest.raises(InputError, match=r"--generator-data .*: names no training recordings"):
         seen_recordings(tmp_path / "grids" / "red")
     write_pair(tmp_path, "a/r_1/00000", 0)

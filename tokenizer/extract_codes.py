@@ -147,7 +147,8 @@ def extract(config: ExtractCodesConfig, runtime: Runtime) -> None:
     if not runtime.is_main:
         return
     codes_CAhw = np.concatenate([np.load(path) for path in paths])
-    columns = ([getattr(clip, name) for clip in manifest.clips] for name in ("label", "split", "name"))
+    names = "label", "split", "name", "recording"
+    columns = ([getattr(clip, name) for clip in manifest.clips] for name in names)
     Codes(codes_CAhw, *columns, manifest.facts(), tokenizer).write(config.code_path)
     quality = check_quality(model, images, config.check_pictures, device)
     write_json(config.code_path / "quality.json", asdict(quality))
