@@ -27,7 +27,7 @@ gpt_segments() {
   launch benchmarks.gpt_segments --data-path "$1/grids" --gpt-ckpt "$1/gpt" --results-dir "$1/segments" --clips "$2"
 }
 compare() {  # compare OUTPUT [flags]
-  launch evaluations.segmentation --output "$1" --quick --steps 200 --seeds 3 --labels 25 100 400 "${@:2}"
+  launch evaluations.segmentation --output "$1" --quick --steps 200 --seeds 2 --labels 25 100 400 "${@:2}"
 }
 
 # Clips of 8 frames and 8 masks. Generated ones are judged by a network that learnt from renders, then train one.

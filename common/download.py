@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import is_zipfile
 
 import tyro
 
+from common.checkpoints import zip_damage
 from common.command import require_at_least, run_command, say_next
 from common.distributed import Runtime
 from common.errors import InputError
@@ -135,6 +137,8 @@ def check(part: Path, known: dict[str, Any] | None) -> dict[str, Any]:
         if known and facts != known:
             raise InputError(f"SHA-256 {facts['sha256'][:16]}..., of the first download it was "
                              f"{known['sha256'][:16]}... ({RECORD})")
+        if not known and is_zipfile(part) and (problem := zip_damage(part, thorough=True)):
+            raise InputError(problem)
         load_checkpoint(part)
     except InputError:
         part.unlink()

@@ -24,9 +24,10 @@ class Recorder:
             self.before -= 1
             return function(inputs)
         if self.graph is None:
-            self.graph, self.inputs = torch.cuda.CUDAGraph(), mapped(Tensor.clone, inputs)
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may go on
+            graph, self.inputs = torch.cuda.CUDAGraph(), mapped(Tensor.clone, inputs)
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
                 self.outputs = function(self.inputs)
+            self.graph = graph  # of a whole recording; after one that failed the next call tries again
         for own, given in zip(tensors(self.inputs), tensors(inputs), strict=True):
             own.copy_(given, non_blocking=True)
         self.graph.replay()

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -25,6 +26,7 @@ from common.errors import InputError
 from common.files import remove, remove_unfinished
 from common.weights import BROKEN, FACTS, SHARDS, STORED, load_checkpoint
 
+PATIENCE = 60  # seconds that a process which fails waits for its last checkpoint
 FILE_BYTES = 1 << 28  # of tensors of all processes together, in one file of each
 
 
@@ -43,11 +45,11 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
+        if kind is None:
             self.finish()
-        except OSError:
-            if kind is None:  # else the first error is the one to report
-                raise
+        elif self.pending:  # the other processes may be elsewhere, and the first error is the one to report
+            with suppress(Exception):
+                self.pending.result(PATIENCE)
 
     def save(self, step: int, checkpoint: dict[str, Any]) -> Path:
         """Start to write `folder/<step>.shards`, which appears when all processes are done.

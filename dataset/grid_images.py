@@ -16,6 +16,8 @@ from common.files import atomic_path
 from dataset.manifest import Clip, Manifest
 from dataset.pictures import read_picture
 
+CACHE_BYTES = 2 << 30  # of the pictures that the processes of a machine keep in memory together
+
 
 def load_grid(folder: Path, clip: Clip, manifest: Manifest) -> Tensor:
     """The picture of one clip; `InputError` names one that is unreadable or of the wrong size."""
@@ -37,7 +39,8 @@ def save_picture(path: Path, picture_3HW: Tensor, **options: int) -> None:
 class GridImages(Dataset):
     """The pictures of `clips`, kept in memory once read until `cache_bytes` are full."""
 
-    def __init__(self, folder: Path, manifest: Manifest, clips: Sequence[Clip], cache_bytes: int = 2 << 30):
+    def __init__(self, folder: Path, manifest: Manifest, clips: Sequence[Clip],
+                 cache_bytes: int = CACHE_BYTES):
         self.folder, self.manifest, self.clips = Path(folder), manifest, clips
         self.cache: dict[int, Tensor] = {}
         height, width = manifest.grid_size
@@ -45,6 +48,10 @@ class GridImages(Dataset):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def sizes(self) -> dict[str, int]:
+        """Name and bytes of each picture's file: what changes with the pictures, and not where they are."""
+        return {clip.name: (self.folder / clip.name).stat().st_size for clip in self.clips}
 
     def __getitem__(self, index: int) -> Tensor:
         if index in self.cache:

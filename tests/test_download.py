@@ -136,6 +136,19 @@ def test_file_must_be_readable(tmp_path):
     assert not part.exists()
 
 
+def test_first_download_is_looked_at_to_its_last_byte(tmp_path):
+    """A byte of the weights that the server's disk or a changed file has spoilt is in no header."""
+    part = tmp_path / ".partial-weights.pt"
+    torch.save({"model": {"weight": torch.zeros(5000)}}, part)
+    facts = check(part, None)
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        check(part, None)
+    assert not part.exists() and facts["bytes"] == len(content)
+
+
 def test_stale_beginning_of_another_file_is_thrown_away(server, entry, tmp_path):
     (tmp_path / "models").mkdir()
     part_of(tmp_path / "models" / "weights.pt", server.url).write_bytes(bytes(2 * len(server.content)))

@@ -39,6 +39,20 @@ def test_fake_notices_what_a_graph_cannot_repeat(graphs):
         assert scaled(lambda _: total * factors[0])[0] == 6
 
 
+def test_recording_that_failed_is_made_again():
+    recorder, full = Recorder(before=0), [True]
+
+    def work(inputs):
+        if full.pop():
+            raise torch.OutOfMemoryError
+        return inputs[0] + 1
+
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder(work, [torch.ones(2)])
+    full.append(False)
+    assert recorder(work, [torch.ones(2)]).tolist() == [2, 2]
+
+
 @pytest.mark.parametrize("flags", [
     {}, {"optimizer": "muon", "gradient_accumulation_steps": 2, "ema_decay": 0.5, "max_grad_norm": 0.1}],
     ids=["adamw", "muon in parts"])

@@ -130,6 +130,12 @@ def test_clip_goes_on_from_the_end_of_an_upload(session, grids, tmp_path, monkey
     assert take({"m": session}, "m", str(tmp_path / "photo.jpg"))[0] is None
 
 
+def test_clips_of_one_row_of_frames_have_no_continuation(session, made, monkeypatch):
+    monkeypatch.setitem(session.dataset, "rows", 1)
+    with pytest.raises(InputError, match="one row of frames"):
+        session.link(RED, made[0], None, silent)
+
+
 def test_messages_of_a_clip_carry_files_and_notice(session, monkeypatch):
     models = dataclasses.replace(session.models, entry={"notice": "PHANTOM: rendered."})
     phantom, wish = Session(models, session.device), ("red wall", 3, 1.0, 1.0, "", 0.5)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ranks import run_ranks
 
 from autoregressive.models.generate import generate
 from autoregressive.sample.gallery import RESEARCH
 from autoregressive.sample.sample_c2i import run
 from autoregressive.sample.starts import continued, given_tokens, read_start
+from common.errors import InputError
 from common.files import read_json
 from dataset.grid import frames_to_grid
 from dataset.manifest import Manifest
@@ -70,6 +72,12 @@ def test_tokens_of_the_kept_frames_are_those_of_their_grid(tokenizer_run, grids)
             given_tokens(frames, wrong, tokenizer, FACTS)
 
 
+def test_all_but_one_frame_of_a_single_row_are_kept_by_default(tokenizer_run):
+    tokenizer, facts = load_tokenizer(tokenizer_run), {**FACTS, "rows": 1}
+    given = given_tokens(np.zeros((2, 3, 32, 32), np.uint8), None, tokenizer, facts)
+    assert (given >= 0).sum() == len(given) // 2
+
+
 def test_start_may_be_a_picture_a_folder_or_a_video(config, runtime, tmp_path):
     run(config, runtime)
     video = read_start(config.save_folder / "videos" / "red wall" / "000000.mp4", FACTS)[0]
@@ -117,6 +125,17 @@ def test_variations_share_their_first_frames(config, runtime, tmp_path):
                 for seed in (0, 1))
     top, bottom = (np.abs(one[rows].astype(int) - two[rows]).mean() for rows in (slice(32), slice(32, 64)))
     assert top < bottom  # the same tokens, seen by a decoder that looks at all of the picture
+
+
+def test_refusal_has_one_status_on_all_processes(config, runtime):
+    run(config, runtime)
+    other = dataclasses.replace(config, temperature=0.5)
+
+    def refused(runtime):
+        with pytest.raises(InputError, match="was sampled with temperature"):
+            run(other, runtime)
+
+    assert run_ranks(refused, 2) == [0, 0]
 
 
 def test_wrong_blend_is_named(config, runtime):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from forked import FORK, kill_when
 
+import common.sharded
 import common.training.signals
 from autoregressive.train.train_c2i import GPTTask, TrainC2IConfig, run
 from common.checkpoints import (
@@ -25,7 +27,7 @@ from common.checkpoints import (
     save_checkpoint,
     write_tensors,
 )
-from common.distributed import end_with_launcher
+from common.distributed import Runtime, end_with_launcher
 from common.errors import InputError
 from common.files import read_jsonl
 from common.sharded import ShardWriter
@@ -121,6 +123,22 @@ def test_full_disk_leaves_a_sharded_checkpoint_intact(tmp_path, runtime):
         writer.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["0000001.shards"]
     assert newest_checkpoint(tmp_path)[0]["step"] == 1
+
+
+def test_validation_that_fails_costs_no_step(config, runtime, monkeypatch):
+    monkeypatch.setattr(GPTTask, "validate", lambda task, model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(dataclasses.replace(config, eval_every=3, ckpt_every=3), runtime)
+    assert newest_checkpoint(config.results_dir / "checkpoints")[0]["step"] == 3
+
+
+def test_process_that_fails_waits_for_nobody_and_says_why(tmp_path, runtime, monkeypatch):
+    """The other processes never come to the end of the save: they are in another collective."""
+    monkeypatch.setattr(common.sharded, "PATIENCE", 0.1)
+    monkeypatch.setattr(Runtime, "together", lambda _: 1 / 0)
+    with pytest.raises(MemoryError, match="mine"), ShardWriter(tmp_path, 2, runtime) as writer:
+        writer.pending = Future()
+        raise MemoryError("mine")
 
 
 def test_what_a_killed_save_left_is_no_checkpoint_and_goes_with_the_next(tmp_path, runtime):

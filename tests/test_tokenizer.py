@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,20 @@ def test_run_folder_of_another_model_is_refused(grids, tmp_path, runtime):
         train_vq(dataclasses.replace(config, codebook_size=32), runtime)
     with pytest.raises(ValueError, match=r"--ema-decay 0.5: the run in .* has 0.0"):
         train_vq(dataclasses.replace(config, ema_decay=0.5), runtime)
+
+
+def test_run_does_not_go_on_with_other_pictures_of_the_same_names(tmp_path, runtime):
+    grids = make_grids(tmp_path / "grids")
+    config = TrainVQConfig(data_path=(grids,), results_dir=tmp_path / "run", max_steps=2, **TINY)
+    train_vq(config, runtime)
+    moved = dataclasses.replace(config, data_path=(shutil.copytree(grids, tmp_path / "moved"),), max_steps=3)
+    train_vq(moved, runtime)
+    for path in tmp_path.glob("moved/*/*.png"):
+        with Image.open(path) as image:
+            darker = image.point(lambda value: value // 2)
+        darker.save(path)
+    with pytest.raises(ValueError, match="holds a run with another data_hash"):
+        train_vq(dataclasses.replace(moved, max_steps=4), runtime)
 
 
 def test_sharing_out_a_tokenizer_is_refused(grids, tmp_path):

@@ -158,10 +158,10 @@ def reconstruct_all(config: ReconstructConfig, runtime: Runtime) -> dict[str, An
     file = checkpoint_file(config.vq_ckpt, runtime)
     model, clips = load_tokenizer(file).to(device), manifest.choose(config.split, config.clips_per_class)
     tokenizer = tokenizer_facts(model, file)
-    if runtime.is_main:
-        facts = {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]}
-        claim(config.save_path, facts, manifest, manifest.pictures_hash(config.data_path))
-    runtime.gather(None)
+    with runtime.together():
+        if runtime.is_main:
+            facts = {"data": manifest.facts(), "tokenizer": tokenizer["name"], "hash": tokenizer["hash"]}
+            claim(config.save_path, facts, manifest, manifest.pictures_hash(config.data_path))
     mine = runtime.share(clips)
     perceptual = (LPIPSDistance("vgg", config.vgg_weights, "--vgg-weights").to(device)
                   if config.vgg_weights else None)

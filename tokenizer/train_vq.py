@@ -5,6 +5,7 @@ Shapes: B crops per batch, each of window x window frames of S pixels a side: (3
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.checkpoints import checkpoint_file
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
+from common.files import file_hash
 from common.names import told_apart
 from common.perceptual import perceptual_loss
 from common.training.config import LOST, TrainingConfig
@@ -26,7 +28,7 @@ from common.training.data_order import balanced, in_order, mix, mixture
 from common.training.loop import train
 from common.training.task import Task
 from common.training.whole_batch import WholeBatch
-from dataset.grid_images import save_picture, to_pixels
+from dataset.grid_images import CACHE_BYTES, save_picture, to_pixels
 from dataset.hub_data import data_folder
 from tokenizer.adversary import Adversary
 from tokenizer.loading import load_tokenizer, weights_hash
@@ -125,8 +127,9 @@ class TokenizerTask(Task):
         model = start_model(config, runtime)
         self.model: nn.Module = model.to(memory_format=torch.channels_last)  # faster by a tenth
         self.blocks = [self.model.encoder, self.model.decoder]
-        self.sets = sets = [GridSet(data_folder(path, runtime), config.window, config.val_pictures)
-                            for path in config.data_path]
+        readers = max(1, config.num_workers) * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self.sets = sets = [GridSet(data_folder(path, runtime), config.window, config.val_pictures,
+                                    CACHE_BYTES // readers) for path in config.data_path]
         if len({part.manifest.frame_size for part in sets}) > 1:
             raise InputError("--data-path: the folders have frames of different sizes")
         sizes = [len(part.crops) for part in sets]
@@ -134,10 +137,12 @@ class TokenizerTask(Task):
         crops = [balanced(part.crops, part.crops.labels()) if config.class_balance else part.crops
                  for part in sets]
         self.train_set = mixture(crops, shares)
-        names = json.dumps([clip.name for part in sets for clip in part.crops.images.clips])
+        data = json.dumps([[part.manifest.facts(), part.crops.images.sizes()] for part in sets])
         self.facts: dict[str, Any] = {
             "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
-            "data_hash": hashlib.sha256(names.encode()).hexdigest()[:16]}
+            "data_hash": hashlib.sha256(data.encode()).hexdigest()[:16]}
+        if config.perceptual in ("vgg", "lpips") and config.vgg_weights:
+            self.facts["vgg_weights"] = file_hash(config.vgg_weights)
         if config.trained_part == "decoder":
             self.facts["same_codes"] = [*model.same_codes, weights_hash(model)]
         self.device = runtime.device(config.device)

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from common.errors import InputError
 from common.spread import evenly
 from dataset.grid import mirror_frames
-from dataset.grid_images import GridImages
+from dataset.grid_images import CACHE_BYTES, GridImages
 from dataset.manifest import Manifest
 from tokenizer.quality import reconstruct
 
@@ -47,14 +47,14 @@ class Crops(Dataset):
 class GridSet:
     """One prepared folder: its training crops and its held-out pictures."""
 
-    def __init__(self, folder: Path, window: int, val_pictures: int):
+    def __init__(self, folder: Path, window: int, val_pictures: int, cache_bytes: int = CACHE_BYTES):
         self.folder, self.manifest = folder, Manifest.read(folder)
         train_clips, val_clips = (self.manifest.select(split) for split in ("train", "val"))
         if not train_clips:
             raise InputError(f"--data-path {folder}: its train split is empty")
-        self.crops = Crops(GridImages(folder, self.manifest, train_clips), window)
+        self.crops = Crops(GridImages(folder, self.manifest, train_clips, cache_bytes), window)
         shown = [val_clips[i] for i in evenly(len(val_clips), val_pictures)]
-        self.held_out = GridImages(folder, self.manifest, shown)
+        self.held_out = GridImages(folder, self.manifest, shown, cache_bytes)
 
     def strips(self, model: nn.Module, device: torch.device) -> list[Tensor]:
         """A row of pictures, (3, H, W), and a row of their reconstructions."""

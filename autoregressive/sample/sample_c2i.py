@@ -218,14 +218,14 @@ def sample(config: SampleC2IConfig, runtime: Runtime) -> None:
         check_bfloat16(tokenizer, dataset)
     gpt = prepare(gpt.to(device), PRECISIONS[config.mixed_precision])
     clips = []
-    if runtime.is_main:
-        print(f"model {path.name}, tokenizer {models.vq_path.name}")
-        if "notice" in entry:
-            print(entry["notice"])
-        clips = clips_there(folder, facts)
-        if not clips:
-            write_json(folder / FILE_NAME, {**facts, "clips": []})  # reserves the folder for these settings
-    runtime.gather(None)  # no process writes clips before
+    with runtime.together():  # no process writes clips before
+        if runtime.is_main:
+            print(f"model {path.name}, tokenizer {models.vq_path.name}")
+            if "notice" in entry:
+                print(entry["notice"])
+            clips = clips_there(folder, facts)
+            if not clips:
+                write_json(folder / FILE_NAME, {**facts, "clips": []})  # the folder is for these settings
     window = config.decode_window or usual_window(gpt, device)
     sampler = ClipSampler(
         gpt, tokenizer, dataset, {**config.generate_arguments(), "towards": towards, "decode_window": window},

@@ -78,8 +78,8 @@ class Session:
             frames_T3SS, _ = read_start(path, self.dataset, most_bytes=MOST_BYTES)
         except (InputError, OSError):
             raise InputError("This file is no picture or short video that can be read.") from None
-        return given_tokens(frames_T3SS, -min(len(frames_T3SS), self.dataset["cols"]), self.sampler.tokenizer,
-                            self.dataset)
+        last = min(len(frames_T3SS), self.dataset["cols"], max(1, clip_length(self.dataset) - 1))
+        return given_tokens(frames_T3SS, -last, self.sampler.tokenizer, self.dataset)
 
     def link(self, wish: Wish, before: Link | None, start_N: Tensor | None, report: Report) -> Link:
         """The clip that follows `before`, or the first of a chain, which may begin with given tokens.
@@ -93,6 +93,8 @@ class Session:
         number = before.number + 1 if before else 0
         given_BN, start = (None, None) if start_N is None else (start_N[None], start_facts(start_N))
         if before:
+            if clip_length(self.dataset) < 2 * self.dataset["cols"]:
+                raise InputError("Clips of this model have one row of frames: none can follow.")
             start = before.start
             given_BN = continued(before.tokens_1N, clip_length(self.dataset) // self.dataset["cols"])
         names = self.dataset["class_names"]

@@ -95,8 +95,8 @@ def given_tokens(frames_T3SS: np.ndarray | None, keep: int | None, tokenizer: VQ
         flags = ("--start-from", "--start-masks")[:: 1 if labels_TSS is None else -1]
         raise InputError(f"{flags[0]}: needs {flags[1]}, as the model's masks come {masks.place} its frames")
     count, usual = (len(labels_TSS), length) if frames_T3SS is None else (len(frames_T3SS), cols)
-    keep = min(count, usual) if keep is None else keep
     most = min(count, length if alone else length - 1)
+    keep = min(most, usual) if keep is None else keep
     if not 0 < abs(keep) <= most:
         raise InputError(f"--start-frames {keep}: must be 1 to {most}, or for the last frames -1 to -{most}")
 

@@ -29,7 +29,8 @@ from common.pretrained import without_path
 from common.weights import load_checkpoint, save_safetensors
 from tokenizer.loading import USAGE_BUFFER, load_tokenizer
 
-OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash"}
+OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash",
+              "vgg_weights"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ def check_same_run(config: TrainingConfig, facts: dict[str, Any], checkpoint: di
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{flag} {value}: the run in {folder} has {checkpoint['training'][name]}")
     for name, value in facts.items():
-        if without_names(checkpoint[name]) != without_names(value):
+        if without_names(checkpoint.get(name, value)) != without_names(value):
             raise InputError(f"--results-dir {folder}: holds a run with another {name}; "
                              "choose another folder, or the settings of that run")
     planned, steps = checkpoint["training"]["max_steps"], config.max_steps

@@ -98,16 +98,16 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
             log.record(state.step, **means, lr=learning_rate(config, step),
                        steps_per_s=(state.step - since) / (perf_counter() - started))
             since, started = state.step, perf_counter()
-        if state.due(config.eval_every):
-            log.record(state.step, **{f"val_{name}": value for name, value in state.validate().items()})
-        if state.due(config.sample_every):
-            state.draw_sheet()
-        if state.due(config.ckpt_every) or stopping:
+        if state.due(config.ckpt_every) or stopping:  # before what may fail or take long
             log.line(state.save())
         if stopping and state.step < config.max_steps:
             log.line(f"stopped by a signal at step {state.step} of {config.max_steps}; "
                      "run the same command again to continue")
             return
+        if state.due(config.eval_every):
+            log.record(state.step, **{f"val_{name}": value for name, value in state.validate().items()})
+        if state.due(config.sample_every):
+            state.draw_sheet()
 
 
 class TrainingState:
