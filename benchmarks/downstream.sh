@@ -38,9 +38,13 @@ phantom() {
   train "$own" --global-batch-size 4 --max-steps 600 --eval-every 200 --val-clips 32
   gpt_segments "$own" 32
   sample "$own" "$own/grids" --gpt-ckpt "$own/gpt" --clips-per-class 12 --cfg-scale 4 --temperature 0.85
-  compare "$own/generated_masks" --data-path "$own/grids" --test-path "$own/filtered" --arms copy real --labels 400
-  compare "$own/segmentation" --data-path "$own/grids" --generator-data "$own/grids" --synthetic-path "$own/filtered" \
-    --arms constant copy real synthetic
+  local labelled=$own/labelled  # clips that the generator has not seen; renders look alike without being copies
+  launch dataset.phantom --video-path "$labelled/videos" --clips-per-class 40 --frames 8 --fps 12 --view octagon --masks --seed 4000
+  prepare "$labelled" "$labelled/videos" --masks "$labelled/videos_masks" --rows 4 --cols 4 --fps 12 --crop none
+  compare "$own/generated_masks" --data-path "$labelled/grids" --twin-cosine 0.95 --test-path "$own/filtered" \
+    --arms copy real --labels 400
+  compare "$own/segmentation" --data-path "$labelled/grids" --twin-cosine 0.95 --generator-data "$own/grids" \
+    --synthetic-path "$own/filtered" --arms constant copy real synthetic
 }
 
 # Rendered polyps as training data for real ones: no generator, no real label beside the N.
@@ -52,7 +56,7 @@ polyps() {
     ln -sfn "$out/phantom/videos_masks/$class" "$own/masks/$class"
   done
   prepare "$own" "$own/videos" --masks "$own/masks" --rows 4 --cols 4 --fps 12 --crop none
-  compare "$own/segmentation" --data-path "$kvasir" --synthetic-path "$own/grids" --arms constant copy real strong synthetic
+  compare "$own/segmentation" --data-path "$kvasir" --synthetic-path "$own/grids" --arms constant copy real synthetic
 }
 
 # Kvasir-SEG: the bundled tokenizer has seen 900 of its pictures. The other 100 are for test and validation; no generator
@@ -110,7 +114,7 @@ clips() {
   prepare "$own/seen" "$own/seen/videos" --preset phantom --crop none
   sample "$own" "$own/seen/grids" --model phantom --clips-per-class 40
   launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" --sample-path "$own/filtered" \
-    --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 3 --unit frames --size 128 --max-steps 200
+    --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 2 --unit frames --size 128 --max-steps 200
 }
 
 for stage in "${stages[@]}"; do

@@ -7,6 +7,7 @@ labelled picture ("copy"). All arms of a seed have the same N pictures, initial 
 Every result is a file of the output folder, so that a rerun continues. Shapes: n pictures of S x S pixels.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -161,8 +162,7 @@ def report(bench: Bench, results: dict[Job, dict[str, Any]], notes: Sequence[str
         bench.sheet([job for job in results if job.labels == labels and job.seed == 0
                      and job.arm not in WITHOUT_NETWORK]).save(temporary)
     caption = f"Test pictures, {labels} real labels, first seed: truth green, prediction magenta."
-    facts = {"config": {name: str(value) if isinstance(value, Path) else value
-                        for name, value in asdict(config).items()}}
+    facts = {"config": json.loads(json.dumps(asdict(config), default=str))}
     return write_report(config.output, "Synthetic pictures for segmentation", SCORES, results,
                         bench.plan.clusters, notes, facts, {"overlays.png": caption})
 

@@ -114,6 +114,15 @@ def test_two_processes_get_the_results_of_one(first, tmp_path):
     assert rows == [row for row in first[1] if row["arm"] in ("constant", "real")]
 
 
+def test_report_names_what_the_generator_was_trained_on(first, tmp_path, runtime):
+    write_json(tmp_path / "vq" / "codes.json", {"clips": [["polyp/p03_0.png", 0, "train"]]})
+    config = replace(first[0], output=tmp_path / "out", arms=("copy",), seeds=1, labels=(4,),
+                     generator_data=(tmp_path / "vq",))
+    run(config, runtime)
+    facts = read_json(tmp_path / "out" / "results.json")
+    assert facts["config"]["generator_data"] == [str(tmp_path / "vq")]
+
+
 def test_copy_is_the_mask_of_the_nearest_labelled_picture(tmp_path, runtime):
     write_pairs(tmp_path / "real", 24)
     for number in range(3):  # of which one is in the test, one among the labels
