@@ -153,7 +153,7 @@ def cut_all(config: PrepareConfig, runtime: Runtime) -> Manifest:
             write_json(config.data_path / REPORT_NAME, report)
         files_first = sorted(report["unusable"], key=lambda entry: "/" not in entry["file"])
         first = "".join(f", such as {entry['file']}: {entry['reason']}" for entry in files_first[:1])
-        raise InputError(f"--video-path {config.video_path}: no usable clip in {len(jobs)} recordings{first} "
+        raise InputError(f"--video-path {config.video_path}: no usable clip{first} "
                          f"(all in {config.data_path / REPORT_NAME})")
     wanted = {clip.name for clip in manifest.clips}
     runtime.agree(lambda: remove_stale(config.data_path, {job.plan_path for job in jobs}, wanted))

@@ -67,6 +67,9 @@ def report_text(report: dict[str, Any], folder: Path) -> str:
     rates = sorted({row["fps"] for row in report["recordings"].values() if row["clips"]})
     if len(rates) > 1:
         lines.append(f"frame rates of the clips: {rates[0]:g} to {rates[-1]:g} fps; --fps makes them equal")
+    lost = {entry["file"].partition("/")[0] for entry in report["unusable"] if "/" in entry["file"]}
+    lost -= report["classes"].keys()
+    lines += [f"left out: class {name}, none of its recordings is usable" for name in sorted(lost)]
     for key in ("unusable", "copies", "notes"):
         if report[key]:
             lines.append(f"{key}: {len(report[key])}")

@@ -136,7 +136,8 @@ class Experiment:
                           for path in config.sample_path]
         for clips in self.synthetic:
             if missing := set(range(len(self.class_names))) - set(clips.labels.tolist()):
-                raise InputError(f"--sample-path {clips.folder}: no clip of {self.class_names[min(missing)]}")
+                name = self.class_names[min(missing)]
+                raise InputError(f"--sample-path {clips.folder}: no clip of {name}; every class needs some")
             if clips.grid.frame_size != real.grid.frame_size:
                 raise InputError(f"--sample-path {clips.folder}: frames of {clips.grid.frame_size} px, real "
                                  f"ones have {real.grid.frame_size} px")

@@ -141,6 +141,9 @@ def filter_clips(source: Path, target: Path, quantile: float, comparison: Compar
     for name, own in per_class.items():
         print(f"{name}: {own['removed']} of {own['clips']} removed, nearer than {own['threshold']:.4g}; "
               f"median {own['median']:.4g}, of real clips {own['real_median']:.4g} ({own['yardstick']})")
+    if empty := [name for name, own in per_class.items() if own["removed"] == own["clips"]]:
+        print(f"warning: no clip of {', '.join(empty)} is left; sample more, or give more real recordings: "
+              "few of them make no good threshold")
     print(f"{kept} clips in {target}; {REPORT} names those left out: open {target / shown}")
     return result
 

@@ -107,9 +107,10 @@ def refuse_leaks(clips: ClipSet, folds: Sequence[Fold], seen: Sequence[set[str]]
         if leaks := sorted(recordings_of(clips, fold.test) & of_generator):
             raise InputError(
                 f"--sample-path: fold {number} tests on {len(leaks)} recordings that the generator was "
-                f"trained on or its samples show, such as {leaks[0]}; take --folds 1, which tests on the val "
-                "split, or one generator per fold (see --generator-data), and samples without these "
-                "recordings")
+                f"trained on or its samples show, such as {leaks[0]}; " + (
+                    "take --folds 1, which tests on the val split, or one generator per fold (see "
+                    "--generator-data), and samples without these recordings" if len(folds) > 1 else
+                    "take real clips that it has not seen, and samples without them"))
 
 
 def write_folds(clips: ClipSet, folds: Sequence[Fold], folder: Path) -> None:

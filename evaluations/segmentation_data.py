@@ -75,12 +75,17 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
         raise InputError(f"{flag} {folder}: no such folder")
     if (folder / FILE_NAME).exists():
         return _prepared(folder, flag, group_of if groups else str, labelled)
+    if (folder / "checkpoints").is_dir():
+        raise InputError(f"{flag} {folder}: is a run of a training; give a folder of pictures")
     places = [folder / name for name in ("images", "frames") if (folder / name).is_dir()]
     has_masks = (folder / "masks").is_dir()
     if labelled and not (places and has_masks):
         raise InputError(f"{flag} {folder}: must hold images/ (or frames/) and masks/")
-    files = pictures_by_name((places or [folder])[0])
-    masks = pictures_by_name(folder / "masks") if has_masks else {}
+    try:
+        files = pictures_by_name((places or [folder])[0])
+        masks = pictures_by_name(folder / "masks") if has_masks else {}
+    except InputError as error:
+        raise InputError(f"{flag} {error}") from None
     if not files:
         raise InputError(f"{flag} {folder}: holds no pictures")
     if masks and (missing := [path for name, path in files.items() if name not in masks]):

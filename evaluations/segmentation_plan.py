@@ -172,7 +172,8 @@ def named(pictures: Sequence[Picture], names: Iterable[str]) -> list[Picture]:
 def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: Sequence[Picture],
                     seen: set[str]) -> list[str]:
     """What there is to know of the generator."""
-    if not (config.synthetic_path or config.reconstruction_path):
+    used = set(config.arms or ADDED)
+    if not any(getattr(config, ADDED[arm]) for arm in used & (ADDED.keys() - {"real_unlabelled"})):
         return []
     notes = ["all synthetic pictures are of one generator: intervals lack the spread between generators"
              ] * bool(config.synthetic_path)

@@ -187,10 +187,16 @@ def test_wrong_start_is_named(folder, facts, runtime, sample_config, tmp_path, t
         with pytest.raises(ValueError, match=f"--start-masks .*{reason}"):
             read_start(tmp_path / "clip", facts, tmp_path / masks)
     shutil.rmtree(tmp_path / "wide")
+    with pytest.raises(ValueError, match=r"--start-masks .*: holds no masks itself; give the folder of one clip"):
+        read_start_masks(tmp_path, facts)
+    write_masks(tmp_path / "grey", np.full((1, 16, 16), 120, np.uint8))
+    with pytest.raises(ValueError, match=r"^--start-masks .*from 120 to 120, but labels are 0 [^;]*$"):
+        read_start_masks(tmp_path / "grey", facts)
+    shutil.rmtree(tmp_path / "grey")
     write_masks(tmp_path / "square", np.zeros((1, 16, 16), np.uint8))
     with pytest.raises(ValueError, match="--start-masks: needs --start-from, as the model's masks come aft"):
         run(job(folder, "wrong", start_masks=tmp_path / "square"), runtime)
-    with pytest.raises(ValueError, match=r"--start-masks .*trained on clips without masks"):
+    with pytest.raises(ValueError, match=r"^--start-masks \S*square: .*trained on clips without masks"):
         run(dataclasses.replace(sample_config, start_masks=tmp_path / "square"), runtime)
     with pytest.raises(ValueError, match="--chain 2: the clips of this model have one row of frames"):
         run(job(folder, "wrong", chain=2), runtime)

@@ -10,9 +10,10 @@ from PIL import Image
 from autoregressive.sample.clip_files import ClipJob, write_manifest
 from common.files import read_json, write_json
 from dataset.manifest import Manifest
-from evaluations import extractor
+from evaluations import extractor, filter_copies
 from evaluations.clips import ClipSet
 from evaluations.filter_copies import FilterCopiesConfig, run
+from evaluations.memorisation import class_report
 
 COPIES = {("blue", 1), ("red", 0), ("red", 3)}
 
@@ -56,6 +57,17 @@ def test_near_copies_go_and_all_files_of_the_others_stay(config, runtime):
     assert (config.save_path / "removed.png").exists()
     assert read_json(config.save_path / "copies.json") == result
     assert run(config, runtime) == result
+
+
+def test_class_of_which_nothing_is_left_is_said(config, runtime, capsys, monkeypatch):
+    def strict(real, generated, quantile):
+        report, pairs = class_report(real, generated, quantile)
+        blue = generated.entries[0].class_name == "blue"
+        return {**report, "threshold": 1e9 if blue else report["threshold"]}, pairs
+
+    monkeypatch.setattr(filter_copies, "class_report", strict)
+    assert run(config, runtime)["per_class"]["blue"]["removed"] == 5
+    assert "warning: no clip of blue is left; sample more" in capsys.readouterr().out
 
 
 def test_other_settings_need_another_folder(config, runtime):

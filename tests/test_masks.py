@@ -139,6 +139,12 @@ WRONG = {
 }
 
 
+def test_class_that_has_no_masks_is_said_to_be_left_out(source, capsys):
+    shutil.rmtree(source / "masks" / "a")
+    assert tuple(annotated(source).class_names) == ("b",)
+    assert "left out: class a, none of its recordings is usable" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_masks_are_named_and_the_other_recordings_used(source, kind):
     change, reason = WRONG[kind]

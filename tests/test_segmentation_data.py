@@ -57,7 +57,7 @@ def test_stills_and_frames_are_found_with_their_masks(tmp_path):
     with pytest.raises(InputError, match=r"--data-path .*images/b.PNG: has no mask"):
         find_pictures(tmp_path, "--data-path", True)
     write_pair(tmp_path, "b", 1)
-    with pytest.raises(InputError, match=r"has the same name"):
+    with pytest.raises(InputError, match=r"^--data-path .* has the same name"):
         find_pictures(tmp_path, "--data-path", True)
 
 
@@ -72,6 +72,9 @@ def test_sampler_layout_and_plain_folders(tmp_path):
         find_pictures(tmp_path / "none", "--x", False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"--x .*empty: holds no pictures"):
+        find_pictures(tmp_path / "empty", "--x", False)
+    (tmp_path / "empty" / "checkpoints").mkdir()
+    with pytest.raises(InputError, match=r"--x .*empty: is a run of a training"):
         find_pictures(tmp_path / "empty", "--x", False)
 
 

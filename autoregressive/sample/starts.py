@@ -19,7 +19,7 @@ from dataset.grid import frames_to_grid, grid_to_frames
 from dataset.grid_images import to_pixels
 from dataset.mask_files import LabelRule, MaskFiles
 from dataset.masks import Masks, clip_length, frames_of, tile
-from dataset.video import WrongMasks, read_frames
+from dataset.video import WrongMasks, numbered_pictures, read_frames
 from tokenizer.vq_model import VQModel
 
 
@@ -43,9 +43,10 @@ def read_start(path: Path, dataset: dict[str, Any], masks: Path | None = None,
             most_bytes -= frame.pixels.nbytes
             if most_bytes < 0:
                 raise InputError(f"{path}: longer or larger than can be held in memory")
+    except WrongMasks as error:
+        raise _wrong_masks(error) from None
     except InputError as error:
-        flag = "--start-masks" if isinstance(error, WrongMasks) else "--start-from"
-        raise InputError(f"{flag} {error}") from None
+        raise InputError(f"--start-from {error}") from None
     shape = frames[0].pixels.shape[:2]
     if shape == (rows * size, cols * size) and len(frames) == 1 and not masks:
         return np.ascontiguousarray(frames_of(frames[0].pixels.transpose(2, 0, 1), dataset)), None
@@ -59,10 +60,11 @@ def read_start(path: Path, dataset: dict[str, Any], masks: Path | None = None,
 
 def read_start_masks(path: Path, dataset: dict[str, Any]) -> np.ndarray:
     """Labels (T, S, S) uint8 of masks without frames, which must be square."""
+    files = _mask_files(path, dataset)
     try:
-        labels = [read() for read in _mask_files(path, dataset).read(path)]
+        labels = [read() for read in files.read(path)]
     except InputError as error:
-        raise InputError(f"--start-masks {error}") from None
+        raise _wrong_masks(error) from None
     if any(height != width for height, width in (own.shape for own in labels)):
         raise InputError(f"--start-masks {path}: masks without frames must be square")
     size = dataset["frame_size"]
@@ -74,7 +76,15 @@ def _mask_files(path: Path, dataset: dict[str, Any]) -> MaskFiles:
         raise InputError(f"--start-masks {path}: the model was trained on clips without masks")
     if not path.exists():
         raise InputError(f"--start-masks {path}: no such file or folder")
+    if path.is_dir() and not numbered_pictures(path):
+        raise InputError(f"--start-masks {path}: holds no masks itself; give the folder of one clip")
     return MaskFiles(path.parent, path.name, LabelRule(len(masks.colours)))
+
+
+def _wrong_masks(error: InputError) -> InputError:
+    """The error with its flag, and without a hint at flags of dataset.prepare."""
+    said, _, hint = str(error).rpartition("; ")
+    return InputError(f"--start-masks {said if '--mask-' in hint else error}")
 
 
 @torch.no_grad()

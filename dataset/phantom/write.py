@@ -71,7 +71,9 @@ def run(config: PhantomConfig, runtime: Runtime) -> int:
         if isinstance(result, BaseException):
             raise result
     if runtime.is_main:
-        say_next("bash", "scripts/prepare.sh", "--data-path", "GRIDS", "--video-path", config.video_path)
+        masks = ("--masks", mask_root(config.video_path)) if config.masks else ()
+        say_next("bash", "scripts/prepare.sh", "--data-path", "GRIDS", "--video-path", config.video_path,
+                 *masks)
     return sum(results)
 
 
