@@ -187,7 +187,7 @@ def test_wrong_start_is_named(folder, facts, runtime, sample_config, tmp_path, t
         with pytest.raises(ValueError, match=f"--start-masks .*{reason}"):
             read_start(tmp_path / "clip", facts, tmp_path / masks)
     shutil.rmtree(tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"--start-masks .*: holds no masks itself; give the folder of one clip"):
+    with pytest.raises(ValueError, match=r"--start-masks .*: holds no masks itself; give the folder"):
         read_start_masks(tmp_path, facts)
     write_masks(tmp_path / "grey", np.full((1, 16, 16), 120, np.uint8))
     with pytest.raises(ValueError, match=r"^--start-masks .*from 120 to 120, but labels are 0 [^;]*$"):
