@@ -112,8 +112,8 @@ clips() {
   prepare "$own" "$own/videos" --preset phantom --crop none --val-fraction 0.3
   launch dataset.phantom --video-path "$own/seen/videos" --clips-per-class 640 --frames 16 --fps 12 --view octagon
   prepare "$own/seen" "$own/seen/videos" --preset phantom --crop none
-  sample "$own" "$own/seen/grids" --model phantom --clips-per-class 24
-  launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" --sample-path "$own/filtered" \
+  launch autoregressive.sample.sample_c2i --model phantom --save-folder "$own/samples" --clips-per-class 24
+  launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" --sample-path "$own/samples" \
     --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 2 --unit frames --size 128 --max-steps 200
 }
 
