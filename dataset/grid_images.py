@@ -16,7 +16,7 @@ from common.files import atomic_path
 from dataset.manifest import Clip, Manifest
 from dataset.pictures import read_picture
 
-CACHE_BYTES = 2 << 30  # of the pictures that the processes of a machine keep in memory together
+CACHE_BYTES = 2 << 30  # of a folder's pictures that the processes of a machine keep in memory together
 
 
 def load_grid(folder: Path, clip: Clip, manifest: Manifest) -> Tensor:

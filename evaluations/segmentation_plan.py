@@ -137,7 +137,8 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     test = apart or named(real, parts["test"])
     notes.append(f"{len(train)} pictures to train on, {len(val)} for validation, {len(test)} for the test; "
                  "the labels of validation are not among the N")
-    if not apart and len(test) + len(val) < 0.9 * (config.test_fraction + config.val_fraction) * len(real):
+    wanted = (config.test_fraction + config.val_fraction) * len(real)
+    if seen and not apart and len(test) + len(val) < 0.9 * wanted:
         notes.append("test and validation are smaller than --test-fraction and --val-fraction: the generator "
                      "has seen the other pictures")
     if parts["dropped"]:

@@ -127,9 +127,9 @@ class TokenizerTask(Task):
         model = start_model(config, runtime)
         self.model: nn.Module = model.to(memory_format=torch.channels_last)  # faster by a tenth
         self.blocks = [self.model.encoder, self.model.decoder]
-        readers = max(1, config.num_workers) * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        self.sets = sets = [GridSet(data_folder(path, runtime), config.window, config.val_pictures,
-                                    CACHE_BYTES // readers) for path in config.data_path]
+        cache = CACHE_BYTES // max(1, config.num_workers) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self.sets = sets = [GridSet(data_folder(path, runtime), config.window, config.val_pictures, cache)
+                            for path in config.data_path]
         if len({part.manifest.frame_size for part in sets}) > 1:
             raise InputError("--data-path: the folders have frames of different sizes")
         sizes = [len(part.crops) for part in sets]
@@ -137,10 +137,9 @@ class TokenizerTask(Task):
         crops = [balanced(part.crops, part.crops.labels()) if config.class_balance else part.crops
                  for part in sets]
         self.train_set = mixture(crops, shares)
-        data = json.dumps([[part.manifest.facts(), part.crops.images.sizes()] for part in sets])
-        self.facts: dict[str, Any] = {
-            "config": asdict(self.model.config), "dataset": sets[0].manifest.facts(),
-            "data_hash": hashlib.sha256(data.encode()).hexdigest()[:16]}
+        data = json.dumps([[part.manifest.facts(), part.crops.images.sizes()] for part in sets]).encode()
+        self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": sets[0].manifest.facts(),
+                                      "data_hash": hashlib.sha256(data).hexdigest()[:16]}
         if config.perceptual in ("vgg", "lpips") and config.vgg_weights:
             self.facts["vgg_weights"] = file_hash(config.vgg_weights)
         if config.trained_part == "decoder":
