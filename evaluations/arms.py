@@ -69,7 +69,8 @@ def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], s
         own = [job for job in results if job.labels == labels]
         for arm in dict.fromkeys(job.arm for job in own):
             jobs = sorted((job for job in own if job.arm == arm), key=lambda job: job.seed)
-            row = {"arm": arm, "labels": labels, "added": results[jobs[0]]["added"], "seeds": len(jobs)}
+            added = min(results[job]["added"] for job in jobs)
+            row = {"arm": arm, "labels": labels, "added": added, "seeds": len(jobs)}
             for score in scores:
                 values_SP = np.array([results[job][score] for job in jobs])
                 row[score] = with_interval(values_SP, groups)

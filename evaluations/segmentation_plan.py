@@ -10,6 +10,7 @@ import torch
 
 from common.command import require_at_least
 from common.errors import InputError
+from dataset.manifest import FILE_NAME
 from evaluations.arms import BASELINE, Job, kept
 from evaluations.folds import seen_recordings
 from evaluations.segmentation_data import (
@@ -51,11 +52,12 @@ class SegmentationConfig(SegmenterConfig):
     """Real labelled pictures for the test alone; default: --test-fraction of --data-path."""
     unlabelled_path: Path | None = None
     """Real pictures without labels: a folder, or a prepared data set; default: what N leaves of the data."""
-    synthetic_path: Path | None = None
+    synthetic_path: tuple[Path, ...] = ()
     """Generated pictures: the sampler's folder, a prepared data set, or images/, and masks/ if they have
-    masks."""
+    masks. Of several generators: a folder each, which the seeds take in turn."""
     reconstruction_path: Path | None = None
-    """The pictures of --data-path after the tokenizer, by tokenizer.reconstruct_pictures."""
+    """The pictures of --data-path after the tokenizer, by tokenizer.reconstruct_pictures, or
+    tokenizer.reconstruct where they are clips."""
     generator_data: tuple[Path, ...] = ()
     """What the generator and its tokenizer were trained on, folders with dataset.json or codes.json; nothing
     of it is tested on."""
@@ -98,8 +100,12 @@ class SegmentationConfig(SegmenterConfig):
     def filled(self) -> "SegmentationConfig":
         """With the defaults, which depend on `quick`."""
         defaults = QUICK if self.quick else FULL
-        return replace(self, **{name: value for name, value in defaults.items()
-                                if getattr(self, name) is None})
+        filled = replace(self, **{name: value for name, value in defaults.items()
+                                  if getattr(self, name) is None})
+        if len(self.synthetic_path) > filled.seeds:
+            raise InputError(f"--synthetic-path: {len(self.synthetic_path)} folders for --seeds "
+                             f"{filled.seeds}; each needs a seed of its own")
+        return filled
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,8 @@ class Plan:
     test: list[Picture]
     clusters: list[str]
     """Of the test pictures: those of one are not independent."""
-    added: dict[str, list[Picture]]
-    """Pictures to add, by the flag of their folder; "unlabelled_path" is missing by default."""
+    added: dict[str, list[list[Picture]]]
+    """Pictures to add, by flag and by folder; "unlabelled_path" is missing by default."""
     notes: list[str]
 
 
@@ -120,10 +126,8 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     """Find, check and split all pictures; `InputError` names what is wrong or leaks."""
     real = find_pictures(config.data_path, "--data-path", True, config.groups)
     apart = find_pictures(config.test_path, "--test-path", True, config.groups) if config.test_path else []
-    rules = {"synthetic_path": None, "unlabelled_path": config.groups, "reconstruction_path": None}
-    added = {name: find_pictures(path, flag(name), False, groups) for name, groups in rules.items()
-             if (path := getattr(config, name))}
-    masked = [own for own in (*real, *apart, *added.get("synthetic_path", [])) if own.mask]
+    added = find_added(config)
+    masked = [own for own in chain(real, apart, *added.get("synthetic_path", [])) if own.mask]
     seen = without_class(chain.from_iterable(map(seen_recordings, config.generator_data)))
     notes = [level_of(apart or real, config.groups), *check_masks(masked, config.classes)]
     measured = RealFeatures([*real, *apart], device)
@@ -144,24 +148,38 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     if parts["dropped"]:
         notes.append(f"{len(parts['dropped'])} pictures of --data-path are left out: near-duplicates, or of "
                      "a group, of the test")
-    if pictures := added.get("unlabelled_path"):
+    for pictures in added.get("unlabelled_path", []):
         held_out = without_class(chain.from_iterable(map(names_of, (*test, *val))))
         left = [own for own in pictures if held_out.isdisjoint(without_class(names_of(own)))]
-        added["unlabelled_path"] = left
+        added["unlabelled_path"] = [left]
         notes.append(f"{len(pictures) - len(left)} of {len(pictures)} pictures of --unlabelled-path are left "
                      "out: of a recording of the test or the validation")
-    if "reconstruction_path" in added:
-        added["reconstruction_path"] = with_masks_of(added["reconstruction_path"], train)
-    for name, pictures in [(name, pictures) for name, pictures in added.items()
-                           if pictures and name != "reconstruction_path"]:
-        facts = {**settings, f"files of {flag(name)}": digest(pictures)}
-        removed = kept(config.output / f"near_{name}.json", facts,
-                       partial(measured.near_test, pictures, train, test, flag(name)))
-        added[name] = named(pictures, {own.name for own in pictures}.difference(removed))
-        notes.append(f"{len(removed)} of {len(pictures)} pictures of {flag(name)} are left out: nearer to a "
-                     "test picture than 95 % of the real training pictures are")
+    if rebuilt := added.get("reconstruction_path"):
+        rebuilt[0] = with_masks_of(rebuilt[0], train)
+    for name in ("synthetic_path", "unlabelled_path"):
+        for place, pictures in enumerate(added.get(name, [])):
+            if not pictures:
+                continue
+            facts = {**settings, f"files of {flag(name)}": digest(pictures)}
+            removed = kept(config.output / f"near_{name}{place or ''}.json", facts,
+                           partial(measured.near_test, pictures, train, test, flag(name)))
+            added[name][place] = named(pictures, {own.name for own in pictures}.difference(removed))
+            notes.append(f"{len(removed)} of {len(pictures)} pictures of {flag(name)} are left out: nearer "
+                         "to a test picture than 95 % of the real training pictures are")
     notes += generator_notes(config, [*real, *apart], train, seen)
     return Plan(train, val, test, parts["clusters"], added, notes)
+
+
+def find_added(config: SegmentationConfig) -> dict[str, list[list[Picture]]]:
+    """The pictures to add, as in `Plan`; reconstructions of clips are those of all clips."""
+    added = {"synthetic_path": [find_pictures(path, "--synthetic-path", False)
+                                for path in config.synthetic_path]}
+    if path := config.unlabelled_path:
+        added["unlabelled_path"] = [find_pictures(path, "--unlabelled-path", False, config.groups)]
+    if path := config.reconstruction_path:
+        of_clips = (path / FILE_NAME).exists()
+        added["reconstruction_path"] = [find_pictures(path, "--reconstruction-path", of_clips)]
+    return {name: folders for name, folders in added.items() if folders}
 
 
 def named(pictures: Sequence[Picture], names: Iterable[str]) -> list[Picture]:
@@ -176,8 +194,10 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
     used = set(config.arms or ADDED)
     if not any(getattr(config, ADDED[arm]) for arm in used & (ADDED.keys() - {"real_unlabelled"})):
         return []
-    notes = ["all synthetic pictures are of one generator: intervals lack the spread between generators"
-             ] * bool(config.synthetic_path)
+    count = len(config.synthetic_path)
+    notes = [f"the seeds take the pictures of {count} generators in turn" if count > 1 else
+             "all synthetic pictures are of one generator: intervals lack the spread between generators"
+             ] * bool(count)
     if not config.generator_data:
         return [*notes, "no --generator-data: NOT checked whether generator and tokenizer saw test pictures"]
     if not any(is_seen(own, seen) for own in real):
@@ -191,11 +211,12 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
 def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[str]]:
     """(jobs, notes of what is left out). Raises: `InputError` if an arm that was asked for has no data."""
     missing = {arm: f"none of the pictures of {flag(name)} is left" if name in plan.added else
-               f"no {flag(name)}" for arm, name in ADDED.items() if not plan.added.get(name)}
+               f"no {flag(name)}" for arm, name in ADDED.items() if not all(plan.added.get(name, [[]]))}
     if "unlabelled_path" not in plan.added:
         del missing["real_unlabelled"]  # what N leaves
-    if "synthetic" not in missing and not plan.added["synthetic_path"][0].mask:
-        missing["synthetic"] = "--synthetic-path has no masks/"
+    if "synthetic" not in missing and not all(
+            own[0].mask for own in plan.added["synthetic_path"]):
+        missing["synthetic"] = "a --synthetic-path has no masks/"
     if asked := [arm for arm in config.arms or () if arm in missing]:
         raise InputError(f"--arms {asked[0]}: {missing[asked[0]]}")
     notes = [] if config.arms else [f"left out: {arm}, {why}" for arm, why in missing.items()]
@@ -211,13 +232,13 @@ def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[s
                 job = Job(arm, labels, seed)
                 added = len(job_pictures(job, config, plan)[1])
                 wanted = labels * (1 if arm == "reconstructions" else config.added_per_label)
-                if arm in ADDED and added < wanted and seed == 0:
+                if arm in ADDED and added < wanted:
                     notes.append(f"{arm} with {labels} labels: {added} pictures added, not {wanted}" if added
                                  else f"left out: {arm} with {labels} labels, nothing is left to add")
                 jobs += [job] * (arm in ALONE or added > 0)
     if not jobs:
         raise InputError(f"--labels {config.labels}: there are {len(plan.train)} pictures to train on")
-    return jobs, notes
+    return jobs, list(dict.fromkeys(notes))
 
 
 def job_pictures(job: Job, config: SegmentationConfig, plan: Plan) -> tuple[list[Picture], list[Picture]]:
@@ -226,7 +247,8 @@ def job_pictures(job: Job, config: SegmentationConfig, plan: Plan) -> tuple[list
     labelled, rest = drawn[: job.labels], drawn[job.labels :]
     if job.arm in ALONE:
         return labelled, []
-    source = draw(plan.added[ADDED[job.arm]], job.seed) if ADDED[job.arm] in plan.added else rest
+    folders = plan.added.get(ADDED[job.arm])
+    source = draw(folders[job.seed % len(folders)], job.seed) if folders else rest
     if job.arm == "reconstructions":
         return labelled, named(source, [own.name for own in labelled])
     source = source[: config.added_per_label * job.labels]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ellipses import write_pair, write_pairs
+from ellipses import annotated, write_pair, write_pairs
 from PIL import Image
 from ranks import run_ranks
 
@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.files import read_json, write_json
 from evaluations import extractor, segmentation
 from evaluations.segmentation import run
+from evaluations.segmentation_data import load
 from evaluations.segmentation_plan import ARMS, WITHOUT_NETWORK, SegmentationConfig, make_plan
 from evaluations.segmenter import Training
 
@@ -44,7 +45,7 @@ def first(data, tmp_path_factory, runtime):
         patch.setattr(extractor, "LITE0_SIDE", 32)
         config = SegmentationConfig(
             data_path=data / "real", output=tmp_path_factory.mktemp("results") / "out",
-            synthetic_path=data / "samples", reconstruction_path=data / "rebuilt", **TINY)
+            synthetic_path=(data / "samples",), reconstruction_path=data / "rebuilt", **TINY)
         return config, run(config, runtime)
 
 
@@ -107,7 +108,7 @@ def test_changed_settings_are_refused_by_name(first, runtime, change, words):
 
 
 def test_two_processes_get_the_results_of_one(first, tmp_path):
-    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=None,
+    config = replace(first[0], output=tmp_path, arms=("constant",), synthetic_path=(),
                      reconstruction_path=None)
     assert run_ranks(lambda runtime: run(config, runtime), 2) == [0, 0]
     rows = read_json(tmp_path / "results.json")["rows"]
@@ -162,7 +163,7 @@ def test_unlabelled_pictures_of_held_out_recordings_are_left_out(tmp_path):
                                 unlabelled_path=tmp_path / "more", **TINY)
     found = plan(config)
     held_out = {own.group for own in (*found.test, *found.val)}
-    left = {own.group for own in found.added["unlabelled_path"]}
+    left = {own.group for own in found.added["unlabelled_path"][0]}
     assert held_out and left and not left & {f"polyp/{group}" for group in held_out}
     words = f"{2 * len(held_out)} of 16 pictures of --unlabelled-path are left out: of a recording of"
     assert any(note.startswith(words) for note in found.notes)
@@ -175,30 +176,66 @@ def test_unlabelled_pictures_of_held_out_recordings_are_left_out(tmp_path):
     write_pair(tmp_path / "more", "r0/0", 900)
     found = plan(config, output=tmp_path / "other", groups=r"r(\d)/")
     assert not ({own.group for own in (*found.test, *found.val)}
-                & {own.group for own in found.added["unlabelled_path"]})
+                & {own.group for own in found.added["unlabelled_path"][0]})
 
 
 def test_pictures_of_one_name_in_data_and_test_are_two(first, tmp_path):
     test = write_pairs(tmp_path / "test", 3, seed=700)  # p00 to p02, others than in the data
-    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=None)
+    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=())
     assert {"p00", "p01", "p02"} <= {own.name for own in (*found.train, *found.val)}
 
 
 def test_synthetic_copies_of_test_pictures_are_left_out_and_counted(first, tmp_path):
     config, _ = first
     names = read_json(config.output / "split.json")["result"]["test"]
-    shutil.copytree(config.synthetic_path, tmp_path / "samples")
+    shutil.copytree(config.synthetic_path[0], tmp_path / "samples")
     for number, name in enumerate(names):
         write_pair(tmp_path / "samples", f"polyp/copy/{number:05}", int(name[1:]), "frames")
-    found = plan(config, output=tmp_path / "out", synthetic_path=tmp_path / "samples")
-    left = [own.name for own in found.added["synthetic_path"]]
+    found = plan(config, output=tmp_path / "out", synthetic_path=(tmp_path / "samples",))
+    left = [own.name for own in found.added["synthetic_path"][0]]
     assert not any("copy" in name for name in left)
     assert f"{21 - len(left)} of 21 pictures of --synthetic-path are left out" in " ".join(found.notes)
 
 
+def test_seeds_take_the_generators_in_turn(first, tmp_path):
+    for seed in range(6):
+        write_pairs(tmp_path / "other", 2, 700 + 10 * seed, f"polyp/{seed:06}/o{{}}")
+    config = replace(first[0], output=tmp_path / "out", seeds=3, arms=("synthetic",),
+                     synthetic_path=(*first[0].synthetic_path, tmp_path / "other"))
+    found = plan(config)
+    jobs, notes = segmentation.plan_jobs(config, found)
+    roots = {job.seed: {own.path.relative_to(tmp_path).parts[0] == "other"
+                        if own.path.is_relative_to(tmp_path) else False
+                        for own in segmentation.job_pictures(job, config, found)[1]}
+             for job in jobs if job.arm == "synthetic"}
+    assert roots == {0: {False}, 1: {True}, 2: {False}}
+    assert "the seeds take the pictures of 2 generators in turn" in found.notes
+    assert sum("of 12 pictures of --synthetic-path are left out" in note for note in found.notes) == 1
+    assert sum(note.startswith("synthetic with 4 labels: ") for note in notes) == 2
+    with pytest.raises(InputError, match="--synthetic-path: 2 folders for --seeds 1; each needs a seed"):
+        replace(config, seeds=1).filled()
+    shutil.rmtree(tmp_path / "other" / "masks")
+    with pytest.raises(InputError, match="--arms synthetic: a --synthetic-path has no masks/"):
+        segmentation.plan_jobs(config, plan(config, output=tmp_path / "unlabelled"))
+
+
+def test_reconstructions_of_annotated_clips_have_the_masks_of_the_clips(tmp_path):
+    folder, labels_THW = annotated(tmp_path / "grids")
+    shutil.copytree(folder, tmp_path / "rebuilt")
+    for path in (tmp_path / "rebuilt").rglob("*.png"):  # a tokenizer that leaves nothing
+        Image.new("RGB", (64, 64)).save(path)
+    found = plan(SegmentationConfig(data_path=folder, output=tmp_path / "out",
+                                    reconstruction_path=tmp_path / "rebuilt", **{**TINY, "twin_cosine": 2}))
+    [rebuilt] = found.added["reconstruction_path"]
+    assert {own.name for own in rebuilt} == {own.name for own in found.train}
+    pixels, labels = load(rebuilt[:8], 16, 1)
+    assert not pixels.any()
+    np.testing.assert_array_equal(labels, labels_THW)
+
+
 def test_twins_of_a_given_test_and_its_own_pictures_do_not_train(first, tmp_path):
     test = write_pairs(tmp_path / "test", 2, seed=5, name="t{}")  # the pictures p05 and p06
-    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=None)
+    found = plan(first[0], output=tmp_path / "out", test_path=test, synthetic_path=())
     assert [own.name for own in found.test] == ["t0", "t1"]
     assert not {"p05", "p06"} & {own.name for own in (*found.train, *found.val)}
     assert any(note.startswith("2 pictures of --data-path are left out: near-dup") for note in found.notes)
@@ -227,7 +264,7 @@ def test_wrong_flags_are_refused(first, flags, words):
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    ({"arms": ("synthetic",), "synthetic_path": None}, "--arms synthetic: no --synthetic-path"),
+    ({"arms": ("synthetic",), "synthetic_path": ()}, "--arms synthetic: no --synthetic-path"),
     ({"encoder": "swin_tiny_patch4_window7_224"}, "--encoder swin_tiny_patch4_window7_224 --size 32: "),
     ({"labels": (400,)}, "there are 17 pictures to train on")])
 def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags, words):
@@ -236,7 +273,7 @@ def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags
 
 
 def test_what_is_left_out_is_said(first):
-    config = replace(first[0], synthetic_path=None, reconstruction_path=None, labels=(4, 17, 400))
+    config = replace(first[0], synthetic_path=(), reconstruction_path=None, labels=(4, 17, 400))
     jobs, notes = segmentation.plan_jobs(config, plan(config))
     assert {job.labels for job in jobs} == {4, 17}
     assert "real_unlabelled-17-0" not in {job.name for job in jobs}
@@ -246,7 +283,7 @@ def test_what_is_left_out_is_said(first):
         "real_unlabelled with 4 labels: 13 pictures added, not 16",
         "real_unlabelled with 17 labels, nothing is left to add",
         "400 labels, there are 17 pictures to train on"]
-    empty = replace(plan(config), added={"synthetic_path": []})
+    empty = replace(plan(config), added={"synthetic_path": [[]]})
     assert ("left out: synthetic, none of the pictures of --synthetic-path is left"
             in segmentation.plan_jobs(config, empty)[1])
 

@@ -4,13 +4,12 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from ellipses import SIDE, ellipse, write_pair, write_pairs
+from ellipses import SIDE, annotated, ellipse, write_pair, write_pairs
 from eval_data import make_clips
 from PIL import Image
 
 from common.errors import InputError
-from common.files import read_json, write_json
-from dataset.masks import Masks, frames_of, tile
+from common.files import write_json
 from evaluations.folds import seen_recordings
 from evaluations.segmentation_data import (
     check_masks,
@@ -84,22 +83,6 @@ def test_frames_of_a_prepared_data_set_are_its_training_cells(tmp_path):
     assert len(pictures) == 2 * 16 and {own.group for own in pictures} == {"blue/rec0", "red/rec0"}
     with Image.open(folder / "blue" / "rec0_000000.png") as image:
         np.testing.assert_array_equal(read_pixels(pictures[5]), np.array(image)[16:32, 16:32])
-
-
-def annotated(folder, colours=((0, 0, 0), (255, 255, 255))):
-    """Clips of 4 x 4 cells of 16 px whose mask cells hold the lesions of `ellipse`."""
-    make_clips(folder, (8, 8), recordings=4)
-    facts = read_json(folder / "dataset.json")
-    masks = Masks("after", colours)
-    write_json(folder / "dataset.json", {**facts, "masks": masks.facts()})
-    labels_THW = np.arange(8 * 16 * 16).reshape(8, 16, 16) % 5 > 2
-    for clip in facts["clips"]:
-        with Image.open(folder / clip["name"]) as image:
-            frames_TCHW = frames_of(np.array(image).transpose(2, 0, 1),
-                                   {"rows": 4, "cols": 4, "masks": masks.facts()})
-        grid = tile(frames_TCHW, labels_THW.astype(np.uint8), 4, 4, masks)
-        Image.fromarray(grid.transpose(1, 2, 0)).save(folder / clip["name"])
-    return folder, labels_THW
 
 
 def test_prepared_annotated_clips_are_labelled_frames(tmp_path):
