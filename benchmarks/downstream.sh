@@ -13,21 +13,26 @@ bundled=$root/pretrained_models/endogen_phantom
 vq=${bundled}_vq.safetensors
 
 prepare() { launch dataset.prepare --video-path "$2" --data-path "$1/grids" --frame-size 128 "${@:3}"; }  # FOLDER VIDEOS [flags]
-train() {  # train FOLDER [flags]: grids to codes to a GPT, from the bundled one
+train() {  # train FOLDER [flags]: grids to codes to the GPTs of two seeds, both from the bundled one
   launch tokenizer.extract_codes --data-path "$1/grids" --code-path "$1/codes" --vq-ckpt "$vq"
-  launch autoregressive.train.train_c2i --code-path "$1/codes" --results-dir "$1/gpt" --gpt-model GPT-XS \
-    --gpt-ckpt "${bundled}_gpt.safetensors" --vq-ckpt "$vq" --optimizer muon --lr 1e-3 --lr-schedule cosine --warmup-steps 30 \
-    --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 --sample-every 0 --log-every 25 "${@:2}"
+  for seed in 0 1; do
+    launch autoregressive.train.train_c2i --code-path "$1/codes" --results-dir "$1/gpt-$seed" --global-seed $seed \
+      --gpt-model GPT-XS --gpt-ckpt "${bundled}_gpt.safetensors" --vq-ckpt "$vq" --optimizer muon --lr 1e-3 \
+      --lr-schedule cosine --warmup-steps 30 --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 --sample-every 0 \
+      --log-every 25 "${@:2}"
+  done
 }
-sample() {  # sample FOLDER GRIDS [flags]: clips, and in "filtered" those that are no near-copies of training clips
-  launch autoregressive.sample.sample_c2i --save-folder "$1/samples" "${@:3}"
-  launch evaluations.filter_copies --data-path "$2" --sample-path "$1/samples" --save-path "$1/filtered"
+sample() {  # sample FOLDER [flags]: clips of both, and in "filtered" those that are no near-copies of training clips
+  for seed in 0 1; do
+    launch autoregressive.sample.sample_c2i --gpt-ckpt "$1/gpt-$seed" --save-folder "$1/samples-$seed" "${@:2}"
+    launch evaluations.filter_copies --data-path "$1/grids" --sample-path "$1/samples-$seed" --save-path "$1/filtered-$seed"
+  done
 }
 gpt_segments() {
-  launch benchmarks.gpt_segments --data-path "$1/grids" --gpt-ckpt "$1/gpt" --results-dir "$1/segments" --clips "$2"
+  launch benchmarks.gpt_segments --data-path "$1/grids" --gpt-ckpt "$1/gpt-0" --results-dir "$1/segments" --clips "$2"
 }
 compare() {  # compare OUTPUT [flags]
-  launch evaluations.segmentation --output "$1" --quick --steps 200 --seeds 2 --labels 25 100 400 "${@:2}"
+  launch evaluations.segmentation --output "$1" --quick --steps 200 --seeds 5 --labels 25 100 400 "${@:2}"
 }
 
 # Clips of 8 frames and 8 masks. Generated ones are judged by a network that learnt from renders, then train one.
@@ -37,14 +42,16 @@ phantom() {
   prepare "$own" "$own/videos" --masks "$own/videos_masks" --rows 4 --cols 4 --fps 12 --crop none
   train "$own" --global-batch-size 4 --max-steps 600 --eval-every 200 --val-clips 32
   gpt_segments "$own" 32
-  sample "$own" "$own/grids" --gpt-ckpt "$own/gpt" --clips-per-class 12 --cfg-scale 4 --temperature 0.85
+  sample "$own" --clips-per-class 12 --cfg-scale 4 --temperature 0.85
   local labelled=$own/labelled  # clips that the generator has not seen; renders look alike without being copies
   launch dataset.phantom --video-path "$labelled/videos" --clips-per-class 40 --frames 8 --fps 12 --view octagon --masks --seed 4000
   prepare "$labelled" "$labelled/videos" --masks "$labelled/videos_masks" --rows 4 --cols 4 --fps 12 --crop none
-  compare "$own/generated_masks" --data-path "$labelled/grids" --twin-cosine 0.95 --test-path "$own/filtered" \
+  launch tokenizer.reconstruct --data-path "$labelled/grids" --save-path "$labelled/rebuilt" --vq-ckpt "$vq" --split all
+  compare "$own/generated_masks" --data-path "$labelled/grids" --twin-cosine 0.95 --test-path "$own/filtered-0" \
     --arms copy real --labels 400
   compare "$own/segmentation" --data-path "$labelled/grids" --twin-cosine 0.95 --generator-data "$own/grids" \
-    --synthetic-path "$own/filtered" --arms constant copy real synthetic
+    --synthetic-path "$own"/filtered-[01] --reconstruction-path "$labelled/rebuilt" \
+    --arms constant copy real strong reconstructions synthetic
 }
 
 # Rendered polyps as training data for real ones: no generator, no real label beside the N.
@@ -80,7 +87,7 @@ PY
 }
 
 compare_kvasir() {  # compare_kvasir FOLDER [flags]: tested on about 70 of the 100 pictures
-  compare "$1/segmentation" --data-path "$kvasir" --generator-data "$out/kvasir/grids" --synthetic-path "$1/filtered" \
+  compare "$1/segmentation" --data-path "$kvasir" --generator-data "$out/kvasir/grids" --synthetic-path "$1"/filtered-[01] \
     --test-fraction 0.07 --val-fraction 0.02 "${@:2}"
 }
 
@@ -90,8 +97,10 @@ stills() {
   link "$own" 900 images
   prepare "$own" "$own/images" --rows 1 --cols 1
   train "$own" --global-batch-size 64 --max-steps 150 --eval-every 25 --val-clips 90
-  sample "$own" "$own/grids" --gpt-ckpt "$own/gpt" --clips-per-class 1600
-  compare_kvasir "$own" --arms copy real synthetic_unlabelled real_unlabelled
+  sample "$own" --clips-per-class 1600
+  launch tokenizer.reconstruct_pictures --picture-path "$kvasir/images" --save-path "$own/rebuilt" --vq-ckpt "$vq"
+  compare_kvasir "$own" --reconstruction-path "$own/rebuilt" \
+    --arms copy real strong reconstructions synthetic_unlabelled real_unlabelled
 }
 
 # By a generator that draws masks and has 400 labels, no more than N = 400 has.
@@ -101,7 +110,7 @@ labels() {
   prepare "$own" "$own/images" --masks "$own/masks" --rows 1 --cols 2
   train "$own" --global-batch-size 32 --max-steps 150 --eval-every 25 --val-clips 40
   gpt_segments "$own" 40
-  sample "$own" "$own/grids" --gpt-ckpt "$own/gpt" --clips-per-class 1600
+  sample "$own" --clips-per-class 1600
   compare_kvasir "$own" --labels 400 --arms copy real synthetic
 }
 
