@@ -157,10 +157,11 @@ class ClassifierTask(Task):
 
 @torch.no_grad()
 def measure(
-    model: nn.Module, inputs: Iterable[Tensor], device: torch.device, batch: int = 16
+    model: nn.Module, inputs: Iterable[Tensor], device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """(logits (n, K), features (n, D)) of inputs from `probe_input`, float64."""
     logits, features, remaining = [], [], iter(inputs)
+    batch = 1 if device.type == "cpu" else 16  # what 16 clips leave in a CPU's caches takes twice the time
     while clips := list(islice(remaining, batch)):
         features_BD = model.features(torch.stack(clips).to(device).float() / 127.5 - 1)
         logits.append(model.classify(features_BD).cpu().double())
