@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What are annotated and synthetic clips good for? The evidence of RESULTS.md:
 #   bash benchmarks/downstream.sh OUT KVASIR_SEG [STAGE ...]      stages: phantom polyps stills labels clips; default all
-# KVASIR_SEG is the unpacked data set (https://datasets.simula.no/kvasir-seg). About three hours on two CPU cores; the same
+# KVASIR_SEG is the unpacked data set (https://datasets.simula.no/kvasir-seg). About six hours on two CPU cores; the same
 # command continues. Stages need nothing of each other, but polyps takes the clips of phantom.
 set -euo pipefail
 usage="usage: $0 OUT KVASIR_SEG [STAGE ...]"
