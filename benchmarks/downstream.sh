@@ -103,7 +103,7 @@ stills() {
     --arms copy real strong reconstructions synthetic_unlabelled real_unlabelled
 }
 
-# By a generator that draws masks and has 400 labels, no more than N = 400 has.
+# By a generator that draws masks and has 400 labels, mostly others than the 400 of a seed: together about 600.
 labels() {
   local own=$out/labels
   link "$own" 400 images masks

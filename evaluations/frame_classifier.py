@@ -32,8 +32,9 @@ class FrameClassifier(nn.Module):
         if not timm.is_model(name):
             raise InputError(f"--network {name}: timm {timm.__version__} has none of this name, see "
                              "timm.list_models()")
-        network = timm.create_model(name, num_classes=0)
-        self.network = network.to(memory_format=torch.channels_last)  # convolutions train twice as fast
+        self.network = timm.create_model(name, num_classes=0)
+        if name == PACKAGED:  # trains twice as fast; some networks of timm cannot have this layout
+            self.network.to(memory_format=torch.channels_last)
         known = self.network.pretrained_cfg
         self.size = size or known["input_size"][-1]
         if known.get("fixed_input_size") and self.size != known["input_size"][-1]:
@@ -62,9 +63,7 @@ class FrameClassifier(nn.Module):
         pixels_N3HW = clips_BT3HW.flatten(0, 1)
         if pixels_N3HW.shape[-1] != self.size:
             pixels_N3HW = F.interpolate(pixels_N3HW, (self.size, self.size), mode="bilinear", antialias=True)
-        pixels_N3HW = (((pixels_N3HW + 1) / 2 - self.mean) / self.std).contiguous(
-            memory_format=torch.channels_last)
-        features_ND = self.network(pixels_N3HW)
+        features_ND = self.network(((pixels_N3HW + 1) / 2 - self.mean) / self.std)
         return features_ND.unflatten(0, clips_BT3HW.shape[:2]).mean(1)
 
     def classify(self, features_BD: Tensor) -> Tensor:

@@ -195,9 +195,9 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
     if not any(getattr(config, ADDED[arm]) for arm in used & (ADDED.keys() - {"real_unlabelled"})):
         return []
     count = len(config.synthetic_path)
-    notes = [f"the seeds take the pictures of {count} generators in turn" if count > 1 else
-             "all synthetic pictures are of one generator: intervals lack the spread between generators"
-             ] * bool(count)
+    notes = [f"the seeds take the pictures of {count} generators in turn" if 1 < count == config.seeds
+             else f"synthetic pictures are of {count} generators, not one for each of {config.seeds} seeds: "
+             "intervals lack the spread between generators, or much of it"] * bool(count)
     if not config.generator_data:
         return [*notes, "no --generator-data: NOT checked whether generator and tokenizer saw test pictures"]
     if not any(is_seen(own, seen) for own in real):
