@@ -122,8 +122,9 @@ clips() {
   launch dataset.phantom --video-path "$own/seen/videos" --clips-per-class 640 --frames 16 --fps 12 --view octagon
   prepare "$own/seen" "$own/seen/videos" --preset phantom --crop none
   launch autoregressive.sample.sample_c2i --model phantom --save-folder "$own/samples" --clips-per-class 24
-  launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" --sample-path "$own/samples" \
-    --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 2 --unit frames --size 128 --max-steps 200
+  launch evaluations.filter_copies --data-path "$own/seen/grids" --sample-path "$own/samples" --save-path "$own/filtered"
+  launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" --sample-path "$own/filtered" \
+    --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 5 --unit frames --size 128 --max-steps 200
 }
 
 for stage in "${stages[@]}"; do

@@ -156,9 +156,8 @@ class ClassifierTask(Task):
 
 
 @torch.no_grad()
-def measure(
-    model: nn.Module, inputs: Iterable[Tensor], device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
+def measure(model: nn.Module, inputs: Iterable[Tensor], device: torch.device
+            ) -> tuple[np.ndarray, np.ndarray]:
     """(logits (n, K), features (n, D)) of inputs from `probe_input`, float64."""
     logits, features, remaining = [], [], iter(inputs)
     batch = 1 if device.type == "cpu" else 16  # what 16 clips leave in a CPU's caches takes twice the time

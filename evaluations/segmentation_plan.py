@@ -148,10 +148,11 @@ def make_plan(config: SegmentationConfig, device: torch.device) -> Plan:
     if parts["dropped"]:
         notes.append(f"{len(parts['dropped'])} pictures of --data-path are left out: near-duplicates, or of "
                      "a group, of the test")
-    for pictures in added.get("unlabelled_path", []):
+    if unlabelled := added.get("unlabelled_path"):
+        [pictures] = unlabelled
         held_out = without_class(chain.from_iterable(map(names_of, (*test, *val))))
-        left = [own for own in pictures if held_out.isdisjoint(without_class(names_of(own)))]
-        added["unlabelled_path"] = [left]
+        unlabelled[0] = left = [own for own in pictures
+                                if held_out.isdisjoint(without_class(names_of(own)))]
         notes.append(f"{len(pictures) - len(left)} of {len(pictures)} pictures of --unlabelled-path are left "
                      "out: of a recording of the test or the validation")
     if rebuilt := added.get("reconstruction_path"):
@@ -214,8 +215,7 @@ def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[s
                f"no {flag(name)}" for arm, name in ADDED.items() if not all(plan.added.get(name, [[]]))}
     if "unlabelled_path" not in plan.added:
         del missing["real_unlabelled"]  # what N leaves
-    if "synthetic" not in missing and not all(
-            own[0].mask for own in plan.added["synthetic_path"]):
+    if "synthetic" not in missing and not all(own[0].mask for own in plan.added["synthetic_path"]):
         missing["synthetic"] = "a --synthetic-path has no masks/"
     if asked := [arm for arm in config.arms or () if arm in missing]:
         raise InputError(f"--arms {asked[0]}: {missing[asked[0]]}")
