@@ -219,7 +219,7 @@ def test_run_does_not_go_on_with_other_pictures_of_the_same_names(tmp_path, runt
         with Image.open(path) as image:
             darker = image.point(lambda value: value // 2)
         darker.save(path)
-    with pytest.raises(ValueError, match="holds a run with another data_hash"):
+    with pytest.raises(ValueError, match="holds a run with another pictures_hash"):
         train_vq(dataclasses.replace(moved, max_steps=4), runtime)
 
 

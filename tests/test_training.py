@@ -1,6 +1,7 @@
 """The training loop around a model: compilation, recomputation, dry run, curves, old checkpoints."""
 
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -64,6 +65,24 @@ def test_machine_without_a_compiler_trains_without(config, runtime, monkeypatch,
     monkeypatch.setattr(torch, "compile", broken)
     run(dataclasses.replace(config, compile=True, max_steps=1), runtime)
     assert "training without torch.compile" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", [2, 4])
+def test_validation_that_a_signal_forestalled_comes_with_the_rerun(config, runtime, monkeypatch, when):
+    def optimise_under_a_signal(state, step, batches):
+        optimise(state, step, batches)
+        if state.step == when:
+            signal.raise_signal(signal.SIGTERM)
+
+    optimise = TrainingState.optimise
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "optimise", optimise_under_a_signal)
+        assert run(config, runtime) == when
+    for _ in range(2):  # the second time nothing is left to do
+        run(config, runtime)
+    validated = [record["step"] for record in read_jsonl(config.results_dir / "log.jsonl")
+                 if any(name.startswith("val_") for name in record)]
+    assert validated == [2, 4]
 
 
 def test_dry_run_says_what_the_run_would_take_and_writes_nothing(config, runtime, capsys):

@@ -139,7 +139,7 @@ class TokenizerTask(Task):
         self.train_set = mixture(crops, shares)
         data = json.dumps([[part.manifest.facts(), part.crops.images.sizes()] for part in sets]).encode()
         self.facts: dict[str, Any] = {"config": asdict(model.config), "dataset": sets[0].manifest.facts(),
-                                      "data_hash": hashlib.sha256(data).hexdigest()[:16]}
+                                      "pictures_hash": hashlib.sha256(data).hexdigest()[:16]}
         if config.perceptual in ("vgg", "lpips") and config.vgg_weights:
             self.facts["vgg_weights"] = file_hash(config.vgg_weights)
         if config.trained_part == "decoder":

@@ -30,7 +30,7 @@ from common.weights import load_checkpoint, save_safetensors
 from tokenizer.loading import USAGE_BUFFER, load_tokenizer
 
 OF_THE_RUN = {*STATE_KEYS, "optimizer", "training", "step", "meter", "skipped", "task", "data_hash",
-              "vgg_weights"}
+              "pictures_hash", "vgg_weights"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
 def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
     """The remaining steps, with logging, validation, sample sheets and checkpoints in between."""
     config, runtime = state.config, state.runtime
+    if state.step and runtime.any(log.enabled and not log.validated):  # a signal came in between
+        validate(state, log)
     batches = iter(state.batches())
     since, started = state.step, perf_counter()
     bar = tqdm(range(state.step, config.max_steps), initial=state.step, total=config.max_steps, unit="step",
@@ -104,10 +106,15 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
             log.line(f"stopped by a signal at step {state.step} of {config.max_steps}; "
                      "run the same command again to continue")
             return
-        if state.due(config.eval_every):
-            log.record(state.step, **{f"val_{name}": value for name, value in state.validate().items()})
+        validate(state, log)
         if state.due(config.sample_every):
             state.draw_sheet()
+
+
+def validate(state: "TrainingState", log: RunLog) -> None:
+    """Log the scalars of a validation where one is due."""
+    if state.due(state.config.eval_every):
+        log.record(state.step, **{f"val_{name}": value for name, value in state.validate().items()})
 
 
 class TrainingState:

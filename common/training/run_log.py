@@ -20,10 +20,14 @@ class RunLog:
         self.path = Path(folder) / "log.jsonl"
         self.enabled = enabled
         self.wandb = None
+        self.validated = False  # at the step where this run starts
         if not enabled:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_jsonl(self.path, [record for record in read_jsonl(self.path) if record.get("step", 0) <= step])
+        records = [record for record in read_jsonl(self.path) if record.get("step", 0) <= step]
+        write_jsonl(self.path, records)
+        self.validated = any(name.startswith("val_") for record in records if record.get("step") == step
+                             for name in record)
         if wandb_project:
             os.environ.setdefault("WANDB_MODE", "offline")
             import wandb
