@@ -8,6 +8,7 @@ from common.files import read_json
 from common.names import check_names, check_paths
 
 FILE_NAME = "samples.json"
+FOLDERS = ("grids", "frames", "masks", "videos", "gifs")  # that the sampler writes
 PATHS = ("grid", "frames", "masks", "video", "gif")  # of a clip's files, below the folder
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from common.command import run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import atomic_path, read_json, remove, write_json
+from common.files import atomic_path, read_json, write_json
 from common.locks import locked
 from common.names import inside
 from dataset.manifest import Manifest
-from dataset.samples import FILE_NAME, PATHS, read_samples
+from dataset.samples import FILE_NAME, FOLDERS, PATHS, read_samples
 from evaluations.comparison import CompareConfig, Comparison, clip_facts
 from evaluations.extractor import Lite0Frames
 from evaluations.features import Features
@@ -95,14 +95,14 @@ def write_kept(source: Path, target: Path, removed: set[str], facts: dict[str, A
                 for clip in record["clips"]]
     stays = [not removed & own for own in pictures]
     kept = list(compress(record["clips"], stays))
-    if (target / FILE_NAME).exists() and read_json(target / FILE_NAME).get("filtered") != facts:
+    if not (target / FILE_NAME).exists():
+        if stray := [name for name in FOLDERS if (target / name).exists()]:
+            raise InputError(f"--save-path {target}: holds {stray[0]} but no {FILE_NAME}: use another folder")
+        write_json(target / FILE_NAME, {**record, "filtered": facts, "clips": []})  # whose the next files are
+    elif read_json(target / FILE_NAME).get("filtered") != facts:
         raise InputError(f"--save-path {target}: holds clips that were filtered in another way")
-    for clip, stay in zip(record["clips"], stays, strict=True):
-        if stay:
-            copy_clip(source, target, clip)
-        else:  # an interrupted run of other settings may have left it
-            for name in paths_of(clip):
-                remove(inside(target, name))
+    for clip in kept:
+        copy_clip(source, target, clip)
     names = set().union(*compress(pictures, stays))
     replace(grids, clips=tuple(clip for clip in grids.clips if clip.name in names)).write(target / "grids")
     write_json(target / FILE_NAME, {**record, "filtered": facts, "clips": kept})

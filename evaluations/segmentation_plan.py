@@ -10,7 +10,7 @@ import torch
 
 from common.command import require_at_least
 from common.errors import InputError
-from dataset.manifest import FILE_NAME
+from dataset.manifest import FILE_NAME, Manifest
 from evaluations.arms import BASELINE, Job, kept
 from evaluations.folds import seen_recordings
 from evaluations.segmentation_data import (
@@ -179,6 +179,8 @@ def find_added(config: SegmentationConfig) -> dict[str, list[list[Picture]]]:
         added["unlabelled_path"] = [find_pictures(path, "--unlabelled-path", False, config.groups)]
     if path := config.reconstruction_path:
         of_clips = (path / FILE_NAME).exists()
+        if of_clips and Manifest.read(path).facts() != Manifest.read(config.data_path).facts():
+            raise InputError(f"--reconstruction-path {path}: has other clips than --data-path, by {FILE_NAME}")
         added["reconstruction_path"] = [find_pictures(path, "--reconstruction-path", of_clips)]
     return {name: folders for name, folders in added.items() if folders}
 
@@ -211,12 +213,14 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
 
 def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[str]]:
     """(jobs, notes of what is left out). Raises: `InputError` if an arm that was asked for has no data."""
-    missing = {arm: f"none of the pictures of {flag(name)} is left" if name in plan.added else
+    missing = {arm: f"none of the pictures of {emptied(config, plan, name)} is left" if name in plan.added else
                f"no {flag(name)}" for arm, name in ADDED.items() if not all(plan.added.get(name, [[]]))}
     if "unlabelled_path" not in plan.added:
         del missing["real_unlabelled"]  # what N leaves
     if "synthetic" not in missing and not all(own[0].mask for own in plan.added["synthetic_path"]):
-        missing["synthetic"] = "a --synthetic-path has no masks/"
+        unmasked = next(path for path, own in zip(config.synthetic_path, plan.added["synthetic_path"],
+                                                  strict=True) if not own[0].mask)
+        missing["synthetic"] = f"--synthetic-path {unmasked} has no masks/"
     if asked := [arm for arm in config.arms or () if arm in missing]:
         raise InputError(f"--arms {asked[0]}: {missing[asked[0]]}")
     notes = [] if config.arms else [f"left out: {arm}, {why}" for arm, why in missing.items()]
@@ -234,11 +238,18 @@ def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[s
                 wanted = labels * (1 if arm == "reconstructions" else config.added_per_label)
                 if arm in ADDED and added < wanted:
                     notes.append(f"{arm} with {labels} labels: {added} pictures added, not {wanted}" if added
-                                 else f"left out: {arm} with {labels} labels, nothing is left to add")
+                                 else f"left out: {arm} with {labels} labels, seed {seed}: nothing to add")
                 jobs += [job] * (arm in ALONE or added > 0)
     if not jobs:
         raise InputError(f"--labels {config.labels}: there are {len(plan.train)} pictures to train on")
     return jobs, list(dict.fromkeys(notes))
+
+
+def emptied(config: SegmentationConfig, plan: Plan, name: str) -> str:
+    """The flag and the first of its folders that have nothing left."""
+    paths = getattr(config, name)
+    paths = paths if isinstance(paths, tuple) else [paths]
+    return f"{flag(name)} {next(path for path, own in zip(paths, plan.added[name], strict=True) if not own)}"
 
 
 def job_pictures(job: Job, config: SegmentationConfig, plan: Plan) -> tuple[list[Picture], list[Picture]]:

@@ -12,7 +12,7 @@ from common.files import read_json, write_json
 from dataset.manifest import Manifest
 from evaluations import extractor, filter_copies
 from evaluations.clips import ClipSet
-from evaluations.filter_copies import FilterCopiesConfig, run
+from evaluations.filter_copies import FilterCopiesConfig, copy_clip, run
 from evaluations.memorisation import class_report
 
 COPIES = {("blue", 1), ("red", 0), ("red", 3)}
@@ -83,18 +83,29 @@ def test_what_cannot_be_filtered_is_refused(config, runtime):
         run(dataclasses.replace(config, sample_path=config.data_path), runtime)
 
 
-def test_interrupted_run_of_other_clips_leaves_nothing(config, runtime):
-    """What was written before the clips were sampled anew, and clips that are near-copies by now."""
-    result = run(config, runtime)
-    (config.save_path / "samples.json").unlink()
-    stale, copy = (config.save_path / "frames" / name / "000.png" for name in ("blue/000000", "blue/000001"))
-    stale.unlink()
-    for path in (stale, copy):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"of another model")
-    assert run(config, runtime) == result
-    assert not copy.exists()
-    assert stale.read_bytes() == (config.sample_path / stale.relative_to(config.save_path)).read_bytes()
+def test_interrupted_run_is_continued_by_its_own_clips_alone(config, runtime, monkeypatch):
+    def interrupted(source, target, clip):
+        copy_clip(source, target, clip)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filter_copies, "copy_clip", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, runtime)
+    assert len(list(config.save_path.rglob("*.png"))) == 2  # a grid picture and a frame
+    with pytest.raises(ValueError, match=r"--save-path .*: holds clips that were filtered in another way"):
+        run(dataclasses.replace(config, quantile=0.5), runtime)
+    assert run(config, runtime)["kept"] == 7
+    assert len(read_json(config.save_path / "samples.json")["clips"]) == 7
+
+
+def test_files_of_another_origin_are_neither_kept_nor_deleted(config, runtime):
+    own = config.save_path / "frames" / "blue" / "000000" / "000.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"of another model")
+    with pytest.raises(ValueError, match=r"--save-path .*: holds frames but no samples.json"):
+        run(config, runtime)
+    assert own.read_bytes() == b"of another model"
 
 
 def test_other_clips_need_another_folder(config, runtime):

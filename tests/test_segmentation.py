@@ -11,6 +11,7 @@ from ranks import run_ranks
 
 from common.errors import InputError
 from common.files import read_json, write_json
+from dataset.manifest import Manifest
 from evaluations import extractor, segmentation
 from evaluations.segmentation import run
 from evaluations.segmentation_data import load
@@ -171,7 +172,7 @@ def test_unlabelled_pictures_of_held_out_recordings_are_left_out(tmp_path):
     for group in held_out:
         write_pair(tmp_path / "more", f"{group}/0", 900)
     found = plan(config, output=tmp_path / "none")
-    assert ("left out: real_unlabelled, none of the pictures of --unlabelled-path is left"
+    assert (f"left out: real_unlabelled, none of the pictures of --unlabelled-path {tmp_path / 'more'} is left"
             in segmentation.plan_jobs(config, found)[1])
     write_pair(tmp_path / "more", "r0/0", 900)
     found = plan(config, output=tmp_path / "other", groups=r"r(\d)/")
@@ -216,7 +217,7 @@ def test_seeds_take_the_generators_in_turn(first, tmp_path):
     with pytest.raises(InputError, match="--synthetic-path: 2 folders for --seeds 1; each needs a seed"):
         replace(config, seeds=1).filled()
     shutil.rmtree(tmp_path / "other" / "masks")
-    with pytest.raises(InputError, match="--arms synthetic: a --synthetic-path has no masks/"):
+    with pytest.raises(InputError, match="--arms synthetic: --synthetic-path .*other has no masks/"):
         segmentation.plan_jobs(config, plan(config, output=tmp_path / "unlabelled"))
 
 
@@ -232,6 +233,11 @@ def test_reconstructions_of_annotated_clips_have_the_masks_of_the_clips(tmp_path
     pixels, labels = load(rebuilt[:8], 16, 1)
     assert not pixels.any()
     np.testing.assert_array_equal(labels, labels_THW)
+    manifest = Manifest.read(folder)
+    replace(manifest, fps=2 * manifest.fps).write(tmp_path / "rebuilt")
+    with pytest.raises(InputError, match="--reconstruction-path .*rebuilt: has other clips than --data-path"):
+        plan(SegmentationConfig(data_path=folder, output=tmp_path / "other",
+                                reconstruction_path=tmp_path / "rebuilt", **TINY))
 
 
 def test_twins_of_a_given_test_and_its_own_pictures_do_not_train(first, tmp_path):
@@ -273,7 +279,7 @@ def test_arms_without_data_and_too_many_labels_are_refused(first, runtime, flags
         run(replace(first[0], **flags), runtime)
 
 
-def test_what_is_left_out_is_said(first):
+def test_what_is_left_out_is_said(first, tmp_path):
     config = replace(first[0], synthetic_path=(), reconstruction_path=None, labels=(4, 17, 400))
     jobs, notes = segmentation.plan_jobs(config, plan(config))
     assert {job.labels for job in jobs} == {4, 17}
@@ -282,11 +288,12 @@ def test_what_is_left_out_is_said(first):
         "reconstructions, no --reconstruction-path", "synthetic, no --synthetic-path",
         "synthetic_unlabelled, no --synthetic-path",
         "real_unlabelled with 4 labels: 13 pictures added, not 16",
-        "real_unlabelled with 17 labels, nothing is left to add",
+        "real_unlabelled with 17 labels, seed 0: nothing to add",
         "400 labels, there are 17 pictures to train on"]
-    empty = replace(plan(config), added={"synthetic_path": [[]]})
-    assert ("left out: synthetic, none of the pictures of --synthetic-path is left"
-            in segmentation.plan_jobs(config, empty)[1])
+    two = replace(config, synthetic_path=(tmp_path / "a", tmp_path / "b"))
+    empty = replace(plan(config), added={"synthetic_path": [plan(config).train, []]})
+    assert (f"left out: synthetic, none of the pictures of --synthetic-path {tmp_path / 'b'} is left"
+            in segmentation.plan_jobs(two, empty)[1])
 
 
 def test_quick_fills_only_what_is_not_given(first):

@@ -198,6 +198,8 @@ def test_given_test_pictures_that_were_trained_on_are_named_and_their_twins_drop
     assert "p03" not in parts["train"] + parts["val"] and "p05" in parts["train"]
     with pytest.raises(InputError, match="--test-path: the generator was trained on 1 of its pictures: t1"):
         split_pictures(pictures, test, numbers, {"t1"}, 0.2, 0.1)
+    with pytest.raises(InputError, match=r"--test-path: 1 of its pictures are near-dup.* trained on: t0"):
+        split_pictures(pictures, test, numbers, {"p03"}, 0.2, 0.1)
 
 
 def test_training_recordings_of_a_generator_are_read(tmp_path):

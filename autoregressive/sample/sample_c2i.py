@@ -29,7 +29,7 @@ from common.locks import locked
 from common.names import without_names
 from common.progress import progress
 from dataset.masks import clip_length
-from dataset.samples import FILE_NAME, read_samples
+from dataset.samples import FILE_NAME, FOLDERS, read_samples
 from tokenizer.loading import tokenizer_facts
 
 
@@ -141,7 +141,7 @@ def clips_there(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     A record of a run that ended before it wrote anything does not count. Raises: `InputError` if the folder
     holds clips without a record, or of other weights or settings.
     """
-    outputs = [kind for kind in ("grids", "frames", "masks", "videos", "gifs") if (folder / kind).exists()]
+    outputs = [kind for kind in FOLDERS if (folder / kind).exists()]
     if not (folder / FILE_NAME).exists():
         if outputs:
             raise InputError(f"--save-folder {folder}: holds {outputs[0]} but no {FILE_NAME}: "
