@@ -5,7 +5,7 @@ changed settings are refused. Shapes: S seeds, P test samples.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from evaluations.page import data_url, render
 from evaluations.results import aligned
-from evaluations.uncertainty import GROUPS, deal_groups, half_widths
+from evaluations.uncertainty import GROUPS, deal_groups, deal_seeds, half_widths
 
 BASELINE = "real"  # the arm that differences are to
 FEW_SEEDS, FEW_GROUPS = 5, 10  # below them a warning
@@ -57,12 +57,13 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any,
                  if old.get(name) != new.get(name)), None)
 
 
-def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], scores: Sequence[str]
-              ) -> list[dict[str, Any]]:
+def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], scores: Sequence[str],
+              generators: Mapping[str, int] = {}) -> list[dict[str, Any]]:
     """A row for every arm and number of labels: mean, interval and paired difference to `BASELINE` by score.
 
     A result holds "added", the number of added samples, and a list of P values under every name of `scores`.
-    Intervals go by the `groups` of the test samples and by the seeds.
+    Intervals go by the `groups` of the test samples and by the seeds, or by the `generators` of an arm, whose
+    number is given by arm and which its seeds take in turn.
     """
     rows = []
     for labels in sorted({job.labels for job in results}):
@@ -71,24 +72,34 @@ def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], s
             jobs = sorted((job for job in own if job.arm == arm), key=lambda job: job.seed)
             added = min(results[job]["added"] for job in jobs)
             row = {"arm": arm, "labels": labels, "added": added, "seeds": len(jobs)}
+            own_seeds = deal_seeds([job.seed for job in jobs], generators.get(arm, 1))
             for score in scores:
                 values_SP = np.array([results[job][score] for job in jobs])
-                row[score] = with_interval(values_SP, groups)
+                row[score] = with_interval(values_SP, groups, own_seeds)
                 if arm != BASELINE and Job(BASELINE, labels, jobs[0].seed) in results:
                     real_SP = np.array([results[Job(BASELINE, labels, job.seed)][score] for job in jobs])
-                    row[score]["difference"] = with_interval(values_SP - real_SP, groups)
+                    row[score]["difference"] = with_interval(values_SP - real_SP, groups, own_seeds)
             rows.append(row)
     return rows
 
 
-def with_interval(values_SP: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """The mean and the ends of its 95 % interval, None where all test samples are of one group."""
+def with_interval(values_SP: np.ndarray, groups: Sequence[str], seeds: list[np.ndarray]) -> dict[str, Any]:
+    """The mean and the ends of its 95 % interval, None where all test samples are of one group.
+
+    `seeds` are the places of the seeds, in groups that are independent of each other.
+    """
     mean, dealt = float(values_SP.mean()), deal_groups(groups, GROUPS)
     if len(dealt) < 2:
         return {"mean": mean, "low": None, "high": None}
-    half = float(half_widths(lambda samples, seeds: values_SP[np.ix_(seeds, samples)].mean(), dealt,
-                             list(np.arange(len(values_SP))[:, None])))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    half = half_widths(lambda samples, own: values_SP[np.ix_(own, samples)].mean(), dealt, seeds)
+    return {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+
+
+def not_shown(folder: Path, names: Iterable[str]) -> list[str]:
+    """A note of the results in `folder` that are not those of the jobs called `names`, if there are any."""
+    others = {path.stem for path in folder.glob("*.json")}.difference(names)
+    return [f"{len(others)} finished trainings are not in this report, as {min(others)}: give their flags "
+            "too to see all"] if others else []
 
 
 def table(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> list[list[str]]:
@@ -139,14 +150,15 @@ def draw_curve(rows: Sequence[dict[str, Any]], scores: Mapping[str, str], path: 
 
 def write_report(
     folder: Path, title: str, scores: Mapping[str, str], results: Mapping[Job, Mapping[str, Any]],
-    groups: Sequence[str], notes: Sequence[str], facts: Mapping[str, Any], pictures: Mapping[str, str]
+    groups: Sequence[str], notes: Sequence[str], facts: Mapping[str, Any], pictures: Mapping[str, str],
+    generators: Mapping[str, int] = {}
 ) -> list[dict[str, Any]]:
     """Write results.json, table.txt, curve.png and report.html, print the table -> its rows.
 
     `scores` says of each whether "higher" or "lower" is better. `pictures` are PNG files of `folder` and
-    their captions.
+    their captions; `generators` is as in `summarise`.
     """
-    rows = summarise(results, groups, list(scores))
+    rows = summarise(results, groups, list(scores), generators)
     if (seeds := min(row["seeds"] for row in rows)) < FEW_SEEDS:
         notes = [*notes, "one seed: the intervals lack the spread between seeds" if seeds == 1 else
                  f"seeds: {seeds}; intervals are rough, take {FEW_SEEDS}"]

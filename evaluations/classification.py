@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.files import read_json, remove, write_json
 from common.locks import locked
 from common.training.loop import train
-from evaluations.classification_plan import ClassificationConfig, Experiment, Run, of_fold
+from evaluations.classification_plan import ClassificationConfig, Experiment, Run
 from evaluations.classification_report import write_report
 from evaluations.folds import write_folds
 from evaluations.frame_classifier import FrameClassifier
@@ -92,7 +92,7 @@ def run(config: ClassificationConfig, runtime: Runtime) -> dict[str, Any]:
                             for clips in (experiment.real, *experiment.synthetic))
         with runtime.together():
             for run in runtime.share(todo):
-                one_run(experiment, run, real, of_fold(synthetic, run.fold) if synthetic else None, runtime)
+                one_run(experiment, run, real, experiment.of(run, synthetic) if synthetic else None, runtime)
         if not runtime.is_main:
             return {}
         results = [read_run(experiment, run) for run in experiment.runs()]

@@ -17,6 +17,7 @@ from evaluations.clips import ClipSet
 from evaluations.comparison import clip_facts
 from evaluations.folds import draw, left_out, make_folds, recordings_of, refuse_leaks, seen_recordings
 from evaluations.probe import FRAMES
+from evaluations.uncertainty import generators_note
 
 Item = TypeVar("Item")
 REAL, BOTH, SYNTHETIC = "real", "real + synthetic", "synthetic"
@@ -33,9 +34,11 @@ class ClassificationConfig:
     data_path: Path
     """Real clips: folder written by dataset.prepare."""
     sample_path: tuple[Path, ...] = ()
-    """Synthetic clips: the sampler's folder, or one for each fold. Without any, only real clips train."""
+    """Synthetic clips: the sampler's folder, or one for each fold; of one fold, folders of several generators
+    that the seeds take in turn. Without any, only real clips train."""
     generator_data: tuple[Path, ...] = ()
-    """What the generators were trained on: a data set, or one for each fold (default --data-path)."""
+    """What the generators were trained on: a data set, or one for each fold; of one fold, all data sets
+    (default --data-path)."""
     folds: int = 1
     """Parts that the recordings are tested in, one after the other; 1: the val split alone is tested."""
     seeds: int = 5
@@ -82,8 +85,11 @@ class ClassificationConfig:
                 require_at_least(self, **{name: SMALLEST if name == "size" else 1})
         if min(self.recordings_per_class, default=1) < 1:
             raise InputError(f"--recordings-per-class {min(self.recordings_per_class)}: must be at least 1")
+        if self.folds == 1 and len(self.sample_path) > self.seeds:
+            raise InputError(f"--sample-path: {len(self.sample_path)} folders for --seeds {self.seeds}; each "
+                             "needs a seed of its own")
         for name in ("sample_path", "generator_data"):
-            if len(getattr(self, name)) not in (0, 1, self.folds):
+            if self.folds > 1 and len(getattr(self, name)) not in (0, 1, self.folds):
                 raise InputError(f"--{name.replace('_', '-')}: {len(getattr(self, name))} folders for "
                                  f"{self.folds} folds; give one, or one for each fold")
         if self.network == "probe" and (self.weights != "none" or self.unit == "frames" or self.frames < 2):
@@ -146,10 +152,21 @@ class Experiment:
         self.weights = file_hash(weights) if weights.is_file() else config.weights
         if self.synthetic:
             data = config.generator_data or (config.data_path,)
-            self.seen = [seen_recordings(of_fold(data, i)) for i in range(config.folds)]
+            self.seen = by_fold(list(map(seen_recordings, data)), config.folds)
             shown = [set() if (path / FILE_NAME).exists() else {entry.recording for entry in clips.entries}
                      for path, clips in zip(config.sample_path, self.synthetic, strict=True)]
-            refuse_leaks(self.real, self.folds, [own | of_fold(shown, i) for i, own in enumerate(self.seen)])
+            known = zip(self.seen, by_fold(shown, config.folds), strict=True)
+            refuse_leaks(self.real, self.folds, [set.union(*own) for own in known])
+
+    @property
+    def generators(self) -> int:
+        """How many generators the seeds take in turn."""
+        return max(1, len(self.synthetic)) if self.config.folds == 1 else 1
+
+    def of(self, run: Run, items: Sequence[Item]) -> Item:
+        """Of items by --sample-path, the one of a run."""
+        turn = run.fold if self.config.folds > 1 else run.seed - self.config.global_seed
+        return items[turn % len(items)]
 
     def runs(self) -> list[Run]:
         """All runs, fold by fold."""
@@ -165,7 +182,7 @@ class Experiment:
         if run.arm != SYNTHETIC:
             real = draw(self.real, self.folds[run.fold].train, run.recordings, run.seed)
         if run.arm != REAL:
-            clips = of_fold(self.synthetic, run.fold)
+            clips = self.of(run, self.synthetic)
             synthetic = draw(clips, range(len(clips.entries)), self.config.synthetic_per_class, run.seed)
         return real, synthetic
 
@@ -182,7 +199,7 @@ class Experiment:
                   "split": hashlib.sha256(json.dumps(split).encode()).hexdigest()[:16]}
         if run.arm != REAL:
             facts |= {"synthetic_per_class": config.synthetic_per_class,
-                      "sample_path": of_fold(self.synthetic_facts, run.fold)}
+                      "sample_path": self.of(run, self.synthetic_facts)}
         return facts
 
     def warnings(self) -> list[str]:
@@ -203,6 +220,7 @@ class Experiment:
                   for count in counts if count > fewest]
         if not self.synthetic:
             return lines
+        lines.append(generators_note(self.generators))
         most, classes = max(map(len, self.seen)), len(self.class_names)
         lines += [f"the generator has learnt from {most} recordings, the real arm from {count * classes}: "
                   "a gain is in part that of more labels" for count in counts if count * classes < most]
@@ -212,6 +230,6 @@ class Experiment:
         return lines
 
 
-def of_fold(items: Sequence[Item], fold: int) -> Item:
-    """The item of a fold, or the only one."""
-    return items[fold if len(items) > 1 else 0]
+def by_fold(seen: Sequence[set[str]], folds: int) -> list[set[str]]:
+    """The recordings of every fold: its own set or the only one, of one fold those of all sets."""
+    return [set.union(*seen)] if folds == 1 else [seen[fold % len(seen)] for fold in range(folds)]

@@ -10,7 +10,7 @@ from evaluations.class_scores import class_scores, class_summary, confusion_matr
 from evaluations.classification_plan import Experiment
 from evaluations.page import data_url, drawing, render
 from evaluations.results import aligned
-from evaluations.uncertainty import GROUPS, deal_groups, half_widths
+from evaluations.uncertainty import GROUPS, deal_groups, deal_seeds, half_widths
 
 Array = np.ndarray
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -30,12 +30,13 @@ def deal_by_class(labels_n: Array, recordings: list[str]) -> list[Array]:
 
 
 def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Array],
-              class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+              class_names: tuple[str, ...], generators: int = 1) -> list[dict[str, Any]]:
     """A row for each arm: scores, and their difference from real clips alone, each [value, low, high].
 
     `predicted`: (arm, recordings of a class) -> labels (S, n); the first arm is "real". Scores are means over
     seeds. Real clips alone are those of as many recordings, for synthetic clips alone the most. Low and high
-    are None where a class has a single recording: without it, means over classes are those of others.
+    are None where a class has a single recording: without it, means over classes are those of others. Seeds
+    take the `generators` of synthetic clips in turn.
     """
     arms, counts = list(predicted), [count for arm, count in predicted if arm == "real"]
     base = [arms.index(("real", count if count in counts else counts[-1])) for _, count in arms]
@@ -50,7 +51,9 @@ def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Arr
     value = statistic(np.arange(len(labels_n)), np.arange(seeds))
     groups, low, high = deal_by_class(labels_n, recordings), *np.full((2, *value.shape), None)
     if len(groups) > 1 and all(set(labels_n) == set(np.delete(labels_n, group)) for group in groups):
-        half = half_widths(statistic, groups, list(np.arange(seeds)[:, None]))
+        of_real, of_others = (half_widths(statistic, groups, deal_seeds(range(seeds), count))
+                              for count in (1, generators))
+        half = np.where(np.array([arm == "real" for arm, _ in arms])[:, None], of_real, of_others)
         low, high = value - half, value + half
         low[0], high[0] = low[0].clip(0), high[0].clip(None, 1)  # scores; the others are differences
     both = np.stack([value.astype(object), low, high], -1).tolist()
@@ -107,14 +110,14 @@ def write_report(experiment: Experiment, results: list[dict[str, Any]]) -> dict[
         seeds.setdefault(result["seed"], []).extend(result["predicted"])
     predicted = {arm: np.array([*seeds.values()]) for arm, seeds in by_arm.items()}
     recordings = [real.entries[place].recording for place in test]
-    rows = make_rows(real.labels[test], recordings, predicted, experiment.class_names)
+    rows = make_rows(real.labels[test], recordings, predicted, experiment.class_names, experiment.generators)
     settings = results[-1]["settings"]
     report = {"class_names": list(experiment.class_names), "test_clips": len(test), "folds": config.folds,
               "seeds": config.seeds, "warnings": experiment.warnings(), "rows": rows, "settings": settings}
     write_json(folder / "classification.json", report)
     head, *cells = table(rows)
     lines = [f"{len(test)} real test clips, folds {config.folds}, seeds {config.seeds}, {config.network}; "
-             "in brackets 95 % intervals, without the spread between generators",
+             "in brackets 95 % intervals",
              *(f"warning: {line}" for line in report["warnings"]), *aligned([head, *cells])]
     with atomic_path(folder / "classification.txt") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

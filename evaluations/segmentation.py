@@ -26,10 +26,11 @@ from common.files import atomic_path, file_hash
 from common.locks import locked
 from common.progress import progress
 from common.spread import evenly
-from evaluations.arms import Job, kept, write_report
+from evaluations.arms import Job, kept, not_shown, write_report
 from evaluations.scores import nearest_neighbours
 from evaluations.segmentation_data import Picture, digest, load
 from evaluations.segmentation_plan import (
+    OF_GENERATORS,
     WITHOUT_NETWORK,
     Plan,
     SegmentationConfig,
@@ -163,8 +164,10 @@ def report(bench: Bench, results: dict[Job, dict[str, Any]], notes: Sequence[str
                      and job.arm not in WITHOUT_NETWORK]).save(temporary)
     caption = f"Test pictures, {labels} real labels, first seed: truth green, prediction magenta."
     facts = {"config": json.loads(json.dumps(asdict(config), default=str))}
+    notes = [*notes, *not_shown(config.output / "jobs", (job.name for job in results))]
+    generators = {arm: len(config.synthetic_path) for arm in OF_GENERATORS}
     return write_report(config.output, "Synthetic pictures for segmentation", SCORES, results,
-                        bench.plan.clusters, notes, facts, {"overlays.png": caption})
+                        bench.plan.clusters, notes, facts, {"overlays.png": caption}, generators)
 
 
 if __name__ == "__main__":

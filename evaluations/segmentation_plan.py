@@ -24,6 +24,7 @@ from evaluations.segmentation_data import (
 )
 from evaluations.segmentation_split import RealFeatures, is_seen, names_of, split_pictures, without_class
 from evaluations.segmenter import SegmenterConfig
+from evaluations.uncertainty import generators_note
 
 FULL = {"labels": (25, 100, 400), "seeds": 5, "size": 128, "steps": 1000}
 QUICK = {"labels": (25, 100), "seeds": 2, "size": 96, "steps": 100}
@@ -33,6 +34,7 @@ ADDED = {  # arms and the folder whose pictures they add
     "reconstructions": "reconstruction_path", "synthetic": "synthetic_path",
     "synthetic_unlabelled": "synthetic_path", "real_unlabelled": "unlabelled_path"}
 ARMS = (*ALONE, *ADDED)
+OF_GENERATORS = [arm for arm, name in ADDED.items() if name == "synthetic_path"]
 
 
 def flag(name: str) -> str:
@@ -180,7 +182,7 @@ def find_added(config: SegmentationConfig) -> dict[str, list[list[Picture]]]:
     if path := config.reconstruction_path:
         of_clips = (path / FILE_NAME).exists()
         if of_clips and Manifest.read(path).facts() != Manifest.read(config.data_path).facts():
-            raise InputError(f"--reconstruction-path {path}: has other clips than --data-path, by {FILE_NAME}")
+            raise InputError(f"--reconstruction-path {path}: has other clips than --data-path ({FILE_NAME})")
         added["reconstruction_path"] = [find_pictures(path, "--reconstruction-path", of_clips)]
     return {name: folders for name, folders in added.items() if folders}
 
@@ -198,9 +200,7 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
     if not any(getattr(config, ADDED[arm]) for arm in used & (ADDED.keys() - {"real_unlabelled"})):
         return []
     count = len(config.synthetic_path)
-    notes = [f"the seeds take the pictures of {count} generators in turn" if 1 < count == config.seeds
-             else f"synthetic pictures are of {count} generators, not one for each of {config.seeds} seeds: "
-             "intervals lack the spread between generators, or much of it"] * bool(count)
+    notes = [generators_note(count)] * bool(count)
     if not config.generator_data:
         return [*notes, "no --generator-data: NOT checked whether generator and tokenizer saw test pictures"]
     if not any(is_seen(own, seen) for own in real):
@@ -213,8 +213,9 @@ def generator_notes(config: SegmentationConfig, real: Sequence[Picture], train: 
 
 def plan_jobs(config: SegmentationConfig, plan: Plan) -> tuple[list[Job], list[str]]:
     """(jobs, notes of what is left out). Raises: `InputError` if an arm that was asked for has no data."""
-    missing = {arm: f"none of the pictures of {emptied(config, plan, name)} is left" if name in plan.added else
-               f"no {flag(name)}" for arm, name in ADDED.items() if not all(plan.added.get(name, [[]]))}
+    missing = {arm: f"none of the pictures of {emptied(config, plan, name)} is left"
+               if name in plan.added else f"no {flag(name)}"
+               for arm, name in ADDED.items() if not all(plan.added.get(name, [[]]))}
     if "unlabelled_path" not in plan.added:
         del missing["real_unlabelled"]  # what N leaves
     if "synthetic" not in missing and not all(own[0].mask for own in plan.added["synthetic_path"]):

@@ -120,9 +120,10 @@ def split_pictures(pool: Sequence[Picture], test: Sequence[Picture], cluster_n: 
         raise InputError(f"--test-path: the generator was trained on {len(leaked)} of its pictures: "
                          f"{', '.join(leaked[:NAMED])}")
     known = {cluster for picture, cluster in zip(pool, own, strict=True) if is_seen(picture, seen)}
-    if leaked := [picture.name for picture, cluster in zip(test, given, strict=True) if cluster in known]:
-        raise InputError(f"--test-path: {len(leaked)} of its pictures are near-duplicates (--twin-cosine), or of "
-                         f"a group, of what the generator was trained on: {', '.join(leaked[:NAMED])}")
+    if leaked := [own.name for own, cluster in zip(test, given, strict=True) if cluster in known]:
+        raise InputError(f"--test-path: {len(leaked)} of its pictures are near-duplicates (--twin-cosine) "
+                         "or of the group of what the generator was trained on: "
+                         f"{', '.join(leaked[:NAMED])}")
     wanted = (val_fraction if test else test_fraction + val_fraction) * len(pool)
     share = min(1.0, sum(cluster not in known for cluster in own) / wanted)
     parts: dict[str, Any] = {"dropped": []}

@@ -37,6 +37,23 @@ def deal_groups(recordings: Sequence[str], limit: int) -> list[Array]:
     return [np.flatnonzero(owner[places] == group) for group in range(len(totals))]
 
 
+def deal_seeds(seeds: Sequence[int], generators: int) -> list[Array]:
+    """Places of the seeds in groups that share one of several `generators`, which the seeds take in turn.
+
+    Of a single generator every seed is a group: how much generators differ is unknown then.
+    """
+    owners = np.asarray(seeds) % generators if generators > 1 else np.arange(len(seeds))
+    return [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
+
+
+def generators_note(count: int) -> str:
+    """What intervals hold with synthetic data of `count` generators."""
+    if count == 1:
+        return "synthetic data are of one generator: intervals lack the spread between generators"
+    return (f"the seeds take the synthetic data of {count} generators in turn, and intervals go by "
+            "generator: of few they are wide")
+
+
 def jackknife_error(
     statistic: Callable[[Array, Array], Array | float], real: Sequence[Array], generated: Sequence[Array]
 ) -> Array | None:

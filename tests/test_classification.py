@@ -98,7 +98,7 @@ def test_arms_train_on_their_clips_and_a_rerun_makes_what_is_missing(config, run
     runs = [read_json(path) for path in config.results_dir.glob("runs/*.json")]
     assert {(run["arm"], run["real"], run["synthetic"]) for run in runs} == {
         ("real", 8, 0), ("real + synthetic", 8, 8), ("synthetic", 0, 8)}
-    assert "near-copies" in report["warnings"][0] and not list(config.results_dir.rglob("*.pt"))
+    assert "near-copies" in report["warnings"][1] and not list(config.results_dir.rglob("*.pt"))
     page = (config.results_dir / "report.html").read_text()
     assert "svg+xml;base64" in page and "100.0 [100.0, 100.0]" in page and "taken for" in page
     assert "synthetic         -" in (config.results_dir / "classification.txt").read_text()
@@ -134,7 +134,7 @@ def test_few_recordings_give_a_point_of_the_curve_each_and_a_warning(config, run
         ("real", 1), ("real + synthetic", 1), ("real", 9), ("real + synthetic", 9), ("synthetic", None)]
     assert report["warnings"][0].startswith("one seed")
     assert report["warnings"][1] == "9 recordings per class: of some class there are 4"
-    assert "learnt from 8 recordings, the real arm from 2: a gain" in report["warnings"][2]
+    assert "learnt from 8 recordings, the real arm from 2: a gain" in report["warnings"][3]
 
 
 def test_stopped_run_ends_the_comparison(config, runtime, monkeypatch):
@@ -181,6 +181,17 @@ def test_folds_are_data_sets_for_generators_of_their_own(config, grids, runtime)
     assert {run.fold for run in Experiment(two).runs()} == {0, 1}
     with pytest.raises(InputError, match="fold 0 tests on"):
         Experiment(dataclasses.replace(two, generator_data=data[::-1]))
+
+
+def test_seeds_take_the_generators_in_turn(config, tmp_path):
+    paths = (*config.sample_path, shutil.copytree(config.sample_path[0], tmp_path / "second"))
+    several = dataclasses.replace(config, sample_path=paths, seeds=3, global_seed=5)
+    experiment = Experiment(several)
+    assert "".join(experiment.of(run, "ab") for run in experiment.runs() if run.arm == "synthetic") == "aba"
+    assert experiment.generators == 2
+    assert any(line.startswith("the seeds take the synthetic data of 2") for line in experiment.warnings())
+    with pytest.raises(InputError, match="--sample-path: 2 folders for --seeds 1; each needs a seed"):
+        dataclasses.replace(several, seeds=1)
 
 
 def test_class_with_too_few_recordings_is_left_out_and_said(config, grids, tmp_path):

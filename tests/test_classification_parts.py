@@ -68,6 +68,20 @@ def test_class_of_one_recording_leaves_no_interval_and_scores_stay_within_their_
     assert table(rows)[1][2] == "87.5 [-, -]"
 
 
+def test_intervals_with_synthetic_clips_go_by_generator():
+    labels = np.repeat([0, 1], 6)
+    good, bad = labels, np.where(np.arange(12) % 3 == 0, 1 - labels, labels)
+    predicted = {("real", None): np.array([bad] * 4), ("synthetic", None): np.array([good, bad] * 2)}
+
+    def width(arm, generators):
+        row = make_rows(labels, list("abcdefghijkl"), predicted, ("x", "y"), generators)[arm]
+        _, low, high = (row["difference"] or row["scores"])["accuracy"]
+        return high - low
+
+    assert width(0, 2) == width(0, 1)
+    assert width(1, 2) > 2 * width(1, 1)
+
+
 def test_logits_of_a_clip_are_the_mean_over_its_frames():
     torch.manual_seed(0)
     model = FrameClassifier("test_efficientnet", 3, size=32).eval()

@@ -23,6 +23,7 @@ from evaluations.segmentation_scores import (
     score_all,
 )
 from evaluations.segmenter import IGNORED, Segmenter, SegmenterConfig
+from evaluations.uncertainty import deal_seeds
 
 TINY = {"encoder": "test_resnet", "encoder_weights": "none"}
 
@@ -190,8 +191,8 @@ def test_unknown_architecture_is_named():
 def test_interval_goes_by_groups_and_seeds():
     random = np.random.RandomState(0)
 
-    def width(values, groups):
-        found = with_interval(values, groups)
+    def width(values, groups, generators=1):
+        found = with_interval(values, groups, deal_seeds(range(len(values)), generators))
         assert found["low"] + found["high"] == pytest.approx(2 * found["mean"])
         return found["high"] - found["low"]
 
@@ -204,13 +205,16 @@ def test_interval_goes_by_groups_and_seeds():
     seeds = np.array([[0.0], [1.0]]) + np.zeros((2, 5))
     assert width(seeds, list("abcde")) == pytest.approx(2 * student.ppf(0.975, 1) * 0.5)
     assert width(np.full((2, 3), 0.25), list("aab")) == 0
+    shared = seeds[[0, 1, 0, 1]]  # two generators in turn: four seeds know no more than two
+    assert width(shared, list("abcde"), 2) == pytest.approx(width(seeds, list("abcde")))
+    assert width(shared, list("abcde"), 1) < width(shared, list("abcde"), 2) / 3
 
 
 def test_interval_of_few_groups_holds_the_mean_as_often_as_it_says():
     random = np.random.RandomState(0)
     groups = [str(i % 5) for i in range(20)]
-    found = [with_interval((random.randn(5)[np.arange(20) % 5] + random.randn(20))[None], groups)
-             for _ in range(300)]
+    found = [with_interval((random.randn(5)[np.arange(20) % 5] + random.randn(20))[None], groups,
+                           [np.arange(1)]) for _ in range(300)]
     assert 0.9 < np.mean([own["low"] < 0 < own["high"] for own in found]) < 0.99
 
 
@@ -234,6 +238,18 @@ def test_differences_are_paired():
     assert more["dice"]["difference"] == pytest.approx({"mean": 0.125, "low": 0.125, "high": 0.125})
     cells = table([real, more], ["dice"])
     assert cells[0][-1] == "dice - real" and cells[1][-1] == "-" and cells[2][-1] == "+0.125 [+0.125, +0.125]"
+
+
+def test_seeds_of_one_generator_are_one_observation():
+    results = {Job(arm, 4, seed): {"added": 0, "dice": [0.1 * (seed % 2) * (arm == "more")] * 4}
+               for arm in ("real", "more") for seed in range(4)}
+
+    def width(**generators):
+        found = summarise(results, list("abcd"), ["dice"], generators)[1]["dice"]["difference"]
+        return found["high"] - found["low"]
+
+    assert width(more=2) == pytest.approx(2 * student.ppf(0.975, 1) * 0.05)
+    assert width(more=1) == width(real=2) < width(more=2) / 3
 
 
 def test_kept_results_are_of_the_same_settings(tmp_path):
