@@ -58,6 +58,8 @@ class AblateLossesConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, global_batch_size=1, window=1)
+        if len({path.name for path in (self.data_path, *self.other_path)}) <= len(self.other_path):
+            raise InputError("--other-path: two folders have the same name, which results go by")
         if self.minutes <= 0:
             raise InputError(f"--minutes {self.minutes}: must be more than 0")
 

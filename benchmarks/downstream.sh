@@ -13,14 +13,16 @@ bundled=$root/pretrained_models/endogen_phantom
 vq=${bundled}_vq.safetensors
 
 prepare() { launch dataset.prepare --video-path "$2" --data-path "$1/grids" --frame-size 128 "${@:3}"; }  # FOLDER VIDEOS [flags]
-train() {  # train FOLDER [flags]: grids to codes to the GPTs of two seeds, both from the bundled one
-  launch tokenizer.extract_codes --data-path "$1/grids" --code-path "$1/codes" --vq-ckpt "$vq"
-  for seed in 0 1; do
-    launch autoregressive.train.train_c2i --code-path "$1/codes" --results-dir "$1/gpt-$seed" --global-seed $seed \
-      --gpt-model GPT-XS --gpt-ckpt "${bundled}_gpt.safetensors" --vq-ckpt "$vq" --optimizer muon --lr 1e-3 \
-      --lr-schedule cosine --warmup-steps 30 --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 --sample-every 0 \
-      --log-every 25 "${@:2}"
-  done
+encode() { launch tokenizer.extract_codes --data-path "$2" --code-path "$1/codes" --vq-ckpt "$vq"; }  # FOLDER GRIDS
+train_gpt() {  # train_gpt FOLDER SEED [flags]: from the bundled GPT, on the folder's codes
+  launch autoregressive.train.train_c2i --code-path "$1/codes" --results-dir "$1/gpt-$2" --global-seed "$2" \
+    --gpt-model GPT-XS --gpt-ckpt "${bundled}_gpt.safetensors" --vq-ckpt "$vq" --optimizer muon --lr 1e-3 \
+    --lr-schedule cosine --warmup-steps 30 --ema-decay 0.99 --dropout-p 0 --token-dropout-p 0.1 --sample-every 0 \
+    --log-every 25 "${@:3}"
+}
+train() {  # train FOLDER [flags]: grids to codes to the GPTs of two seeds
+  encode "$1" "$1/grids"
+  for seed in 0 1; do train_gpt "$1" $seed "${@:2}"; done
 }
 sample() {  # sample FOLDER [flags]: clips of both, and in "filtered" those that are no near-copies of training clips
   for seed in 0 1; do
@@ -114,17 +116,24 @@ labels() {
   compare_kvasir "$own" --labels 400 --arms copy real synthetic
 }
 
-# Clips of the bundled model as training data for a classifier of rendered clips that it has not seen.
+# Clips of the bundled model, and of one trained on from it, as training data for a classifier of rendered clips that
+# neither has seen.
 clips() {
   local own=$out/clips
   launch dataset.phantom --video-path "$own/videos" --clips-per-class 120 --frames 16 --fps 12 --view octagon --seed 3000
   prepare "$own" "$own/videos" --preset phantom --crop none --val-fraction 0.3
   launch dataset.phantom --video-path "$own/seen/videos" --clips-per-class 640 --frames 16 --fps 12 --view octagon
   prepare "$own/seen" "$own/seen/videos" --preset phantom --crop none
-  launch autoregressive.sample.sample_c2i --model phantom --save-folder "$own/samples" --clips-per-class 24
-  launch evaluations.filter_copies --data-path "$own/seen/grids" --sample-path "$own/samples" --save-path "$own/filtered"
-  launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" --sample-path "$own/filtered" \
-    --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 5 --unit frames --size 128 --max-steps 200
+  encode "$own" "$own/seen/grids"
+  train_gpt "$own" 1 --global-batch-size 4 --max-steps 200 --eval-every 100 --val-clips 32
+  launch autoregressive.sample.sample_c2i --model phantom --save-folder "$own/samples-0" --clips-per-class 24
+  launch autoregressive.sample.sample_c2i --gpt-ckpt "$own/gpt-1" --save-folder "$own/samples-1" --clips-per-class 24 \
+    --cfg-scale 4 --temperature 0.85
+  for i in 0 1; do
+    launch evaluations.filter_copies --data-path "$own/seen/grids" --sample-path "$own/samples-$i" --save-path "$own/filtered-$i"
+  done
+  launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" \
+    --sample-path "$own"/filtered-[01] --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 5 --unit frames --size 128 --max-steps 200
 }
 
 for stage in "${stages[@]}"; do

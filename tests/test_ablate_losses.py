@@ -1,5 +1,7 @@
 """The comparison of tokenizer losses: one run each for the same time, judged on held-out clips."""
 
+import pytest
+
 from benchmarks import ablate_losses
 from benchmarks.ablate_losses import AblateLossesConfig, run
 from common.files import read_json
@@ -25,3 +27,9 @@ def test_losses_are_trained_with_and_judged_and_a_rerun_keeps_all(grids, tmp_pat
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
     assert run(config, runtime) == runs == read_json(tmp_path / "ablation.json")["runs"]
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+
+
+def test_folders_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--other-path: two folders have the same name"):
+        AblateLossesConfig(data_path=tmp_path / "a" / "grids", other_path=(tmp_path / "b" / "grids",),
+                           results_dir=tmp_path)
