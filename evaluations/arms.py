@@ -91,7 +91,9 @@ def with_interval(values_SP: np.ndarray, groups: Sequence[str], seeds: list[np.n
     mean, dealt = float(values_SP.mean()), deal_groups(groups, GROUPS)
     if len(dealt) < 2:
         return {"mean": mean, "low": None, "high": None}
-    half = half_widths(lambda samples, own: values_SP[np.ix_(own, samples)].mean(), dealt, seeds)
+    alone = deal_seeds(range(len(values_SP)), 1)
+    half = max(half_widths(lambda samples, own: values_SP[np.ix_(own, samples)].mean(), dealt, part)
+               for part in (seeds, alone))  # two generators may happen to agree
     return {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
 
 

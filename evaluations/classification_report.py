@@ -53,7 +53,8 @@ def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Arr
     if len(groups) > 1 and all(set(labels_n) == set(np.delete(labels_n, group)) for group in groups):
         of_real, of_others = (half_widths(statistic, groups, deal_seeds(range(seeds), count))
                               for count in (1, generators))
-        half = np.where(np.array([arm == "real" for arm, _ in arms])[:, None], of_real, of_others)
+        real = np.array([arm == "real" for arm, _ in arms])[:, None]
+        half = np.where(real, of_real, np.fmax(of_real, of_others))  # two generators may happen to agree
         low, high = value - half, value + half
         low[0], high[0] = low[0].clip(0), high[0].clip(None, 1)  # scores; the others are differences
     both = np.stack([value.astype(object), low, high], -1).tolist()

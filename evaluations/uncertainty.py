@@ -51,7 +51,7 @@ def generators_note(count: int) -> str:
     if count == 1:
         return "synthetic data are of one generator: intervals lack the spread between generators"
     return (f"the seeds take the synthetic data of {count} generators in turn, and intervals go by "
-            "generator: of few they are wide")
+            "generator: of few they are rough")
 
 
 def jackknife_error(

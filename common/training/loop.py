@@ -84,8 +84,8 @@ def train(task: Task, config: TrainingConfig, runtime: Runtime) -> int:
 def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
     """The remaining steps, with logging, validation, sample sheets and checkpoints in between."""
     config, runtime = state.config, state.runtime
-    if state.step and runtime.any(log.enabled and not log.validated):  # a signal came in between
-        validate(state, log)
+    if state.step and not state.sharded and runtime.any(log.enabled and not log.validated):
+        validate(state, log)  # that a signal forestalled; the blocks of FSDP must have trained before
     batches = iter(state.batches())
     since, started = state.step, perf_counter()
     bar = tqdm(range(state.step, config.max_steps), initial=state.step, total=config.max_steps, unit="step",
@@ -112,9 +112,9 @@ def run_steps(state: "TrainingState", log: RunLog, stop: StopSignals) -> None:
 
 
 def validate(state: "TrainingState", log: RunLog) -> None:
-    """Log the scalars of a validation where one is due."""
-    if state.due(state.config.eval_every):
-        log.record(state.step, **{f"val_{name}": value for name, value in state.validate().items()})
+    """Log the scalars of a validation where one is due; there are none if nothing is held out."""
+    if state.due(state.config.eval_every) and (scalars := state.validate()):
+        log.record(state.step, **{f"val_{name}": value for name, value in scalars.items()})
 
 
 class TrainingState:
