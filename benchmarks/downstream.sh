@@ -133,7 +133,8 @@ clips() {
     launch evaluations.filter_copies --data-path "$own/seen/grids" --sample-path "$own/samples-$i" --save-path "$own/filtered-$i"
   done
   launch evaluations.classification --data-path "$own/grids" --generator-data "$own/seen/grids" \
-    --sample-path "$own"/filtered-[01] --results-dir "$own/classification" --recordings-per-class 5 20 80 --seeds 5 --unit frames --size 128 --max-steps 200
+    --sample-path "$own"/filtered-[01] --results-dir "$own/classification" --recordings-per-class 5 20 80 \
+    --seeds 5 --unit frames --size 128 --max-steps 200
 }
 
 for stage in "${stages[@]}"; do

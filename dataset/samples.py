@@ -23,3 +23,13 @@ def read_samples(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a record of samples ({type(error).__name__} {error})") from None
     return record
+
+
+def finished_samples(folder: Path, flag: str) -> dict[str, Any]:
+    """The record in `folder`; `InputError` naming `flag` if it lists no clips."""
+    record = read_samples(folder)
+    if not record["clips"]:
+        why = ("; filter_copies has not ended, or left none" if "filtered" in record else
+               " yet; run the sampler to its end")
+        raise InputError(f"{flag} {folder}: holds no clips{why}")
+    return record

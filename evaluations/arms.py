@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from evaluations.page import data_url, render
 from evaluations.results import aligned
-from evaluations.uncertainty import GROUPS, deal_groups, deal_seeds, half_widths
+from evaluations.uncertainty import GROUPS, deal_groups, seed_half_widths
 
 BASELINE = "real"  # the arm that differences are to
 FEW_SEEDS, FEW_GROUPS = 5, 10  # below them a warning
@@ -72,29 +72,26 @@ def summarise(results: Mapping[Job, Mapping[str, Any]], groups: Sequence[str], s
             jobs = sorted((job for job in own if job.arm == arm), key=lambda job: job.seed)
             added = min(results[job]["added"] for job in jobs)
             row = {"arm": arm, "labels": labels, "added": added, "seeds": len(jobs)}
-            own_seeds = deal_seeds([job.seed for job in jobs], generators.get(arm, 1))
+            turns = [job.seed for job in jobs], generators.get(arm, 1)
             for score in scores:
                 values_SP = np.array([results[job][score] for job in jobs])
-                row[score] = with_interval(values_SP, groups, own_seeds)
+                row[score] = with_interval(values_SP, groups, *turns)
                 if arm != BASELINE and Job(BASELINE, labels, jobs[0].seed) in results:
                     real_SP = np.array([results[Job(BASELINE, labels, job.seed)][score] for job in jobs])
-                    row[score]["difference"] = with_interval(values_SP - real_SP, groups, own_seeds)
+                    row[score]["difference"] = with_interval(values_SP - real_SP, groups, *turns)
             rows.append(row)
     return rows
 
 
-def with_interval(values_SP: np.ndarray, groups: Sequence[str], seeds: list[np.ndarray]) -> dict[str, Any]:
-    """The mean and the ends of its 95 % interval, None where all test samples are of one group.
-
-    `seeds` are the places of the seeds, in groups that are independent of each other.
-    """
+def with_interval(values_SP: np.ndarray, groups: Sequence[str], seeds: Sequence[int], generators: int = 1
+                  ) -> dict[str, Any]:
+    """The mean and the ends of its 95 % interval, None where all test samples are of one group."""
     mean, dealt = float(values_SP.mean()), deal_groups(groups, GROUPS)
     if len(dealt) < 2:
         return {"mean": mean, "low": None, "high": None}
-    alone = deal_seeds(range(len(values_SP)), 1)
-    half = max(half_widths(lambda samples, own: values_SP[np.ix_(own, samples)].mean(), dealt, part)
-               for part in (seeds, alone))  # two generators may happen to agree
-    return {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+    half = float(seed_half_widths(lambda samples, own: values_SP[np.ix_(own, samples)].mean(), dealt, seeds,
+                                  generators))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def not_shown(folder: Path, names: Iterable[str]) -> list[str]:

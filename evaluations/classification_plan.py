@@ -88,6 +88,8 @@ class ClassificationConfig:
         if self.folds == 1 and len(self.sample_path) > self.seeds:
             raise InputError(f"--sample-path: {len(self.sample_path)} folders for --seeds {self.seeds}; each "
                              "needs a seed of its own")
+        if self.folds == 1 and len({path.resolve() for path in self.sample_path}) < len(self.sample_path):
+            raise InputError("--sample-path: names a folder twice; each is a generator")
         for name in ("sample_path", "generator_data"):
             if self.folds > 1 and len(getattr(self, name)) not in (0, 1, self.folds):
                 raise InputError(f"--{name.replace('_', '-')}: {len(getattr(self, name))} folders for "
@@ -152,7 +154,8 @@ class Experiment:
         self.weights = file_hash(weights) if weights.is_file() else config.weights
         if self.synthetic:
             data = config.generator_data or (config.data_path,)
-            self.seen = by_fold(list(map(seen_recordings, data)), config.folds)
+            seen = list(map(seen_recordings, data))
+            self.most_seen, self.seen = max(map(len, seen)), by_fold(seen, config.folds)
             shown = [set() if (path / FILE_NAME).exists() else {entry.recording for entry in clips.entries}
                      for path, clips in zip(config.sample_path, self.synthetic, strict=True)]
             known = zip(self.seen, by_fold(shown, config.folds), strict=True)
@@ -165,8 +168,7 @@ class Experiment:
 
     def of(self, run: Run, items: Sequence[Item]) -> Item:
         """Of items by --sample-path, the one of a run."""
-        turn = run.fold if self.config.folds > 1 else run.seed - self.config.global_seed
-        return items[turn % len(items)]
+        return items[(run.fold if self.config.folds > 1 else run.seed) % len(items)]
 
     def runs(self) -> list[Run]:
         """All runs, fold by fold."""
@@ -220,8 +222,10 @@ class Experiment:
                   for count in counts if count > fewest]
         if not self.synthetic:
             return lines
-        lines.append(generators_note(self.generators))
-        most, classes = max(map(len, self.seen)), len(self.class_names)
+        lines.append("each fold has a generator of its own: intervals do not tell their spread from that of "
+                     "recordings" if config.folds > 1 and len(self.synthetic) > 1 else
+                     generators_note(self.generators))
+        most, classes = self.most_seen, len(self.class_names)
         lines += [f"the generator has learnt from {most} recordings, the real arm from {count * classes}: "
                   "a gain is in part that of more labels" for count in counts if count * classes < most]
         records = [read_samples(path) for path in config.sample_path if (path / FILE_NAME).exists()]

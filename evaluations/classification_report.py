@@ -10,7 +10,7 @@ from evaluations.class_scores import class_scores, class_summary, confusion_matr
 from evaluations.classification_plan import Experiment
 from evaluations.page import data_url, drawing, render
 from evaluations.results import aligned
-from evaluations.uncertainty import GROUPS, deal_groups, deal_seeds, half_widths
+from evaluations.uncertainty import GROUPS, deal_groups, seed_half_widths
 
 Array = np.ndarray
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
@@ -51,10 +51,9 @@ def make_rows(labels_n: Array, recordings: list[str], predicted: dict[tuple, Arr
     value = statistic(np.arange(len(labels_n)), np.arange(seeds))
     groups, low, high = deal_by_class(labels_n, recordings), *np.full((2, *value.shape), None)
     if len(groups) > 1 and all(set(labels_n) == set(np.delete(labels_n, group)) for group in groups):
-        of_real, of_others = (half_widths(statistic, groups, deal_seeds(range(seeds), count))
+        of_real, of_others = (seed_half_widths(statistic, groups, range(seeds), count)
                               for count in (1, generators))
-        real = np.array([arm == "real" for arm, _ in arms])[:, None]
-        half = np.where(real, of_real, np.fmax(of_real, of_others))  # two generators may happen to agree
+        half = np.where(np.array([arm == "real" for arm, _ in arms])[:, None], of_real, of_others)
         low, high = value - half, value + half
         low[0], high[0] = low[0].clip(0), high[0].clip(None, 1)  # scores; the others are differences
     both = np.stack([value.astype(object), low, high], -1).tolist()

@@ -20,7 +20,7 @@ from dataset.grid_images import load_grid
 from dataset.manifest import Clip, Manifest, grid_pictures
 from dataset.masks import frames_of, shown_frames
 from dataset.opening import VIDEO_SUFFIXES, may_be_video
-from dataset.samples import FILE_NAME, read_samples
+from dataset.samples import FILE_NAME, finished_samples
 from dataset.video import is_frame_folder, read_frames
 
 ANY_SPLIT = "all"
@@ -60,9 +60,7 @@ class ClipSet:
             raise InputError(f"{flag} {folder}: no such folder")
         origin: dict[str, Any] = {"path": str(folder)}
         if (folder / FILE_NAME).exists():
-            record = read_samples(folder)
-            if not record["clips"]:
-                raise InputError(f"{flag} {folder}: holds no clips yet; run the sampler to its end")
+            record = finished_samples(folder, flag)
             origin |= {name: record.get(name) for name in ("checkpoint", "tokenizer", "sampling")}
             folder = folder / "grids"
         if (folder / "dataset.json").exists() or grid_pictures(folder):

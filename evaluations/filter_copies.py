@@ -95,12 +95,12 @@ def write_kept(source: Path, target: Path, removed: set[str], facts: dict[str, A
                 for clip in record["clips"]]
     stays = [not removed & own for own in pictures]
     kept = list(compress(record["clips"], stays))
-    if not (target / FILE_NAME).exists():
-        if stray := [name for name in FOLDERS if (target / name).exists()]:
-            raise InputError(f"--save-path {target}: holds {stray[0]} but no {FILE_NAME}: use another folder")
+    there = read_json(target / FILE_NAME) if (target / FILE_NAME).exists() else None
+    if not there or there.get("filtered") != facts:
+        if held := [name for name in FOLDERS if (target / name).exists()]:
+            what = "clips that were filtered in another way" if there else f"{held[0]} but no {FILE_NAME}"
+            raise InputError(f"--save-path {target}: holds {what}; use another folder")
         write_json(target / FILE_NAME, {**record, "filtered": facts, "clips": []})  # whose the next files are
-    elif read_json(target / FILE_NAME).get("filtered") != facts:
-        raise InputError(f"--save-path {target}: holds clips that were filtered in another way")
     for clip in kept:
         copy_clip(source, target, clip)
     names = set().union(*compress(pictures, stays))

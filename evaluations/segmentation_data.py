@@ -27,6 +27,8 @@ from dataset.manifest import FILE_NAME, Manifest
 from dataset.mask_files import LabelRule
 from dataset.masks import Masks
 from dataset.pictures import read_picture, read_values
+from dataset.samples import FILE_NAME as SAMPLES
+from dataset.samples import finished_samples
 from dataset.video import WrongMasks
 
 WHITE = 128  # least value of the foreground of a mask in grey
@@ -77,6 +79,8 @@ def find_pictures(folder: Path, flag: str, labelled: bool, groups: str | None = 
         return _prepared(folder, flag, group_of if groups else str, labelled)
     if (folder / "checkpoints").is_dir():
         raise InputError(f"{flag} {folder}: is a run of a training; give a folder of pictures")
+    if (folder / SAMPLES).exists():
+        finished_samples(folder, flag)
     places = [folder / name for name in ("images", "frames") if (folder / name).is_dir()]
     has_masks = (folder / "masks").is_dir()
     if labelled and not (places and has_masks):

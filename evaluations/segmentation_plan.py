@@ -104,6 +104,8 @@ class SegmentationConfig(SegmenterConfig):
         defaults = QUICK if self.quick else FULL
         filled = replace(self, **{name: value for name, value in defaults.items()
                                   if getattr(self, name) is None})
+        if len({path.resolve() for path in self.synthetic_path}) < len(self.synthetic_path):
+            raise InputError("--synthetic-path: names a folder twice; each is a generator")
         if len(self.synthetic_path) > filled.seeds:
             raise InputError(f"--synthetic-path: {len(self.synthetic_path)} folders for --seeds "
                              f"{filled.seeds}; each needs a seed of its own")
@@ -182,7 +184,7 @@ def find_added(config: SegmentationConfig) -> dict[str, list[list[Picture]]]:
     if path := config.reconstruction_path:
         of_clips = (path / FILE_NAME).exists()
         if of_clips and Manifest.read(path).facts() != Manifest.read(config.data_path).facts():
-            raise InputError(f"--reconstruction-path {path}: has other clips than --data-path ({FILE_NAME})")
+            raise InputError(f"--reconstruction-path {path}: is not of --data-path, by {FILE_NAME}")
         added["reconstruction_path"] = [find_pictures(path, "--reconstruction-path", of_clips)]
     return {name: folders for name, folders in added.items() if folders}
 

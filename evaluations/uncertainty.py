@@ -92,6 +92,13 @@ def half_widths(statistic: Statistic, recordings: list[Array], seeds: list[Array
     return student.ppf((1 + LEVEL) / 2, np.maximum(degrees, 1)) * np.sqrt(total)
 
 
+def seed_half_widths(statistic: Statistic, recordings: list[Array], seeds: Sequence[int], generators: int = 1
+                     ) -> Array | None:
+    """`half_widths` by seed or by generator, whichever is wider: two generators may happen to agree."""
+    halves = [half_widths(statistic, recordings, deal_seeds(seeds, count)) for count in {1, generators}]
+    return None if halves[0] is None else np.maximum.reduce(halves)
+
+
 def extrapolate(statistic: Callable[[Array, Array], float], n_real: int, n_generated: int) -> float:
     """The value of `statistic(real places, generated places)` for infinite samples (Chong and Forsyth 2020).
 

@@ -179,6 +179,7 @@ def test_folds_are_data_sets_for_generators_of_their_own(config, grids, runtime)
     assert np.array_equal(own.frames(own.entries[0]), ClipSet.read(grids, "").frames(own.entries[0]))
     two = dataclasses.replace(config, folds=2, sample_path=2 * config.sample_path, generator_data=data)
     assert {run.fold for run in Experiment(two).runs()} == {0, 1}
+    assert any(line.startswith("each fold has a generator of its own") for line in Experiment(two).warnings())
     with pytest.raises(InputError, match="fold 0 tests on"):
         Experiment(dataclasses.replace(two, generator_data=data[::-1]))
 
@@ -187,11 +188,13 @@ def test_seeds_take_the_generators_in_turn(config, tmp_path):
     paths = (*config.sample_path, shutil.copytree(config.sample_path[0], tmp_path / "second"))
     several = dataclasses.replace(config, sample_path=paths, seeds=3, global_seed=5)
     experiment = Experiment(several)
-    assert "".join(experiment.of(run, "ab") for run in experiment.runs() if run.arm == "synthetic") == "aba"
+    assert "".join(experiment.of(run, "ab") for run in experiment.runs() if run.arm == "synthetic") == "bab"
     assert experiment.generators == 2
     assert any(line.startswith("the seeds take the synthetic data of 2") for line in experiment.warnings())
     with pytest.raises(InputError, match="--sample-path: 2 folders for --seeds 1; each needs a seed"):
         dataclasses.replace(several, seeds=1)
+    with pytest.raises(InputError, match="--sample-path: names a folder twice"):
+        dataclasses.replace(several, sample_path=2 * config.sample_path)
 
 
 def test_class_with_too_few_recordings_is_left_out_and_said(config, grids, tmp_path):

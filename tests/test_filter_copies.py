@@ -14,6 +14,7 @@ from evaluations import extractor, filter_copies
 from evaluations.clips import ClipSet
 from evaluations.filter_copies import FilterCopiesConfig, copy_clip, run
 from evaluations.memorisation import class_report
+from evaluations.segmentation_data import find_pictures
 
 COPIES = {("blue", 1), ("red", 0), ("red", 3)}
 
@@ -95,6 +96,8 @@ def test_interrupted_run_is_continued_by_its_own_clips_alone(config, runtime, mo
     assert len(list(config.save_path.rglob("*.png"))) == 2  # a grid picture and a frame
     with pytest.raises(ValueError, match=r"--save-path .*: holds clips that were filtered in another way"):
         run(dataclasses.replace(config, quantile=0.5), runtime)
+    with pytest.raises(ValueError, match="holds no clips; filter_copies has not ended"):
+        find_pictures(config.save_path, "--synthetic-path", False)
     assert run(config, runtime)["kept"] == 7
     assert len(read_json(config.save_path / "samples.json")["clips"]) == 7
 

@@ -244,7 +244,7 @@ def test_reconstructions_of_annotated_clips_have_the_masks_of_the_clips(tmp_path
     np.testing.assert_array_equal(labels, labels_THW)
     manifest = Manifest.read(folder)
     replace(manifest, fps=2 * manifest.fps).write(tmp_path / "rebuilt")
-    with pytest.raises(InputError, match=r"--reconstruction-path .*: has other clips than --data-path"):
+    with pytest.raises(InputError, match=r"--reconstruction-path .*: is not of --data-path"):
         plan(SegmentationConfig(data_path=folder, output=tmp_path / "other",
                                 reconstruction_path=tmp_path / "rebuilt", **TINY))
 
@@ -271,15 +271,6 @@ def test_several_classes_are_learnt(data, tmp_path, runtime):
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    ({"arms": ("none",)}, "--arms none: must be some of"), ({"val_fraction": 0.0}, "--val-fraction 0.0"),
-    ({"labels": ()}, "--labels"), ({"seeds": 0}, "--seeds 0"),
-    ({"added_per_label": 0}, "--added-per-label 0")])
-def test_wrong_flags_are_refused(first, flags, words):
-    with pytest.raises(InputError, match=words):
-        replace(first[0], **flags)
-
-
-@pytest.mark.parametrize(("flags", "words"), [
     ({"arms": ("synthetic",), "synthetic_path": ()}, "--arms synthetic: no --synthetic-path"),
     ({"encoder": "swin_tiny_patch4_window7_224"}, "--encoder swin_tiny_patch4_window7_224 --size 32: "),
     ({"labels": (400,)}, "there are 17 pictures to train on")])
@@ -303,8 +294,3 @@ def test_what_is_left_out_is_said(first, tmp_path):
     empty = replace(plan(config), added={"synthetic_path": [plan(config).train, []]})
     assert (f"left out: synthetic, none of the pictures of --synthetic-path {tmp_path / 'b'} is left"
             in segmentation.plan_jobs(two, empty)[1])
-
-
-def test_quick_fills_only_what_is_not_given(first):
-    quick = replace(first[0], quick=True, steps=None, labels=None).filled()
-    assert (quick.steps, quick.labels, quick.size, quick.seeds) == (100, (25, 100), 32, 1)

@@ -1,6 +1,7 @@
 """Pictures, groups and splits of a segmentation comparison, and that nothing of the test is known before."""
 
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from evaluations.segmentation_data import (
     load,
     read_pixels,
 )
+from evaluations.segmentation_plan import SegmentationConfig
 from evaluations.segmentation_split import (
     clusters,
     directions,
@@ -224,3 +226,19 @@ def test_pictures_near_the_test_are_found():
     train, test, others = (directions(random.randn(50, 8), 0) for _ in range(3))
     assert near_test(np.concatenate([test[:3] + 1e-3, others]), train, test)[:3].all()
     assert near_test(others, train, test).mean() < 0.2
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"arms": ("none",)}, "--arms none: must be some of"), ({"val_fraction": 0.0}, "--val-fraction 0.0"),
+    ({"synthetic_path": (Path("a"), Path("a"))}, "--synthetic-path: names a folder twice"),
+    ({"labels": ()}, "--labels"), ({"seeds": 0}, "--seeds 0"),
+    ({"added_per_label": 0}, "--added-per-label 0")])
+def test_wrong_flags_are_refused(flags, words):
+    with pytest.raises(InputError, match=words):
+        SegmentationConfig(data_path=Path("real"), output=Path("out"), **flags).filled()
+
+
+def test_quick_fills_only_what_is_not_given():
+    folders = {"data_path": Path("real"), "output": Path("out")}
+    quick = SegmentationConfig(**folders, size=32, seeds=1, quick=True).filled()
+    assert (quick.steps, quick.labels, quick.size, quick.seeds) == (100, (25, 100), 32, 1)
