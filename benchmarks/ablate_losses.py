@@ -12,8 +12,12 @@ from typing import Any
 from common.command import require_at_least, run_command
 from common.distributed import Runtime
 from common.errors import InputError
-from common.files import read_json, write_json
+from common.files import atomic_path, read_json, write_json
+from common.spread import evenly
+from dataset.grid_images import load_grid
 from dataset.manifest import Manifest
+from dataset.masks import shown_frames
+from dataset.sheet import contact_sheet
 from evaluations.evaluate import EvaluateConfig
 from evaluations.evaluate import run as evaluate
 from tokenizer.reconstruct import ReconstructConfig
@@ -27,6 +31,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "pixels": {}, "adversary": ADVERSARY, "perceptual": PERCEPTUAL, "both": {**ADVERSARY, **PERCEPTUAL}}
 SMALL = {"ch": 16, "ch_mult": (1, 2, 4, 4), "z_channels": 64, "num_res_blocks": 1, "codebook_size": 1024}
 TRIAL_STEPS = 12  # that are timed
+PICTURES = 8  # held-out clips of a data set that are shown
 SCORES = {"sharpness": ("energy_2_4px", "energy_4_8px", "energy_8_16px", "c2st"),
           "temporal": ("reversal_ratio",), "lite0": ("frechet_lite0", "c2st")}
 
@@ -40,7 +45,7 @@ class AblateLossesConfig:
     other_path: tuple[Path, ...] = ()
     """More folders whose held-out pictures judge, such as stills of real tissue."""
     results_dir: Path
-    """Folder for the runs, their reconstructions with a sheet each, and ablation.json."""
+    """Folder for the runs, their reconstructions, ablation.json and pictures.png."""
     vq_ckpt: Path | None = None
     """Tokenizer of which every run trains the decoder; default: a small one from nothing."""
     minutes: float = 10.0
@@ -109,11 +114,16 @@ def held_out(config: AblateLossesConfig, data_path: Path, runtime: Runtime) -> P
     return folder
 
 
-def judge(config: AblateLossesConfig, folder: Path, data_path: Path, runtime: Runtime) -> dict[str, float]:
+def reconstructions(config: AblateLossesConfig, losses: str, data_path: Path) -> Path:
+    """Folder of the held-out clips after the tokenizer of these losses."""
+    return config.results_dir / losses / f"reconstructed_{data_path.name}"
+
+
+def judge(config: AblateLossesConfig, losses: str, data_path: Path, runtime: Runtime) -> dict[str, float]:
     """Scores of held-out clips after a tokenizer, against the clips themselves."""
-    output = folder / f"reconstructed_{data_path.name}"
-    quality = reconstruct(ReconstructConfig(data_path=data_path, vq_ckpt=folder / "run", save_path=output,
-                                            device=config.device), runtime)
+    output = reconstructions(config, losses, data_path)
+    quality = reconstruct(ReconstructConfig(data_path=data_path, vq_ckpt=output.parent / "run",
+                                            save_path=output, device=config.device), runtime)
     moving = Manifest.read(data_path).rows > 1
     sections = evaluate(EvaluateConfig(
         data_path=data_path, sample_path=output, cache_path=config.results_dir / "features", groups=0,
@@ -128,18 +138,34 @@ def judge(config: AblateLossesConfig, folder: Path, data_path: Path, runtime: Ru
     return scores
 
 
+def draw(config: AblateLossesConfig, folders: list[Path]) -> None:
+    """pictures.png: a frame of each of some held-out clips as it is, then after each tokenizer."""
+    rows = []
+    for data_path in folders:
+        manifest = Manifest.read(data_path)
+        clips = [manifest.clips[i] for i in evenly(len(manifest.clips), PICTURES)]
+        for title in ("original", *LOSSES):
+            folder = data_path if title == "original" else reconstructions(config, title, data_path)
+            grids = [load_grid(folder, clip, manifest) for clip in clips]
+            frames = [shown_frames(grid, manifest.facts())[0] for grid in grids]
+            rows.append((f"{data_path.name}: {title}", frames))
+    with atomic_path(config.results_dir / "pictures.png") as temporary:
+        contact_sheet(rows).save(temporary)
+
+
 def run(config: AblateLossesConfig, runtime: Runtime) -> list[dict[str, Any]]:
-    """All runs, then a table per data set and ablation.json."""
+    """All runs, then a table per data set, ablation.json and pictures.png."""
     steps, rows = planned_steps(config, runtime), []
     folders = [held_out(config, path, runtime) for path in (config.data_path, *config.other_path)]
     for losses in LOSSES:
-        folder = config.results_dir / losses
-        if train(training(config, losses, folder / "run", steps[losses]), runtime) < steps[losses]:
+        folder = config.results_dir / losses / "run"
+        if train(training(config, losses, folder, steps[losses]), runtime) < steps[losses]:
             raise KeyboardInterrupt  # a signal meant for the whole comparison
         rows += [{"data": path.name, "losses": losses, "steps": steps[losses],
-                  **judge(config, folder, path, runtime)} for path in folders]
+                  **judge(config, losses, path, runtime)} for path in folders]
     if runtime.is_main:
         write_json(config.results_dir / "ablation.json", {"runs": rows})
+        draw(config, folders)
         for row in rows:
             print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                             for key, value in row.items()))
