@@ -26,9 +26,9 @@ def bash(script, *arguments, env, cwd, check=True):
 
 @pytest.mark.slow
 def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(script_env, ready, tmp_path):
-    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "16", "CH_MULT": "1 1 1",
+    tiny = {"ROWS": "2", "COLS": "2", "FRAME_SIZE": "16",
             "PHANTOM_RECORDINGS": "2", "CLIP_STRIDE": "22", "VQ_STEPS": "2", "GPT_STEPS": "2",
-            "BALANCE_STEPS": "2", "MORE_BALANCE_STEPS": "2",
+            "BALANCE_STEPS": "2",
             "ROW_STEPS": "2", "LAST_STEPS": "2", "GPT_BATCH": "4", "CLIPS_PER_CLASS": "1"}
     one_core = {"LOCAL_WORLD_SIZE": "99"}  # so that no other processes are started, which costs more
     env = {**script_env, **tiny, **one_core, "ENDOGEN_VENV": str(ready)}
@@ -46,8 +46,9 @@ def test_pipeline_goes_from_nothing_to_samples_and_continues_with_given_videos(s
     samples = read_json(tmp_path / "out" / "samples" / "samples.json")
     assert [clip["class"] for clip in samples["clips"]] == samples["dataset"]["class_names"]
     assert len(samples["clips"]) == 8 and done.stdout.count("accuracy") > 8
-    start = read_json(tmp_path / "out" / "gpt_first" / "config.json")["training"]["gpt_ckpt"]
-    assert start.endswith("endogen_phantom_gpt.safetensors")
+    for run, flag in (("tokenizer", "vq_ckpt"), ("gpt_first", "gpt_ckpt")):
+        start = read_json(tmp_path / "out" / run / "config.json")["training"][flag]
+        assert start.endswith(f"endogen_phantom_{flag.removesuffix('_ckpt')}.safetensors")
 
 
 def test_demo_names_a_model_that_is_not_there_in_one_line(script_env, ready, tmp_path):
